@@ -1,0 +1,1 @@
+"""One file per verb; `mvjax.cli.main` finds them by name and imports only the one that runs."""

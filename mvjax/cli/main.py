@@ -1,0 +1,93 @@
+"""The `mvjax` command: picks the verb, sets up the process, turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from mvjax.version import __version__
+
+VERBS = {
+    "inspect": "show a transcript: tree, layout, measures, faults, a picture of its mask",
+    "convert": "turn model weights from one format into another",
+    "curate": "make parallel training data: GSM8K, synthetic",
+    "train": "fine-tune a model into a Multiverse model",
+    "generate": "answer prompts, branches in parallel, as a live tree",
+    "evaluate": "accuracy, degree of parallelism and form on benchmarks",
+    "bench": "time the engine and the trainer against their bounds",
+}
+
+EXIT_OK, EXIT_OURS, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    return (
+        f"mvjax {__version__}: Multiverse language models in JAX\n\n"
+        f"usage: mvjax VERB [options]      mvjax VERB --help says more\n\n{verbs}\n\n"
+        "MVJAX_TRACEBACK=1 shows the traceback of an error; JAX_COMPILATION_CACHE_DIR moves the compilation cache."
+    )
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb; returns the exit status: 0 done, 1 our fault, 2 the user's mistake, 130 interrupted."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return EXIT_OK
+    if argv[0] in ("-V", "--version"):
+        print(f"mvjax {__version__}")
+        return EXIT_OK
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        print(f"error: there is no verb {verb!r}; mvjax --help lists them", file=sys.stderr)
+        return EXIT_USER
+    use_compilation_cache()
+    try:
+        return importlib.import_module(f"mvjax.cli.{verb}").main(rest)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        return report(error)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory, unless the environment says otherwise."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvjax" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+def report(error: Exception) -> int:
+    """Print one line about an error; the traceback only where MVJAX_TRACEBACK asks for it."""
+    from mvjax.errors import UserError
+    from mvjax.language.errors import TranscriptError
+
+    if os.environ.get("MVJAX_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, (UserError, TranscriptError)):
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    if isinstance(error, OSError):
+        where = f" {error.filename}:" if error.filename else ""
+        print(f"error:{where} {error.strerror or error}", file=sys.stderr)
+        return EXIT_USER
+    text = " ".join(str(error).split())[:300]
+    print(
+        f"error: {type(error).__name__}: {text} (a fault of mvjax; MVJAX_TRACEBACK=1 shows where)",
+        file=sys.stderr,
+    )
+    return EXIT_OURS
