@@ -1,0 +1,92 @@
+"""From any format that loads to any format that saves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mvjax.errors import UserError
+from mvjax.files import atomic_directory
+from mvjax.weights.architecture import check
+from mvjax.weights.checkpoint import Checkpoint
+from mvjax.weights.huggingface import MAX_SHARD_BYTES, is_huggingface, load_huggingface, write_huggingface
+
+FORMATS = ("safetensors", "orbax")
+KNOWN = "a Hugging Face directory with safetensors, a .gguf file or an Orbax directory written by mvjax"
+
+
+def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Open a model: a Hugging Face directory (sharded or not), a GGUF file or an Orbax model directory.
+
+    Tensors are read when asked for. Raises `UserError` where the path is none of these or is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name {KNOWN}")
+    if path.is_dir():
+        if is_huggingface(path):
+            return load_huggingface(path)
+        if (path / "tensors").is_dir():
+            from mvjax.weights.orbax import load_orbax
+
+            return load_orbax(path)
+        inside = sorted(file.name for file in path.glob("*.gguf"))
+        hint = f"; did you mean {path / inside[0]}?" if inside else f": name {KNOWN}"
+        raise UserError(f"{path} holds no weights in a format that mvjax reads{hint}")
+    from mvjax.weights.gguf import is_gguf, load_gguf
+
+    if is_gguf(path):
+        return load_gguf(path)
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path} is one file of a model: name its directory, {path.parent}")
+    raise UserError(f"{path} is of an unknown or damaged format: name {KNOWN}")
+
+
+def write_checkpoint(
+    directory: Path,
+    checkpoint: Checkpoint,
+    format: str = "safetensors",
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Write a model's files into an existing directory, as they come; `save_checkpoint` does it all or nothing.
+
+    `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is taken.
+    """
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
+    check(checkpoint)
+    if format == "safetensors":
+        write_huggingface(directory, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress)
+        return
+    from mvjax.weights.orbax import write_orbax
+
+    write_orbax(directory, checkpoint, progress=progress)
+
+
+def save_checkpoint(
+    path: str | os.PathLike,
+    checkpoint: Checkpoint,
+    format: str = "safetensors",
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Save a model as a directory, whole or not at all; a model that stood there before is replaced.
+
+    Raises `UserError` where `path` holds something other than a model, and whatever a failed write raised: what `path`
+    held is untouched then.
+    """
+    refuse_foreign(Path(path))
+    with atomic_directory(path) as directory:
+        write_checkpoint(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise `UserError` unless `path` may be replaced by a model: absent, an empty directory, or itself a model."""
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+        raise UserError(f"{path} holds files that are no model: name another directory")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name a directory")

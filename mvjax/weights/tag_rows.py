@@ -1,0 +1,75 @@
+"""Embedding rows for the control tags (arXiv 2506.09991 section 5 adds them as new special tokens)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from mvjax.errors import UserError
+from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
+
+VOCABULARY_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def add_tag_rows(checkpoint: Checkpoint, tag_ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> Checkpoint:
+    """Give each tag a row of the embedding and, where untied, of the output matrix.
+
+    Rows that the matrix already has beyond its tokenizer are used first, then rows are appended; it never shrinks. A
+    tag's row is the mean of the rows of its `pieces` (the ids of its literal text in the plain vocabulary); rows that
+    would come out equal are set apart by a little fixed noise, because tied output rows that start equal learn alike.
+    `vocab_size` follows. All other rows keep their bits. Rows that the tags already have are started afresh, so don't
+    call it on a model that was trained with them.
+
+    Raises `UserError` where the vocabulary would have a gap (the tokenizer has ids that the model has no row for) or a
+    piece has no row.
+    """
+    vocabulary = checkpoint.config["vocab_size"]
+    if len(tag_ids) != len(pieces) or len(set(tag_ids)) != len(tag_ids) or not all(len(ids) for ids in pieces):
+        raise ValueError("each tag needs an id of its own and at least one piece")
+    gap = set(range(vocabulary, max(tag_ids) + 1)) - set(tag_ids)
+    strange = [piece for ids in pieces for piece in ids if not 0 <= piece < vocabulary]
+    if gap or strange:
+        most = max([*gap, *strange])
+        raise UserError(
+            f"the tokenizer has token id {most}, the model only {vocabulary} rows: they belong to different models"
+        )
+    rows = max(vocabulary, max(tag_ids) + 1)
+    entries = lazily(checkpoint.tensors)
+    for name in VOCABULARY_TENSORS:
+        if name in entries:
+            entries[name] = with_rows(entries[name], rows, tag_ids, pieces)
+    return dataclasses.replace(
+        checkpoint, config={**checkpoint.config, "vocab_size": rows}, tensors=LazyTensors(entries)
+    )
+
+
+def with_rows(entry: LazyTensor, rows: int, tag_ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> LazyTensor:
+    """A lazy [rows, D] matrix: the one given, with the tags' rows set."""
+
+    def read() -> np.ndarray:
+        old_VD = entry.read()
+        new_VD = np.zeros((rows, old_VD.shape[1]), entry.dtype)
+        new_VD[: len(old_VD)] = old_VD
+        means_ND = np.stack([old_VD[list(ids)].astype(np.float64).mean(axis=0) for ids in pieces])
+        new_VD[list(tag_ids)] = distinct(means_ND, entry.dtype)
+        return new_VD
+
+    return LazyTensor((rows, *entry.shape[1:]), entry.dtype, read)
+
+
+def distinct(means_ND: Float[np.ndarray, "N D"], dtype: np.dtype) -> Float[np.ndarray, "N D"]:
+    """The rows in `dtype`, a row that equals an earlier one moved by noise of 1 % of the rows' size (or more)."""
+    size = float(np.sqrt(np.mean(means_ND**2))) or 0.02
+    seen: set[bytes] = set()
+    out_ND = means_ND.astype(dtype)
+    for i, mean_D in enumerate(means_ND):
+        noise = np.random.default_rng(i)
+        scale = 0.01 * size
+        while out_ND[i].tobytes() in seen:
+            out_ND[i] = (mean_D + scale * noise.standard_normal(mean_D.shape)).astype(dtype)
+            scale *= 2
+        seen.add(out_ND[i].tobytes())
+    return out_ND

@@ -1,0 +1,109 @@
+"""One safetensors file: an 8-byte header length, a JSON header, then the tensors' bytes.
+
+Written here, not by the `safetensors` package, because that one wants all tensors in memory at once; read here because
+a truncated file then gets an error that says so, and bfloat16 needs no other framework.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from mvjax.errors import UserError
+from mvjax.weights.checkpoint import LazyTensor
+
+DTYPE_NAMES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAME_OF_DTYPE = {dtype: name for name, dtype in DTYPE_NAMES.items()}
+LARGEST_HEADER = 100_000_000
+
+
+def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Lazy tensors and metadata of a safetensors file. Raises `UserError` if it is truncated or not such a file."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if size >= 8 and length <= LARGEST_HEADER else b""
+    damaged = UserError(f"{path} is truncated or no safetensors file: fetch it again")
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", {})
+        entries, end = {}, 8 + length
+        for name, fields in header.items():
+            if fields["dtype"] not in DTYPE_NAMES:
+                raise UserError(f"{path}: {name} has element type {fields['dtype']}, which is not supported")
+            begin, stop = (8 + length + offset for offset in fields["data_offsets"])
+            shape, dtype = tuple(fields["shape"]), DTYPE_NAMES[fields["dtype"]]
+            entries[name] = LazyTensor(shape, dtype, reader(path, begin, shape, dtype))
+            if entries[name].nbytes != stop - begin or begin < 8 + length:
+                raise damaged
+            end = max(end, stop)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged from error
+    if end > size:
+        raise UserError(f"{path} is truncated: {size} bytes of {end}; fetch it again")
+    return entries, metadata
+
+
+def reader(path: Path, begin: int, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        # Read, not mapped: the array stays good when the file is replaced, and an I/O error is an exception.
+        count = int(np.prod(shape, dtype=np.int64))
+        array = np.fromfile(path, dtype=np.uint8, count=count * dtype.itemsize, offset=begin)
+        if array.size != count * dtype.itemsize:
+            raise UserError(f"{path} was cut short while it was being read")
+        return array.view(dtype).reshape(shape)
+
+    return read
+
+
+def write_tensor_file(
+    path: str | os.PathLike,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Write tensors to a safetensors file, one in memory at a time.
+
+    `progress(name, bytes)` is called after each. Not atomic: see `mvjax.files`. Raises `UserError` for an element type
+    that the format lacks, `OSError` if the disk is full.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, entry in tensors.items():
+        if entry.dtype not in NAME_OF_DTYPE:
+            raise UserError(f"{name} has element type {entry.dtype}, which safetensors cannot hold")
+        span = [offset, offset + entry.nbytes]
+        header[name] = {"dtype": NAME_OF_DTYPE[entry.dtype], "shape": list(entry.shape), "data_offsets": span}
+        offset += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, entry in tensors.items():
+            array = np.ascontiguousarray(entry.read())
+            if array.shape != entry.shape or array.dtype != entry.dtype:
+                raise ValueError(f"{name} was announced as {entry.dtype}{entry.shape}, is {array.dtype}{array.shape}")
+            file.write(array.reshape(-1).view(np.uint8).data)
+            if progress:
+                progress(name, entry.nbytes)
