@@ -1,0 +1,200 @@
+"""Reading the tags of a transcript: one walk over them, checked against the grammar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mvjax.language import tags
+from mvjax.language.errors import TranscriptError
+from mvjax.language.grammar import TAGS_ONLY, Block, Stand, describe_expected, describe_found
+
+WRITTEN_SEPARATOR = frozenset((tags.GOAL_CLOSE, tags.PATH_OPEN, tags.PATH_CLOSE, tags.CONCLUSION_OPEN))
+"""The tags whose separator the interpreter writes."""
+
+HEAD_LIMIT = tags.LABEL_LIMIT + 2
+"""How many tokens after `<Path>` its ":" may stand at most: the separator, the label, the ":" itself."""
+
+
+@dataclass(slots=True)
+class Structure:
+    """What the tags of one document say: one walk over `events` gives a layout or a tree."""
+
+    events: list[tuple[int, int, Block | None]]
+    """The tags in order: (token index, tag ordinal, the block it belongs to; None for Think)."""
+    blocks: list[Block]
+    """All blocks in the order of their `<Parallel>`."""
+    open_blocks: list[Block]
+    """The blocks still open at the end, outermost first."""
+    open_think: bool
+    """Whether `<Think>` is still open at the end."""
+
+
+def scan(
+    codes_T: Int[np.ndarray, "T"],
+    colon_T: Bool[np.ndarray, "T"],
+    prompt_length: int = 0,
+    *,
+    separator_T: Bool[np.ndarray, "T"] | None = None,
+    scan_prompt: bool = False,
+    engine_output: bool = False,
+    complete: bool = False,
+    record: str = "",
+    faults: list[TranscriptError] | None = None,
+) -> Structure:
+    """Read the tags of one document; `lay_out` says what the arguments mean.
+
+    Raises TranscriptError at the first fault. With a list for `faults` nothing is raised: the faults are appended
+    there and reading goes on behind each as well as it can.
+    """
+    n_tokens = len(codes_T)
+    start = 0 if scan_prompt else prompt_length
+    tags_N = np.flatnonzero(codes_T[start:] != tags.TEXT) + start
+    codes_N = codes_T[tags_N]
+    if codes_N.size and (codes_N.min() < tags.TEXT or codes_N.max() >= len(tags.TAGS)):
+        raise ValueError(f"codes of tokens must lie between {tags.TEXT} and {len(tags.TAGS) - 1}")
+    index_N, limit_N = tags_N.tolist(), [*tags_N[1:].tolist(), n_tokens]
+    colon_N = _next_after(tags_N, colon_T)
+    text_T = codes_T == tags.TEXT if separator_T is None else (codes_T == tags.TEXT) & ~separator_T
+    text_N = _next_after(tags_N, text_T)
+    first_text = _next_after(np.array([prompt_length - 1]), text_T)[0]
+
+    walk = _Walk(record, engine_output, faults)
+    walk.in_prompt = scan_prompt and prompt_length > 0
+    for index, code, colon, text, limit in zip(index_N, codes_N.tolist(), colon_N, text_N, limit_N):
+        if walk.in_prompt and index >= prompt_length:
+            walk.end_prompt(prompt_length)
+        # Where no prompt length is given the prompt may be part of the tokens, so text before <Think> proves nothing.
+        walk.text_seen = not walk.in_prompt and prompt_length > 0 and first_text < index
+        block = walk.step(index, code)
+        if block is not None and code in (tags.OUTLINE_OPEN, tags.PATH_OPEN):
+            walk.read_label(block, index, code, colon, limit, n_tokens, separator_T)
+        if separator_T is not None:
+            walk.check_text(index, code, text, limit, n_tokens, separator_T)
+    if walk.in_prompt:
+        walk.end_prompt(prompt_length)
+    if complete:
+        walk.check_closed(n_tokens, "end of the transcript")
+    return Structure(walk.events, walk.blocks, walk.stack, walk.think_open)
+
+
+def _next_after(indices_N: np.ndarray, where_T: np.ndarray) -> list[int]:
+    """Per index, the next one after it where `where_T` holds; the length where there is none."""
+    true_M = np.append(np.flatnonzero(where_T), len(where_T))
+    return true_M[np.searchsorted(true_M[:-1], indices_N, side="right")].tolist()
+
+
+class _Walk:
+    """The state between two tags: the stack of open blocks, and Think."""
+
+    def __init__(self, record: str, engine_output: bool, faults: list[TranscriptError] | None):
+        self.record, self.engine_output, self.faults = record, engine_output, faults
+        self.events: list[tuple[int, int, Block | None]] = []
+        self.blocks: list[Block] = []
+        self.stack: list[Block] = []
+        self.think_open = self.in_prompt = self.text_seen = False
+        self.begun = False
+        """Whether the response has had a tag already."""
+
+    def fail(self, index: int, found: str, expected: str) -> None:
+        error = TranscriptError(index, found, expected, self.record)
+        if self.faults is None:
+            raise error
+        self.faults.append(error)
+
+    def allowed(self) -> tuple[int, ...]:
+        """The tags that the grammar allows here."""
+        if self.stack:
+            return self.stack[-1].allowed(self.engine_output)
+        if self.think_open:
+            return (tags.PARALLEL_OPEN, tags.THINK_CLOSE)
+        if self.in_prompt or not (self.begun or self.text_seen):
+            return (tags.PARALLEL_OPEN, tags.THINK_OPEN)
+        return (tags.PARALLEL_OPEN,)
+
+    def expected(self) -> str:
+        block = self.stack[-1] if self.stack else None
+        return describe_expected(self.allowed(), block, text=block is None or block.stand not in TAGS_ONLY)
+
+    def step(self, index: int, code: int) -> Block | None:
+        """Take the tag at `index`; returns the block that it belongs to, None for Think and for a tag passed over."""
+        if code not in self.allowed():
+            block = self.stack[-1] if self.stack else None
+            self.fail(index, describe_found(code, block, self.think_open), self.expected())
+            if not self.recover(code):
+                return None
+        self.begun = True
+        if code in (tags.THINK_OPEN, tags.THINK_CLOSE):
+            self.think_open = code == tags.THINK_OPEN
+            self.events.append((index, code, None))
+            return None
+        if code == tags.PARALLEL_OPEN:
+            self.stack.append(Block(index, level=len(self.stack)))
+            self.blocks.append(self.stack[-1])
+        block = self.stack[-1]
+        block.take(index, code)
+        if code == tags.PARALLEL_CLOSE:
+            self.stack.pop()
+        self.events.append((index, code, block))
+        return block
+
+    def recover(self, code: int) -> bool:
+        """After a fault: make the tag fit by taking what is missing before it as there, or say no: pass it over."""
+        if code == tags.PARALLEL_OPEN:
+            return True
+        if code == tags.PATH_CLOSE:
+            while len(self.stack) > 1 and self.stack[-1].stand is not Stand.PATH:
+                self.stack.pop()
+        return bool(self.stack) and self.stack[-1].stand in {
+            tags.OUTLINE_OPEN: (Stand.OUTLINE,),
+            tags.GOAL_CLOSE: (Stand.GOAL, Stand.OUTLINE),
+            tags.PATH_OPEN: (Stand.GOAL, Stand.OUTLINE, Stand.PATH, Stand.BETWEEN),
+            tags.PATH_CLOSE: (Stand.PATH,),
+            tags.CONCLUSION_OPEN: (Stand.MAPPED, Stand.PATH, Stand.BETWEEN),
+            tags.PARALLEL_CLOSE: tuple(Stand),
+        }.get(code, ())
+
+    def read_label(
+        self,
+        block: Block,
+        index: int,
+        code: int,
+        colon: int,
+        limit: int,
+        n_tokens: int,
+        separator_T: np.ndarray | None,
+    ) -> None:
+        """Find the ":" that ends the label behind the `<Outline>` or `<Path>` at `index`; `limit`: the next tag."""
+        is_path = code == tags.PATH_OPEN
+        span = block.paths[-1] if is_path else block.outlines[-1]
+        found = colon < limit and colon - index <= HEAD_LIMIT
+        if found and separator_T is not None:
+            found = not separator_T[index + 2 : colon].any()
+        cut = limit == n_tokens and colon >= limit and n_tokens - index - 1 <= HEAD_LIMIT
+        if found:
+            span.colon = colon
+        elif not cut and (is_path or not self.engine_output):
+            self.fail(
+                index, f"{tags.TAGS[code]} without a label", f'a label of at most {tags.LABEL_LIMIT} tokens and ":"'
+            )
+
+    def check_text(self, index: int, code: int, text: int, limit: int, n_tokens: int, separator_T: np.ndarray) -> None:
+        """What stands between the tag at `index` and the next one, at `limit`; `text`: the next token of plain text."""
+        stand = self.stack[-1].stand if self.stack else None
+        # The interpreter writes the separators around paths itself: there even its own output has nothing else.
+        strict = not self.engine_output or stand in (Stand.MAPPED, Stand.BETWEEN)
+        if text < limit and strict and stand in TAGS_ONLY:
+            self.fail(text, f"text {stand.value}", self.expected())
+        if code in WRITTEN_SEPARATOR and index + 1 < n_tokens and not separator_T[index + 1]:
+            self.fail(index + 1, f"no separator after {tags.TAGS[code]}", "a newline: each tag has its own line")
+
+    def end_prompt(self, prompt_length: int) -> None:
+        """Earlier responses must be whole; a new one begins."""
+        self.check_closed(prompt_length, "end of the prompt")
+        self.stack, self.think_open, self.begun, self.in_prompt = [], False, False, False
+
+    def check_closed(self, index: int, found: str) -> None:
+        if self.stack or self.think_open:
+            self.fail(index, found, self.expected() if self.stack else tags.TAGS[tags.THINK_CLOSE])
