@@ -1,0 +1,10 @@
+"""Attention over trees of text: array functions only, a library of its own that imports nothing of mvjax.
+
+`attention` serves training and prefill, `stream_attention` decodes over a key/value stream shared by the branches of
+a request. Both follow Multiverse Attention (arXiv 2506.09991, section 4): a path never sees its siblings.
+"""
+
+from mvjax_kernels.entry import BACKENDS, attention, stream_attention
+from mvjax_kernels.tiles import INT32_MAX, TileSpans, tile_spans, visible_tiles
+
+__all__ = ["BACKENDS", "INT32_MAX", "TileSpans", "attention", "stream_attention", "tile_spans", "visible_tiles"]
