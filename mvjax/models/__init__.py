@@ -1,0 +1,20 @@
+"""The decoder: one Flax NNX module for the Llama, Qwen2 and Qwen3 families, its adapters, and its decode step."""
+
+from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
+from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.decoder import Decoder, TagRows
+from mvjax.models.lora import TRAINABLE, LoraConfig, add_lora, is_adapted, merge
+
+__all__ = [
+    "TRAINABLE",
+    "Decoder",
+    "LoraConfig",
+    "ModelConfig",
+    "RopeScaling",
+    "TagRows",
+    "add_lora",
+    "from_checkpoint",
+    "is_adapted",
+    "merge",
+    "to_checkpoint",
+]

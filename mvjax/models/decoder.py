@@ -1,0 +1,246 @@
+"""One decoder for the Llama, Qwen2 and Qwen3 families, in Flax NNX.
+
+Parameters keep Hugging Face's names and layouts: a projection's weight is [out, in], and the path of a parameter in
+the module, with "model." before it, is its name in a checkpoint (`layers.3.self_attn.q_proj.weight`). Blocks are
+either separate modules or one module whose parameters carry a leading layer axis; the computation is the same.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import mvjax_kernels
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mvjax.models.config import ModelConfig
+from mvjax.models.rotary import rotary_tables, rotate
+
+
+class TagRows(nnx.Param):
+    """Trainable rows of an embedding or output matrix that stand in for its rows of the control tags, [tags, D]."""
+
+
+class Linear(nnx.Module):
+    """y = W x + b, W [out, in], with an optional low-rank update scale * B A (LoRA, arXiv 2106.09685).
+
+    With a layer axis every parameter is [L, ...]; a scan hands the module over one layer at a time.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, stack: tuple[int, ...], param_dtype, rngs: nnx.Rngs):
+        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (*stack, outputs, inputs), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((*stack, outputs), param_dtype)) if bias else None
+        self.lora_a = nnx.data(None)
+        self.lora_b = nnx.data(None)
+        self.lora_scale = 0.0
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        y = x @ self.weight[...].astype(x.dtype).T
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        if self.lora_a is not None:
+            low = x @ self.lora_a[...].astype(x.dtype).T
+            y = y + self.lora_scale * (low @ self.lora_b[...].astype(x.dtype).T)
+        return y
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32, returned in x's dtype."""
+
+    def __init__(self, width: int, eps: float, *, stack: tuple[int, ...], param_dtype):
+        self.weight = nnx.Param(jnp.ones((*stack, width), param_dtype))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * self.weight[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Table(nnx.Module):
+    """The embedding or output matrix [V, D], with optional trainable rows for the control tags.
+
+    The tag rows are a parameter of their own, so that they can be trained (at their own rate) while the matrix is
+    frozen: no gradient of the matrix's size is then ever computed.
+    """
+
+    def __init__(self, rows: int, width: int, *, param_dtype, rngs: nnx.Rngs):
+        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, width), param_dtype))
+        self.tag_rows = nnx.data(None)
+        self.tag_ids: tuple[int, ...] = ()
+
+    def lookup(self, tokens: Int[Array, "..."], dtype) -> Float[Array, "... D"]:
+        """The rows of the tokens."""
+        rows = self.weight[...][tokens].astype(dtype)
+        if self.tag_rows is None:
+            return rows
+        match = tokens[..., None] == jnp.asarray(self.tag_ids)
+        tags = match.astype(dtype) @ self.tag_rows[...].astype(dtype)
+        return jnp.where(match.any(-1, keepdims=True), tags, rows)
+
+    def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Product with every row, accumulated and returned in float32."""
+        out = product_f32(x, self.weight[...])
+        if self.tag_rows is None:
+            return out
+        return out.at[..., jnp.asarray(self.tag_ids)].set(product_f32(x, self.tag_rows[...]))
+
+    def matrix(self) -> Float[Array, "V D"]:
+        """The matrix with the tag rows in place."""
+        if self.tag_rows is None:
+            return self.weight[...]
+        return self.weight[...].at[jnp.asarray(self.tag_ids)].set(self.tag_rows[...].astype(self.weight[...].dtype))
+
+
+def product_f32(x: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.matmul(x, rows.astype(x.dtype).T, preferred_element_type=jnp.float32)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions over the keys that the hidden intervals leave visible."""
+
+    def __init__(self, config: ModelConfig, backend: str, **kwargs):
+        heads, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        rngs = kwargs.pop("rngs")
+        self.q_proj = Linear(config.embed, heads, bias=config.qkv_bias, rngs=rngs, **kwargs)
+        self.k_proj = Linear(config.embed, kv, bias=config.qkv_bias, rngs=rngs, **kwargs)
+        self.v_proj = Linear(config.embed, kv, bias=config.qkv_bias, rngs=rngs, **kwargs)
+        self.o_proj = Linear(heads, config.embed, bias=False, rngs=rngs, **kwargs)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_eps, **kwargs) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_eps, **kwargs) if config.qk_norm else None
+        self.head_dim = config.head_dim
+        self.backend = backend
+
+    def __call__(self, x_BTD, cos_BTH, sin_BTH, hide_start_BET, hide_end_BET):
+        def heads(y):
+            return y.reshape(*y.shape[:-1], -1, self.head_dim)
+
+        q_BTNH, k_BTKH, v_BTKH = heads(self.q_proj(x_BTD)), heads(self.k_proj(x_BTD)), heads(self.v_proj(x_BTD))
+        if self.q_norm is not None:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
+        cos_BT1H, sin_BT1H = cos_BTH[..., None, :], sin_BTH[..., None, :]
+        q_BTNH, k_BTKH = rotate(q_BTNH, cos_BT1H, sin_BT1H), rotate(k_BTKH, cos_BT1H, sin_BT1H)
+        o_BTNH = mvjax_kernels.attention(q_BTNH, k_BTKH, v_BTKH, hide_start_BET, hide_end_BET, backend=self.backend)
+        return self.o_proj(o_BTNH.reshape(*x_BTD.shape[:-1], -1).astype(x_BTD.dtype))
+
+
+class MLP(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig, **kwargs):
+        self.gate_proj = Linear(config.embed, config.ffn, bias=False, **kwargs)
+        self.up_proj = Linear(config.embed, config.ffn, bias=False, **kwargs)
+        self.down_proj = Linear(config.ffn, config.embed, bias=False, **kwargs)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, backend: str, *, stack: tuple[int, ...], param_dtype, rngs: nnx.Rngs):
+        kwargs = {"stack": stack, "param_dtype": param_dtype}
+        self.input_layernorm = RMSNorm(config.embed, config.rms_eps, **kwargs)
+        self.self_attn = Attention(config, backend, rngs=rngs, **kwargs)
+        self.post_attention_layernorm = RMSNorm(config.embed, config.rms_eps, **kwargs)
+        self.mlp = MLP(config, rngs=rngs, **kwargs)
+
+    def __call__(self, x_BTD, *context):
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), *context)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Decoder(nnx.Module):
+    """Causal language model under Multiverse attention (arXiv 2506.09991, section 4.1).
+
+    config: shape of the model; `config.scan_layers` picks stacked and scanned, or separate and unrolled blocks.
+    dtype: of activations and products (norms, rotation, softmax and logits are float32 in any case).
+    param_dtype: of the stored parameters.
+    remat: recompute each block in the backward pass instead of keeping its activations.
+    backend: of the attention, as `mvjax_kernels.attention` takes it.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        remat: bool = False,
+        backend: str = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.remat = remat
+        self.embed_tokens = Table(config.vocab_size, config.embed, param_dtype=param_dtype, rngs=rngs)
+        if config.scan_layers:
+            self.layers = Block(config, backend, stack=(config.layers,), param_dtype=param_dtype, rngs=rngs)
+        else:
+            blocks = [
+                Block(config, backend, stack=(), param_dtype=param_dtype, rngs=rngs) for _ in range(config.layers)
+            ]
+            self.layers = nnx.List(blocks)
+        self.norm = RMSNorm(config.embed, config.rms_eps, stack=(), param_dtype=param_dtype)
+        self.lm_head = nnx.data(
+            None if config.tied else Table(config.vocab_size, config.embed, param_dtype=param_dtype, rngs=rngs)
+        )
+
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        hide_start_BET: Int[Array, "B E T"],
+        hide_end_BET: Int[Array, "B E T"],
+    ) -> Float[Array, "B T V"]:
+        """Logits of the token that follows each row in its segment, float32; see `hidden` for the arguments."""
+        return self.logits(self.hidden(tokens_BT, positions_BT, hide_start_BET, hide_end_BET))
+
+    def hidden(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        hide_start_BET: Int[Array, "B E T"],
+        hide_end_BET: Int[Array, "B E T"],
+    ) -> Float[Array, "B T D"]:
+        """Final hidden states, after the last norm, in the compute dtype.
+
+        positions_BT: rotary position of each token (siblings start alike).
+        hide_start_BET, hide_end_BET: key s is hidden from the query rows [start, end) of each level; level 0 is the
+        document (packing and padding), the others the blocks around the key. Rows are counted along T.
+        """
+        x_BTD = self.embed_tokens.lookup(jnp.asarray(tokens_BT), self.dtype)
+        intervals = jnp.asarray(hide_start_BET, jnp.int32), jnp.asarray(hide_end_BET, jnp.int32)
+        context = (*rotary_tables(self.config, jnp.asarray(positions_BT)), *intervals)
+
+        def layer(x_BTD, graphdef, state):
+            return nnx.merge(graphdef, state)(x_BTD, *context)
+
+        if self.remat:
+            # Under scan the recomputation cannot be merged with the forward pass anyway.
+            layer = jax.checkpoint(layer, static_argnums=1, prevent_cse=not self.config.scan_layers)
+        if self.config.scan_layers:
+            graphdef, stacked = nnx.split(self.layers)
+            x_BTD, _ = jax.lax.scan(lambda x_BTD, state: (layer(x_BTD, graphdef, state), None), x_BTD, stacked)
+        else:
+            for block in self.layers:
+                x_BTD = layer(x_BTD, *nnx.split(block))
+        return self.norm(x_BTD)
+
+    @property
+    def head(self) -> Table:
+        """The output matrix's module: the embedding's own where they are tied."""
+        return self.embed_tokens if self.lm_head is None else self.lm_head
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Logits of hidden states, float32. Call it on chunks: the result holds V values a token.
+
+        Under `jax.grad` over tag rows and adapters alone, no gradient of the output matrix is computed.
+        """
+        return self.head.logits(hidden)
+
+    @property
+    def unembed(self) -> Float[Array, "V D"]:
+        """The output matrix, trainable tag rows in place."""
+        return self.head.matrix()

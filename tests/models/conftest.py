@@ -1,0 +1,70 @@
+"""Tiny random models and the checkpoints under tests/fixtures/models."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from mvjax.models import Decoder, ModelConfig
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
+FAMILIES = ("llama", "llama3", "qwen2", "qwen2_tied", "qwen3")
+
+
+@pytest.fixture
+def fixture_checkpoint():
+    """Reads a tiny model made by transformers: an object with config and tensors, as mvjax.weights gives."""
+
+    def load(name):
+        directory = FIXTURES / name
+        config = json.loads((directory / "config.json").read_text())
+        return SimpleNamespace(config=config, tensors=load_file(directory / "model.safetensors"), source=name)
+
+    return load
+
+
+@pytest.fixture
+def fixture_expected():
+    """Input ids and transformers' logits of a tiny model."""
+
+    def load(name):
+        with np.load(FIXTURES / name / "expected.npz") as file:
+            return file["ids"], file["logits"]
+
+    return load
+
+
+@pytest.fixture
+def tiny():
+    """Builds a tiny decoder with random weights, norms included."""
+
+    def build(*, scan_layers=True, seed=0, **changes):
+        fields = dict(
+            family="llama", vocab_size=64, embed=32, layers=3, heads=4, kv_heads=2, head_dim=8, ffn=48, rms_eps=1e-5
+        )
+        decoder = Decoder(ModelConfig(**(fields | changes), scan_layers=scan_layers), rngs=nnx.Rngs(params=seed))
+        state = nnx.state(decoder)
+        leaves, treedef = jax.tree.flatten(state)
+        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+        leaves = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+        nnx.update(decoder, jax.tree.unflatten(treedef, leaves))
+        return decoder
+
+    return build
+
+
+@pytest.fixture
+def causal():
+    """Positions and hidden intervals of rows that hold one plain document each."""
+
+    def make(batch, length):
+        positions = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
+        start = np.full((batch, 1, length), length, np.int32)
+        return positions, start, start
+
+    return make
