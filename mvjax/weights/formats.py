@@ -34,7 +34,8 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
         inside = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; did you mean {path / inside[0]}?" if inside else f": name {KNOWN}"
         raise UserError(f"{path} holds no weights in a format that mvjax reads{hint}")
-    from mvjax.weights.gguf import is_gguf, load_gguf
+    from mvjax.weights.gguf import load_gguf
+    from mvjax.weights.gguf_header import is_gguf
 
     if is_gguf(path):
         return load_gguf(path)

@@ -37,7 +37,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def assemble(config: dict[str, Any], entries: dict[str, LazyTensor], path: Path) -> Checkpoint:
-    """A checked checkpoint of a normalised configuration and tensors; generation_config.json is read where it exists."""
+    """A checked checkpoint of a normalised configuration and tensors, with generation_config.json where it exists."""
     entries = {name: entry for name, entry in entries.items() if not name.endswith(IGNORED_SUFFIXES)}
     config.setdefault("tie_word_embeddings", "lm_head.weight" not in entries)
     if config["tie_word_embeddings"]:
