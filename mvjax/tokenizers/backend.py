@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,11 @@ class Backend(Protocol):
         ...
 
     def save(self, directory: Path) -> None:
-        """Writes the vocabulary's own file."""
+        """Writes the vocabulary's own files."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json must say for the vocabulary to be read back."""
         ...
 
 

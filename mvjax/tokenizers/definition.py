@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 
 from mvjax.errors import UserError
+from mvjax.files import atomic_path
 from mvjax.tokenizers.backend import ControlToken, byte_level_bytes, metaspace_bytes
 
 _HIDDEN = "\x00control\x00"
@@ -94,10 +95,11 @@ class DefinitionBackend:
         return DefinitionBackend(definition, self.source, self.structure)
 
     def save(self, directory: Path) -> None:
-        from mvjax.files import atomic_path
-
         with atomic_path(directory / "tokenizer.json") as temporary:
             Path(temporary).write_text(json.dumps(self.definition, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     def _without_controls(self) -> dict[str, Any]:
         """The definition that can only cut plain text: control tokens renamed to what no text can become.

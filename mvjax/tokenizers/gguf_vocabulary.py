@@ -66,9 +66,7 @@ class _Header:
 
     def read(self) -> dict[str, Any]:
         if self._take(4) != b"GGUF":
-            raise UserError(
-                f"{self.path}: not a GGUF file; give a .gguf file, a directory with tokenizer.json or a SentencePiece .model"
-            )
+            raise UserError(f"{self.path}: not a GGUF file; give a .gguf, a .model or a directory with tokenizer.json")
         version = self._scalar("I")
         if version not in (2, 3):
             raise UserError(
@@ -120,7 +118,8 @@ def read_vocabulary(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{path}: holds no vocabulary; give the tokenizer's own directory (tokenizer.json) as well")
     if kind != "gpt2" or "tokenizer.ggml.merges" not in data:
         raise UserError(
-            f"{path}: its vocabulary is of kind {kind!r}; only byte-level BPE (gpt2, with merges) is read from GGUF: use the model's tokenizer.json or .model file"
+            f"{path}: its vocabulary is of kind {kind!r}; only byte-level BPE (gpt2, with merges) is read from GGUF: "
+            "use the model's tokenizer.json or .model file"
         )
     name = data.get("tokenizer.ggml.pre", "default")
     if name not in PRE_TOKENIZERS:

@@ -40,15 +40,17 @@ def _load_directory(directory: Path, file: Path | None = None) -> Tokenizer:
     if source is None:
         source = (_read_json(directory / "chat_template.json") or {}).get("chat_template")
     settings = Settings.from_config(config, source)
+    named = config.get("vocabulary_file")
+    if file is None and isinstance(named, str) and (directory / Path(named).name).exists():
+        return _load_sentencepiece(directory / Path(named).name, config, source)
     file = file or directory / "tokenizer.json"
     if file.exists():
         definition = _read_json(file) or {}
         backend = DefinitionBackend(definition, str(file), settings.chat_template or "")
         return Tokenizer(backend, _with_generation_ends(settings, backend, directory))
-    models = [directory / "tokenizer.model", directory / "spiece.model"]
-    for model in models:
-        if model.exists():
-            return _load_sentencepiece(model, config, source)
+    for name in ("tokenizer.model", "spiece.model"):
+        if (directory / name).exists():
+            return _load_sentencepiece(directory / name, config, source)
     raise UserError(f"{directory}: holds no tokenizer.json or tokenizer.model; fetch the model's tokenizer files")
 
 

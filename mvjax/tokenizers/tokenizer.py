@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mvjax.errors import UserError
+from mvjax.files import atomic_path
 from mvjax.language.tags import TAGS
 from mvjax.tokenizers import chat
 from mvjax.tokenizers.backend import Backend, ControlToken
@@ -140,9 +141,9 @@ class Tokenizer:
             return []
         try:
             return self.backend.encode(text, start=start)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):  # the libraries do not agree on which
             raise UserError(
-                f"text is not valid Unicode (a lone surrogate): {ascii(text[:40])}; repair its encoding"
+                f"text is not valid Unicode (a lone surrogate): {text[:40]!a}; repair its encoding"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -189,9 +190,9 @@ class Tokenizer:
     def encode_response(self, text: str) -> list[int]:
         """Ids of a response in the Multiverse language, its control tags as control tokens.
 
-        The very tokens that the interpreter writes (arXiv 2506.09991, section 4): the newline after a tag is always a token of its
-        own, and the head of a path or an outline, `<Path>` newline label ":", is spelt number by number, "." and the
-        canonical ":". So training data and generated streams are cut alike, and
+        The very tokens that the interpreter writes (arXiv 2506.09991, section 4): the newline after a tag is always a
+        token of its own, and the head of a path or an outline, `<Path>` newline label ":", is spelt number by number,
+        "." and the canonical ":". So training data and generated streams are cut alike, and
         `decode(encode_response(text)) == text`.
         """
         ids, tags, after = [], self._tags(), None
@@ -331,14 +332,14 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Writes the vocabulary and tokenizer_config.json, tags and template included; `load_tokenizer` and
         `transformers.AutoTokenizer` read them."""
-        from mvjax.files import atomic_path
-
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.save(directory)
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         with atomic_path(directory / "tokenizer_config.json") as temporary:
-            text = json.dumps(config | self.settings.to_config(), ensure_ascii=False, indent=2)
+            text = json.dumps(
+                config | self.backend.settings() | self.settings.to_config(), ensure_ascii=False, indent=2
+            )
             Path(temporary).write_text(text + "\n", encoding="utf-8")
 
 
