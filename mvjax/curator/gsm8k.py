@@ -1,0 +1,211 @@
+"""GSM8K: human solutions become Map / Process / Reduce transcripts in their own words.
+
+The calculations of a solution say which step uses which result (`solution`), the graph of them says what is
+independent (`graph`), and what cannot be decided is left out with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path as FilePath
+
+from mvjax.curator import graph
+from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.goals import goals, result_phrase, standing_alone
+from mvjax.curator.solution import Rejected, Sentence, Step, dependencies, read_steps
+from mvjax.curator.transcript import Block, Body, Path, multiverse
+from mvjax.data.records import Fault, Record, check_share, read_lines
+
+
+@dataclass
+class Curated:
+    """What came of a file of problems."""
+
+    records: list[Record] = field(default_factory=list)
+    """Parallel and sequential ones (`meta["parallel"]`), in the order of the file."""
+    rejected: list[Fault] = field(default_factory=list)
+    """Problems left out, each with its reason."""
+    reasons: Counter = field(default_factory=Counter)
+    """How many for each class of reason."""
+
+
+def curate_file(path: str | FilePath, *, limit: int | None = None, max_bad_share: float = 0.02) -> Curated:
+    """Curate a JSON Lines file of {"question", "answer"}.
+
+    Args:
+      path: the file, in the layout of openai/grade-school-math.
+      limit: how many problems to read at most.
+      max_bad_share: largest share of lines that are no such problem.
+    Raises:
+      UserError: no such file, not UTF-8, or too many malformed lines.
+    """
+    path = FilePath(path)
+    curated = Curated()
+    malformed: list[Fault] = []
+    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()][:limit]
+    for number, line in lines:
+        name = f"{path.stem}-{number}"
+        try:
+            problem = json.loads(line)
+            question, answer = problem["question"], problem["answer"]
+            if not (isinstance(question, str) and isinstance(answer, str)):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            malformed.append(Fault(f"{path.name}:{number}", 'not a JSON object with "question" and "answer"'))
+            curated.reasons["malformed line"] += 1
+            continue
+        try:
+            curated.records.append(curate(name, question, answer))
+        except Rejected as error:
+            curated.rejected.append(Fault(name, str(error)))
+            curated.reasons[error.reason] += 1
+    check_share(malformed, len(lines), max_bad_share, str(path))
+    curated.rejected.extend(malformed)
+    return curated
+
+
+def curate(name: str, question: str, answer: str) -> Record:
+    """One problem as a record, parallel where its solution has independent steps, else sequential.
+
+    Raises:
+      Rejected: ambiguous, wrong, or not expressible; the reason is in the exception.
+    """
+    solution, _, final = answer.rpartition("####")
+    final = final.strip().replace(",", "")
+    if not solution.strip() or not NUMBER.fullmatch(final.lstrip("-$")):
+        raise Rejected("no final answer", answer[-40:])
+    if "<" in _bare(solution) or "<" in question:
+        raise Rejected("a tag or '<' in the text", question[:40])
+    steps = read_steps(solution, question)
+    _check_answer(steps, final)
+    possible, certain = dependencies(steps, question)
+    plan = graph.plan(possible)
+    if not graph.is_parallel(plan) and graph.is_parallel(graph.plan(certain)):
+        raise Rejected("ambiguous: a value has two possible sources", _ambiguity(steps, possible, certain))
+    last_line = f"The answer is {final}."
+    body = (*Writer(steps, numbers_in(question)).body(plan), last_line)
+    sentences = [sentence.text for step in steps for sentence in step.sentences]
+    return Record(
+        id=name,
+        messages=({"role": "user", "content": question.strip()},),
+        response=multiverse(body),
+        autoregressive="\n".join([*sentences, last_line]),
+        answer=final,
+        source="gsm8k",
+        meta={
+            "parallel": graph.is_parallel(plan),
+            "steps": len(steps),
+            "ideal_parallel": round(len(steps) / graph.span(plan), 4),
+        },
+    )
+
+
+def grade(record: Record, text: str) -> bool:
+    """Whether the last "The answer is N" of a response gives the record's answer."""
+    found = re.findall(rf"The answer is \$?(-?(?:{NUMBER.pattern}))", text)
+    return bool(found) and _signed(found[-1]) == _signed(record.answer)
+
+
+class Writer:
+    """Puts a plan into words."""
+
+    def __init__(self, steps: list[Step], given: set[Fraction]):
+        self.steps = steps
+        self.given = given
+
+    def body(self, plan: graph.Plan, alone: bool = False) -> Body:
+        """The lines and blocks of a plan; `alone`: it opens a path, so its first sentence must stand alone.
+
+        Raises:
+          Rejected: a path that would read a sibling's result, or has no goal.
+        """
+        entries: list[str | Block] = []
+        for part in plan:
+            if isinstance(part, int):
+                entries.extend(sentence.text for sentence in self.steps[part].sentences)
+            else:
+                entries.append(self.block(part))
+        if alone and isinstance(entries[0], str):
+            entries[0] = standing_alone(entries[0])
+        return tuple(entries)
+
+    def block(self, part: graph.Parallel) -> Block:
+        """Map, paths and conclusion of independent branches."""
+        members = [_steps_of(branch) for branch in part.branches]
+        self._check_independent(members)
+        found = {value for numbers in members for number in numbers for value in self.steps[number].results}
+        earlier = {value for number in range(min(map(min, members))) for value in self.steps[number].results}
+        barred = found - self.given - earlier
+        paths: list[Path] = []
+        for branch in part.branches:
+            taken = {path.goal for path in paths}
+            text = self.goal(branch, barred, taken)
+            paths.append(Path(text, self.body(branch, alone=True)))
+        phrases = [result_phrase(end) for branch in part.branches for end in self.ends(branch)]
+        listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]])
+        return Block(tuple(paths), f"The results are {listed}.")
+
+    def goal(self, branch: graph.Plan, barred: set[Fraction], taken: set[str]) -> str:
+        """The goal of a branch: what its last sentence finds, or its last sentences where it ends with a block."""
+        chosen: list[str] = []
+        for end in self.ends(branch):
+            fit = [text for text in goals(end, barred) if text not in chosen and text not in taken]
+            if not fit:
+                raise Rejected("no goal without a result", end.text)
+            chosen.append(fit[0])
+        return " ".join(chosen)
+
+    def ends(self, branch: graph.Plan) -> list[Sentence]:
+        """The sentences whose results a branch ends with: one, or those of the block that it ends with."""
+        last = branch[-1]
+        if isinstance(last, int):
+            return [[sentence for sentence in self.steps[last].sentences if sentence.calculations][-1]]
+        return [end for inner in last.branches for end in self.ends(inner)]
+
+    def _check_independent(self, members: list[list[int]]) -> None:
+        """No path may mention what only a sibling finds."""
+        for index, numbers in enumerate(members):
+            own = {value for number in numbers for value in self.steps[number].results}
+            mentioned = {value for number in numbers for value in self.steps[number].uses}
+            for other, siblings in enumerate(members):
+                foreign = {value for number in siblings for value in self.steps[number].results}
+                shared = (mentioned & foreign) - own - self.given
+                if other != index and shared:
+                    raise Rejected("a path mentions a sibling's result", f"{min(shared)}")
+
+
+def _steps_of(plan: graph.Plan) -> list[int]:
+    return [
+        number
+        for part in plan
+        for number in ([part] if isinstance(part, int) else [n for branch in part.branches for n in _steps_of(branch)])
+    ]
+
+
+def _bare(solution: str) -> str:
+    return re.sub(r"<<[^<>]*>>", "", solution)
+
+
+def _check_answer(steps: list[Step], final: str) -> None:
+    value = _signed(final)
+    last = steps[-1]
+    if value not in last.results and abs(value) not in last.results | numbers_in(last.sentences[-1].text):
+        raise Rejected("the last step does not give the answer", f"{last.sentences[-1].text} #### {final}")
+
+
+def _signed(text: str) -> Fraction:
+    number = parse_number(text.lstrip("-$"))
+    return -number if text.startswith("-") else number
+
+
+def _ambiguity(steps: list[Step], possible: list[set[int]], certain: list[set[int]]) -> str:
+    for number, step in enumerate(steps):
+        for other in sorted(possible[number] - certain[number]):
+            shared = step.uses & steps[other].results
+            if shared:
+                return f"{min(shared)} in step {number + 1} may come from step {other + 1}"
+    return "unknown"

@@ -1,0 +1,208 @@
+"""Reading a GSM8K solution: sentences, their calculations, and which earlier results each sentence uses.
+
+The solutions of GSM8K (arXiv 2110.14168) carry their calculations as `<<48/2=24>>24`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mvjax.curator.arithmetic import NUMBER, agrees, evaluate, numbers_in
+
+_ANNOTATION = re.compile(r"<<([^<>]*)>>")
+_RESULT = re.compile(rf"\s*\$?\s*({NUMBER.pattern})%?")
+_AMOUNT = rf"\$?\s*(?:{NUMBER.pattern})\s*%?"
+_WRITTEN = re.compile(rf"(?=[\d$(.])((?:\(*{_AMOUNT}\)*\s*(?:[-+*/×÷xX−–]\s*))+\(*{_AMOUNT}\)*)\s*=\s*({_AMOUNT})")
+_JOINED_BEFORE = re.compile(r"(?:[-+*/×÷=.,(\d%]|\b(?:of|x|times|per)|/\w+)\s*\$?\(*$", re.IGNORECASE)
+_JOINED_AFTER = re.compile(r"\s*(?:[-+*/×÷^(]|x\s*\d|\d|[.,]\d)", re.IGNORECASE)
+_VARIABLE = re.compile(r"(?<![\w'’])(?:\d*[A-WYZa-wyz])(?![\w'’])\s*[=+*/]|[=+*/]\s*(?:\d*[A-WYZa-wyz])(?![\w'’.])|\b\d+[xX]\b(?!\s*[\d$(.])|\b[xX]\s*[=+\-)]|[=(]\s*[xX]\b|\b[Ll]et [A-Za-z]\b")
+_BACK = re.compile(
+    r"^(?:so|thus|therefore|hence|then|that|this|these|those|they|it|its|their|each|similarly|likewise|which|now|altogether|the (?:rest|remaining|other|total|difference|combined)|in (?:total|all)|all|both|combined|together|afterwards?|after (?:that|this)|finally|if so)\b"
+    r"|\b(?:the rest|the remaining|the remainder|the others?|another|similarly|likewise|the same|the former|the latter|as well|this (?:means|is)|that (?:means|is)|those|these|twice that|that (?:amount|number|many|much)|this (?:amount|number|many|much)|already|so far)\b",
+    re.IGNORECASE,
+)  # fmt: skip
+
+
+class Rejected(ValueError):
+    """A problem that the curator leaves out. `reason` is a short, countable class; `detail` says where."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Calculation:
+    """One annotated calculation of a sentence."""
+
+    expression: str
+    """Left of the equals sign."""
+    written: str
+    """The result as written."""
+    value: Fraction
+    """The result."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One line of a solution."""
+
+    raw: str
+    """With annotations."""
+    text: str
+    """Without them, with a full stop."""
+    calculations: tuple[Calculation, ...]
+    """Verified by recomputing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A sentence that computes something, with the sentences before it that do not."""
+
+    sentences: tuple[Sentence, ...]
+    """In the order of the solution; the last one or two compute."""
+    results: frozenset[Fraction]
+    """What later steps may use."""
+    uses: frozenset[Fraction]
+    """Every value that the text mentions other than as its own result."""
+    refers_back: bool
+    """Whether its wording leans on the sentence before it ("So", "the rest", ...)."""
+
+
+def read_sentence(raw: str) -> Sentence:
+    """Parse and verify one line.
+
+    Raises:
+      Rejected: a wrong calculation, one that cannot be recomputed, or algebra.
+    """
+    raw = raw.strip()
+    text = " ".join(_ANNOTATION.sub("", raw).split())
+    if _VARIABLE.search(text):
+        raise Rejected("uses a variable", text)
+    calculations = []
+    for match in _ANNOTATION.finditer(raw):
+        calculations.append(_annotated(match[1], raw, match))
+    for expression, written in _written(text):
+        try:
+            fine = agrees(evaluate(expression), written)
+        except ValueError:
+            continue
+        if not fine:
+            raise Rejected("wrong arithmetic", f"{expression} = {written}")
+        value = evaluate(written)
+        if all(value != other.value for other in calculations):
+            calculations.append(Calculation(expression, written, value))
+    return Sentence(raw, text if text.endswith((".", "!", "?", ":")) else f"{text.rstrip(' ,;')}.", tuple(calculations))
+
+
+def _annotated(content: str, raw: str, match: re.Match) -> Calculation:
+    *left, written = content.split("=")
+    try:
+        value = evaluate(written)
+        if not left:
+            raise ValueError("no equals sign")
+        for expression in left:
+            if not agrees(evaluate(expression), written):
+                raise Rejected("wrong arithmetic", f"<<{content}>>")
+    except ValueError as error:
+        if isinstance(error, Rejected):
+            raise
+        raise Rejected("a calculation that cannot be read", f"<<{content}>>") from error
+    after = _RESULT.match(raw, match.end())
+    if after and evaluate(after[1]) not in (value, value * 100) and "/" not in raw[match.end() : match.end() + 8]:
+        raise Rejected("the text states another result", f"<<{content}>>{after[0]}")
+    if not re.search(r"[-+*/x×÷^%(]", left[0].strip()[1:]) and evaluate(left[0]) == value:
+        # <<5=5>> recomputes nothing; it is taken where the sentence itself has the calculation.
+        shown = [
+            expression for expression, result in _written(_ANNOTATION.sub("", raw)) if evaluate(result) == value
+        ]
+        if not shown:
+            raise Rejected("a result without its calculation", f"<<{content}>>")
+        return Calculation(shown[-1], written, value)
+    return Calculation(left[0], written, value)
+
+
+def _written(text: str) -> list[tuple[str, str]]:
+    """Calculations that stand in the text itself, whole (not cut out of a longer one)."""
+    return [
+        (match[1], match[2])
+        for match in _WRITTEN.finditer(text)
+        if not _JOINED_BEFORE.search(text, 0, match.start()) and not _JOINED_AFTER.match(text, match.end())
+    ]
+
+
+def read_steps(solution: str, question: str) -> list[Step]:
+    """The steps of a solution (without its `####` line).
+
+    A sentence without a calculation belongs to the step after it, at the end to the step before. A number that it
+    introduces (not in the question) counts as a result.
+
+    Raises:
+      Rejected: see read_sentence; or no calculation at all.
+    """
+    given = numbers_in(question)
+    steps: list[Step] = []
+    waiting: list[Sentence] = []
+    for raw in filter(str.strip, solution.splitlines()):
+        sentence = read_sentence(raw)
+        waiting.append(sentence)
+        if sentence.calculations:
+            steps.append(_step(waiting, given))
+            waiting = []
+    if not steps:
+        raise Rejected("no calculation", solution[:60])
+    if waiting:
+        steps[-1] = _step([*steps[-1].sentences, *waiting], given)
+    return steps
+
+
+def _step(sentences: list[Sentence], given: set[Fraction]) -> Step:
+    results: set[Fraction] = set()
+    uses: set[Fraction] = set()
+    for sentence in sentences:
+        own = {calculation.value for calculation in sentence.calculations}
+        for calculation in sentence.calculations:
+            uses |= _variants(calculation.expression)
+        rest = _ANNOTATION.sub(" \0", sentence.raw)
+        rest = re.sub(r"\0\s*\$?[\d.,/]*\d%?", " ", rest).replace("\0", " ")
+        mentioned = numbers_in(rest) - own
+        if not sentence.calculations:
+            results |= mentioned - given
+        uses |= mentioned
+        results |= own
+        results |= {evaluate(c.written.replace("%", "")) / 100 for c in sentence.calculations if "%" in rest}
+    return Step(tuple(sentences), frozenset(results), frozenset(uses), bool(_BACK.search(sentences[0].text)))
+
+
+def _variants(expression: str) -> set[Fraction]:
+    return numbers_in(expression)
+
+
+def dependencies(steps: list[Step], question: str) -> tuple[list[set[int]], list[set[int]]]:
+    """For each step the earlier steps that it needs: (on any reading, for certain).
+
+    A value that stands in the question as well, or that several earlier steps have produced, may or may not come from
+    each of them: such an edge is in the first graph only. The last step needs all others (it gives the answer).
+    """
+    given = numbers_in(question)
+    possible: list[set[int]] = []
+    certain: list[set[int]] = []
+    for number, step in enumerate(steps):
+        maybe: set[int] = set()
+        surely: set[int] = set()
+        for value in step.uses:
+            producers = [earlier for earlier in range(number) if value in steps[earlier].results]
+            maybe.update(producers)
+            if len(producers) == 1 and value not in given and value not in step.results:
+                surely.add(producers[0])
+        if step.refers_back and number:
+            maybe.add(number - 1)
+            surely.add(number - 1)
+        if number == len(steps) - 1:
+            maybe.update(range(number))
+            surely.update(range(number))
+        possible.append(maybe)
+        certain.append(surely)
+    return possible, certain
