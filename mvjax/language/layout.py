@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8, Int32
 
 from mvjax.language import tags
-from mvjax.language.grammar import NONE, Block
-from mvjax.language.scan import Structure, scan
+from mvjax.language.grammar import NONE
+from mvjax.language.scan import MAX_DEPTH, Structure, scan
 
 INT32_MAX = int(np.iinfo(np.int32).max)
 """End of an interval that reaches to the end of the document."""
@@ -95,6 +95,7 @@ def lay_out(
     scan_prompt: bool = False,
     engine_output: bool = False,
     complete: bool = False,
+    max_depth: int = MAX_DEPTH,
     record: str = "",
 ) -> Layout:
     """Lay out one document.
@@ -111,6 +112,7 @@ def lay_out(
             users typed from becoming tags). Each must be whole.
         engine_output: allow what an interpreter may produce and training data may not contain: see `grammar`.
         complete: reject a transcript that is cut.
+        max_depth: how deep blocks may nest; a deeper transcript is rejected.
         record: name of the record, for errors.
 
     Raises:
@@ -132,6 +134,7 @@ def lay_out(
         scan_prompt=scan_prompt,
         engine_output=engine_output,
         complete=complete,
+        max_depth=max_depth,
         record=record,
     )
     n_tokens = len(codes_T)
@@ -234,7 +237,7 @@ def _loss(structure: Structure, codes_T: np.ndarray, prompt_length: int, separat
         if code == tags.GOAL_CLOSE or code == tags.PATH_CLOSE:
             loss_T[index + 1 : run_end] = False
         elif code == tags.CONCLUSION_OPEN:
-            loss_T[index : min(run_end, index + 2) if separator_T is None else run_end] = False
+            loss_T[index : min(run_end, index + 2)] = False
     for block in structure.blocks:
         for path in block.paths:
             loss_T[path.open : path.colon + 1 if path.colon != NONE else n_tokens] = False

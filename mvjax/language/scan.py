@@ -17,6 +17,9 @@ WRITTEN_SEPARATOR = frozenset((tags.GOAL_CLOSE, tags.PATH_OPEN, tags.PATH_CLOSE,
 HEAD_LIMIT = tags.LABEL_LIMIT + 2
 """How many tokens after `<Path>` its ":" may stand at most: the separator, the label, the ":" itself."""
 
+MAX_DEPTH = 64
+"""Blocks nested deeper are rejected unless the caller says otherwise: a layout takes nesting x tokens integers."""
+
 
 @dataclass(slots=True)
 class Structure:
@@ -41,6 +44,7 @@ def scan(
     scan_prompt: bool = False,
     engine_output: bool = False,
     complete: bool = False,
+    max_depth: int = MAX_DEPTH,
     record: str = "",
     faults: list[TranscriptError] | None = None,
 ) -> Structure:
@@ -61,7 +65,7 @@ def scan(
     text_N = _next_after(tags_N, text_T)
     first_text = _next_after(np.array([prompt_length - 1]), text_T)[0]
 
-    walk = _Walk(record, engine_output, faults)
+    walk = _Walk(record, engine_output, max_depth, faults)
     walk.in_prompt = scan_prompt and prompt_length > 0
     for index, code, colon, text, limit in zip(index_N, codes_N.tolist(), colon_N, text_N, limit_N):
         if walk.in_prompt and index >= prompt_length:
@@ -89,8 +93,8 @@ def _next_after(indices_N: np.ndarray, where_T: np.ndarray) -> list[int]:
 class _Walk:
     """The state between two tags: the stack of open blocks, and Think."""
 
-    def __init__(self, record: str, engine_output: bool, faults: list[TranscriptError] | None):
-        self.record, self.engine_output, self.faults = record, engine_output, faults
+    def __init__(self, record: str, engine_output: bool, max_depth: int, faults: list[TranscriptError] | None):
+        self.record, self.engine_output, self.max_depth, self.faults = record, engine_output, max_depth, faults
         self.events: list[tuple[int, int, Block | None]] = []
         self.blocks: list[Block] = []
         self.stack: list[Block] = []
@@ -131,6 +135,8 @@ class _Walk:
             self.events.append((index, code, None))
             return None
         if code == tags.PARALLEL_OPEN:
+            if len(self.stack) >= self.max_depth:
+                self.fail(index, f"block {len(self.stack) + 1} deep", f"at most {self.max_depth} nested blocks")
             self.stack.append(Block(index, level=len(self.stack)))
             self.blocks.append(self.stack[-1])
         block = self.stack[-1]
