@@ -3,7 +3,17 @@
 from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
 from mvjax.models.config import ModelConfig, RopeScaling
 from mvjax.models.decoder import Decoder, TagRows
-from mvjax.models.lora import TRAINABLE, LoraConfig, add_lora, is_adapted, merge
+from mvjax.models.lora import (
+    TRAINABLE,
+    LoraConfig,
+    add_lora,
+    is_adapted,
+    load_adapter,
+    merge,
+    read_adapter_metadata,
+    remove_adapter,
+    save_adapter,
+)
 
 __all__ = [
     "TRAINABLE",
@@ -15,6 +25,10 @@ __all__ = [
     "add_lora",
     "from_checkpoint",
     "is_adapted",
+    "load_adapter",
     "merge",
+    "read_adapter_metadata",
+    "remove_adapter",
+    "save_adapter",
     "to_checkpoint",
 ]

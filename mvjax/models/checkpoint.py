@@ -10,7 +10,7 @@ from flax import nnx
 
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
-from mvjax.models.decoder import Decoder
+from mvjax.models.decoder import Decoder, hf_names
 from mvjax.models.lora import is_adapted, merge
 
 if TYPE_CHECKING:
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 
 # Tensors that some checkpoints carry beside the parameters; they follow from the config.
 DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias")
-
-
-def hf_names(path: tuple, config: ModelConfig) -> list[str]:
-    """Checkpoint names of the parameter at `path` in a Decoder: one, or one per layer for a stacked parameter."""
-    parts = [str(part) for part in path]
-    if parts[0] == "lm_head":
-        return [".".join(parts)]
-    if parts[0] == "layers" and config.scan_layers:
-        return [".".join(["model", "layers", str(layer), *parts[1:]]) for layer in range(config.layers)]
-    return [".".join(["model", *parts])]
 
 
 def from_checkpoint(

@@ -97,8 +97,8 @@ class ModelConfig:
 
     def shape(self) -> dict[str, Any]:
         """The fields that an adapter must share with its base model, as JSON values."""
-        names = "family vocab_size embed layers heads kv_heads head_dim ffn tied qkv_bias qk_norm".split()
-        return {name: getattr(self, name) for name in names}
+        loose = ("max_position", "bos", "eos", "pad", "scan_layers", "rms_eps", "rope_theta", "rope_scaling")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in loose}
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], *, scan_layers: bool = True) -> ModelConfig:

@@ -172,6 +172,7 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
+        self.lora = None
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         self.embed_tokens = Table(config.vocab_size, config.embed, param_dtype=param_dtype, rngs=rngs)
@@ -244,3 +245,13 @@ class Decoder(nnx.Module):
     def unembed(self) -> Float[Array, "V D"]:
         """The output matrix, trainable tag rows in place."""
         return self.head.matrix()
+
+
+def hf_names(path: tuple, config: ModelConfig) -> list[str]:
+    """Checkpoint names of the parameter at `path` in a Decoder: one, or one per layer for a stacked parameter."""
+    parts = [str(part) for part in path]
+    if parts[0] == "lm_head":
+        return [".".join(parts)]
+    if parts[0] == "layers" and config.scan_layers:
+        return [".".join(["model", "layers", str(layer), *parts[1:]]) for layer in range(config.layers)]
+    return [".".join(["model", *parts])]

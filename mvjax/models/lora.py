@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
 
 from mvjax.errors import UserError
-from mvjax.models.decoder import Decoder, Linear, TagRows
+from mvjax.files import atomic_path
+from mvjax.models.decoder import Decoder, Linear, TagRows, hf_names
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+FORMAT = "mvjax adapter 1"
 
 TRAINABLE = nnx.Any(nnx.LoRAParam, TagRows)
 """NNX filter: what a LoRA run trains."""
@@ -48,6 +57,12 @@ def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> Decoder:
     """
     if is_adapted(decoder):
         raise UserError("LoRA: the model has an adapter already; merge it first")
+    outside = [tag for tag in config.tag_ids if not 0 <= tag < decoder.config.vocab_size]
+    if outside:
+        raise UserError(
+            f"LoRA: tag id {outside[0]} lies outside the vocabulary of {decoder.config.vocab_size} rows; "
+            "add the tag rows to the checkpoint first"
+        )
     key = jax.random.key(seed)
     for count, (_, linear) in enumerate(adaptable(decoder, config.targets if config.rank else ())):
         *stack, outputs, inputs = linear.weight.shape
@@ -55,14 +70,9 @@ def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> Decoder:
         linear.lora_a = nnx.LoRAParam(start * inputs**-0.5)
         linear.lora_b = nnx.LoRAParam(jnp.zeros((*stack, outputs, config.rank), jnp.float32))
         linear.lora_scale = config.alpha / config.rank
+    decoder.lora = config
     if config.tag_ids:
         for table in tables(decoder):
-            outside = [tag for tag in config.tag_ids if not 0 <= tag < table.weight.shape[0]]
-            if outside:
-                raise UserError(
-                    f"LoRA: tag id {outside[0]} lies outside the vocabulary of {table.weight.shape[0]} rows; "
-                    "add the tag rows to the checkpoint first"
-                )
             table.tag_ids = tuple(config.tag_ids)
             table.tag_rows = TagRows(table.weight[...][jnp.asarray(config.tag_ids)].astype(jnp.float32))
     return decoder
@@ -79,17 +89,114 @@ def merge(decoder: Decoder) -> Decoder:
         update = linear.lora_scale * (linear.lora_b[...] @ linear.lora_a[...])
         weight = linear.weight[...]
         linear.weight[...] = (weight.astype(jnp.float32) + update).astype(weight.dtype)
-        linear.lora_a = linear.lora_b = nnx.data(None)
-        linear.lora_scale = 0.0
     for table in tables(decoder):
         table.weight[...] = table.matrix()
+    return remove_adapter(decoder)
+
+
+def remove_adapter(decoder: Decoder) -> Decoder:
+    """Drop adapters and tag rows, in place, and return the decoder: the base model is back."""
+    for _, linear in adaptable(decoder, LINEARS):
+        linear.lora_a, linear.lora_b, linear.lora_scale = nnx.data(None), nnx.data(None), 0.0
+    for table in tables(decoder):
         table.tag_rows, table.tag_ids = nnx.data(None), ()
+    decoder.lora = None
     return decoder
 
 
 def is_adapted(decoder: Decoder) -> bool:
     """Whether the decoder carries adapters or tag rows."""
     return bool(jax.tree.leaves(nnx.state(decoder, TRAINABLE)))
+
+
+def save_adapter(
+    path: str | Path, decoder: Decoder, *, dtype=jnp.bfloat16, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write adapters and tag rows to one safetensors file, each layer's under its Hugging Face path.
+
+    The file's metadata holds the format, the base model's shape, the LoraConfig and what `metadata` adds (strings;
+    the tokenizer's fingerprint belongs under "tokenizer"). It does not matter whether layers were scanned.
+    """
+    if not is_adapted(decoder):
+        raise UserError(f"{path}: the model has no adapter to save")
+    tensors = {}
+    for where, variable in nnx.to_flat_state(nnx.state(decoder, TRAINABLE)):
+        names = hf_names(where, decoder.config)
+        whole = jnp.asarray(variable[...], dtype)
+        tensors |= zip(names, whole if where[0] == "layers" and decoder.config.scan_layers else [whole])
+    header = {
+        "format": FORMAT,
+        "base": json.dumps(decoder.config.shape()),
+        "lora": json.dumps(dataclasses.asdict(decoder.lora)),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={**(metadata or {}), **header})
+
+
+def read_adapter_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of an adapter file, without its tensors; UserError where it is no adapter file."""
+    with open_adapter(path) as file:
+        return checked_metadata(path, file)
+
+
+def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = None) -> Decoder:
+    """Add the adapter of a file to the decoder, in place, and return it.
+
+    tokenizer: fingerprint of the tokenizer in use; compared where the file names one.
+    Raises UserError where the file is no adapter, is incomplete, or was made for a base model of another shape or
+    for another tokenizer.
+    """
+    with open_adapter(path) as file:
+        header = checked_metadata(path, file)
+        base, mine = json.loads(header["base"]), decoder.config.shape()
+        for key in mine:
+            if base.get(key) != mine[key]:
+                raise UserError(
+                    f"{path}: the adapter's base model has {key} {base.get(key)}, this model has {mine[key]}; "
+                    "load the base model that the adapter was trained on"
+                )
+        if tokenizer is not None and header.get("tokenizer", tokenizer) != tokenizer:
+            raise UserError(f"{path}: the adapter was trained with another tokenizer than this model's")
+        lora = json.loads(header["lora"])
+        lora |= {"targets": tuple(lora["targets"]), "tag_ids": tuple(lora["tag_ids"])}
+        add_lora(decoder, LoraConfig(**lora))
+        names = set(file.keys())
+        state = nnx.state(decoder, TRAINABLE)
+
+        def read(where, variable):
+            arrays = []
+            for name in hf_names(where, decoder.config):
+                if name not in names:
+                    raise UserError(f"{path}: tensor {name} is missing; the adapter is incomplete")
+                arrays.append(np.asarray(file.get_tensor(name), np.float32))
+            stacked = where[0] == "layers" and decoder.config.scan_layers
+            shape = variable.shape[1:] if stacked else variable.shape
+            wrong = [array.shape for array in arrays if array.shape != shape]
+            if wrong:
+                name = ".".join(map(str, where))
+                raise UserError(f"{path}: {name} has shape {list(wrong[0])}, the model asks for {list(shape)}")
+            return variable.replace(jnp.asarray(np.stack(arrays) if stacked else arrays[0]))
+
+        try:
+            nnx.update(decoder, nnx.map_state(read, state))
+        except UserError:
+            remove_adapter(decoder)
+            raise
+    return decoder
+
+
+def open_adapter(path: str | Path):
+    try:
+        return safe_open(path, framework="flax")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as an adapter ({error}); a safetensors file is needed") from error
+
+
+def checked_metadata(path: str | Path, file) -> dict[str, str]:
+    header = file.metadata() or {}
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: is no adapter file of this version (format {header.get('format')!r})")
+    return header
 
 
 def adaptable(decoder: Decoder, targets: tuple[str, ...]) -> Iterator[tuple[tuple, Linear]]:

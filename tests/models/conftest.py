@@ -44,9 +44,8 @@ def tiny():
     """Builds a tiny decoder with random weights, norms included."""
 
     def build(*, scan_layers=True, seed=0, **changes):
-        fields = dict(
-            family="llama", vocab_size=64, embed=32, layers=3, heads=4, kv_heads=2, head_dim=8, ffn=48, rms_eps=1e-5
-        )
+        fields = {"family": "llama", "vocab_size": 64, "embed": 32, "layers": 3, "heads": 4, "kv_heads": 2}
+        fields |= {"head_dim": 8, "ffn": 48, "rms_eps": 1e-5}
         decoder = Decoder(ModelConfig(**(fields | changes), scan_layers=scan_layers), rngs=nnx.Rngs(params=seed))
         state = nnx.state(decoder)
         leaves, treedef = jax.tree.flatten(state)
