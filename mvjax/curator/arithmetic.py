@@ -64,7 +64,9 @@ def numbers_in(text: str) -> set[Fraction]:
         if parse_number(denominator):
             found.add(parse_number(numerator) / parse_number(denominator))
     found.update(_WORDS[match[1].lower()] for match in _WORD.finditer(text))
-    for word, part in re.findall(r"\b(two|three|four|five|six|seven|eight|nine)[- ](third|fourth|quarter|fifth)s\b", text.lower()):
+    for word, part in re.findall(
+        r"\b(two|three|four|five|six|seven|eight|nine)[- ](third|fourth|quarter|fifth)s\b", text.lower()
+    ):
         found.add(_WORDS[word] * _WORDS[part])
     for ten, unit in re.findall(r"\b(\w+ty)-(\w+)\b", text.lower()):
         if ten in _WORDS and unit in _WORDS:

@@ -17,7 +17,10 @@ _CONNECTIVE = re.compile(
     r"in addition|additionally|after that|afterwards?|on the other hand|step \d+:?|we know(?: that)?|we can (?:see|calculate)(?: that)?|this means(?: that)?|that means(?: that)?)\b[\s,:]*)+",
     re.IGNORECASE,
 )  # fmt: skip
-_CLAUSE = re.compile(r"^(?:if|since|because|as|when|while|given|knowing|considering|out of|of the)\b[^,]*(?:,[^,]*)*?,\s+(?:then |so )?", re.I)
+_CLAUSE = re.compile(
+    r"^(?:if|since|because|as|when|while|given|knowing|considering|out of|of the)\b[^,]*(?:,[^,]*)*?,\s+(?:then |so )?",
+    re.I,
+)
 _COPULA = re.compile(r"\s+(?:is|are|was|were|equals|will be|would be|comes to|come to|amounts? to)$", re.IGNORECASE)
 _NAMED = re.compile(r"^(?:(?:the|his|her|their|its|each|one|total|a|an)\s|\w+(?:'s|’s|s'|s’)\s)", re.IGNORECASE)
 _PRONOUN = re.compile(r"^(?:he|she|they|it|there|this|that|we|you|i)\b", re.IGNORECASE)

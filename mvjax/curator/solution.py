@@ -17,7 +17,9 @@ _AMOUNT = rf"\$?\s*(?:{NUMBER.pattern})\s*%?"
 _WRITTEN = re.compile(rf"(?=[\d$(.])((?:\(*{_AMOUNT}\)*\s*(?:[-+*/×÷xX−–]\s*))+\(*{_AMOUNT}\)*)\s*=\s*({_AMOUNT})")
 _JOINED_BEFORE = re.compile(r"(?:[-+*/×÷=.,(\d%]|\b(?:of|x|times|per)|/\w+)\s*\$?\(*$", re.IGNORECASE)
 _JOINED_AFTER = re.compile(r"\s*(?:[-+*/×÷^(]|x\s*\d|\d|[.,]\d)", re.IGNORECASE)
-_VARIABLE = re.compile(r"(?<![\w'’])(?:\d*[A-WYZa-wyz])(?![\w'’])\s*[=+*/]|[=+*/]\s*(?:\d*[A-WYZa-wyz])(?![\w'’.])|\b\d+[xX]\b(?!\s*[\d$(.])|\b[xX]\s*[=+\-)]|[=(]\s*[xX]\b|\b[Ll]et [A-Za-z]\b")
+_VARIABLE = re.compile(
+    r"(?<![\w'’])(?:\d*[A-WYZa-wyz])(?![\w'’])\s*[=+*/]|[=+*/]\s*(?:\d*[A-WYZa-wyz])(?![\w'’.])|\b\d+[xX]\b(?!\s*[\d$(.])|\b[xX]\s*[=+\-)]|[=(]\s*[xX]\b|\b[Ll]et [A-Za-z]\b"
+)
 _BACK = re.compile(
     r"^(?:so|thus|therefore|hence|then|that|this|these|those|they|it|its|their|each|similarly|likewise|which|now|altogether|the (?:rest|remaining|other|total|difference|combined)|in (?:total|all)|all|both|combined|together|afterwards?|after (?:that|this)|finally|if so)\b"
     r"|\b(?:the rest|the remaining|the remainder|the others?|another|similarly|likewise|the same|the former|the latter|as well|this (?:means|is)|that (?:means|is)|those|these|twice that|that (?:amount|number|many|much)|this (?:amount|number|many|much)|already|so far)\b",
@@ -115,9 +117,7 @@ def _annotated(content: str, raw: str, match: re.Match) -> Calculation:
         raise Rejected("the text states another result", f"<<{content}>>{after[0]}")
     if not re.search(r"[-+*/x×÷^%(]", left[0].strip()[1:]) and evaluate(left[0]) == value:
         # <<5=5>> recomputes nothing; it is taken where the sentence itself has the calculation.
-        shown = [
-            expression for expression, result in _written(_ANNOTATION.sub("", raw)) if evaluate(result) == value
-        ]
+        shown = [expression for expression, result in _written(_ANNOTATION.sub("", raw)) if evaluate(result) == value]
         if not shown:
             raise Rejected("a result without its calculation", f"<<{content}>>")
         return Calculation(shown[-1], written, value)

@@ -159,9 +159,9 @@ def item(config: SyntheticConfig, index: int) -> Record:
             return draw_chain(rng, length(), LARGEST, config.split)
         return draw_group(rng, levels, config, length)
 
-    # One part reaches the full depth; one in four of the others is as deep, the rest is flat.
+    # One part reaches the full depth; one in eight of the others is as deep, the rest is flat.
     deepest = rng.randrange(degree)
-    parts = tuple(part(nesting if k == deepest or rng.random() < 0.25 else 0) for k in range(degree))
+    parts = tuple(part(nesting if k == deepest or rng.random() < 0.125 else 0) for k in range(degree))
     answer = ", ".join(str(part.value) for part in parts)
     last_line = f"The answer is {answer}."
     opening = f"There {'are' if degree > 1 else 'is'} {counted(degree, wording)}."
@@ -307,13 +307,13 @@ def announced(part: Group, label: str, wording: Wording) -> str:
 
 
 def solved(part: Chain | Group, label: str, wording: Wording) -> str:
-    """The calculation of a part, such as "5 + 3 = 8. 8 - 2 = 6. Part 2 is 6."."""
+    """The calculation of a part, such as "5+3=8. 8-2=6. Part 2 is 6."."""
     if isinstance(part, Chain):
         value, steps = part.start, part.steps
     else:
         value, steps = part.parts[0].value, tuple(sub_part.value for sub_part in part.parts[1:])
     sentences = []
     for step in steps:
-        sentences.append(f"{value} {'+' if step >= 0 else '-'} {abs(step)} = {value + step}.")
+        sentences.append(f"{value}{'+' if step >= 0 else '-'}{abs(step)}={value + step}.")
         value += step
     return " ".join([*sentences, f"{wording.noun.capitalize()} {label} {wording.verb} {value}."])

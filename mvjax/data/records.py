@@ -111,11 +111,12 @@ def check_share(faults: Sequence[Fault], total: int, max_bad_share: float, where
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
     """Write records as JSON lines; the file appears whole or not at all. Returns how many were written."""
-    count = 0
+    written = 0
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for count, record in enumerate(records, 1):
+        for record in records:
             file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
-    return count
+            written += 1
+    return written
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,0 +1,107 @@
+"""From a record to tokens, layout and loss mask: one training example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from mvjax.data.records import Record
+from mvjax.errors import UserError
+from mvjax.language import Layout, lay_out
+from mvjax.tokenizers.tables import VocabularyTables
+from mvjax.tokenizers.tokenizer import Tokenizer
+
+Form = Literal["multiverse", "autoregressive"]
+
+SUFFIXES: Mapping[str, str] = {
+    "multiverse": " Think step by step and in parallel before answering.",
+    "autoregressive": " Think step by step before answering.",
+}
+"""What the last user message ends with, by form (arXiv 2506.09991, appendix)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One encoded document: the chat, the response, the end of text."""
+
+    tokens: Int32[np.ndarray, "T"]
+    """Token ids."""
+    layout: Layout
+    """Segments, positions, hidden intervals."""
+    loss: Bool[np.ndarray, "T"]
+    """Whether a token is a training target; the end of text is one."""
+    id: str
+    """The record's id."""
+    mode: Form
+    """Which of the record's two forms this is."""
+
+
+def with_suffix(messages: Sequence[Mapping[str, str]], form: Form) -> list[dict[str, str]]:
+    """The messages with the form's suffix on the last one of the user: what training and generation prompt with."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if last is None:
+        raise UserError("a conversation needs a message of the user")
+    return [
+        {**message, "content": message["content"].rstrip() + SUFFIXES[form]} if place == last else dict(message)
+        for place, message in enumerate(messages)
+    ]
+
+
+def encode_tokens(tokenizer: Tokenizer, record: Record, form: Form = "multiverse") -> tuple[list[int], int]:
+    """Token ids of a record in one form, and how many of them are the prompt.
+
+    Raises:
+      UserError: the tokenizer has no chat template, no control tags or no end of text.
+    """
+    if form not in SUFFIXES:
+        raise ValueError(f"form {form!r} is neither multiverse nor autoregressive")
+    if not tokenizer.eos_ids:
+        raise UserError("the tokenizer has no end-of-text token; name eos_token in its tokenizer_config.json")
+    prompt = tokenizer.render_chat(with_suffix(record.messages, form))
+    # The sequential form has no tags: text that looks like one stays text.
+    response = (
+        tokenizer.encode_response(record.response) if form == "multiverse" else tokenizer.encode(record.autoregressive)
+    )
+    return [*prompt, *response, tokenizer.eos_ids[0]], len(prompt)
+
+
+def lay_out_example(
+    tables: VocabularyTables, tokens_T: Int32[np.ndarray, "T"], prompt_length: int, record: Record, form: Form
+) -> Example:
+    """The example of a record's tokens.
+
+    Raises:
+      TranscriptError: the response breaks the grammar or is cut; names the record and the token.
+    """
+    layout = lay_out(
+        tables.codes[tokens_T],
+        tables.colon[tokens_T],
+        prompt_length,
+        separator_T=tokens_T == tables.separator_id,
+        scan_prompt=any(message["role"] == "assistant" for message in record.messages),
+        complete=True,
+        record=record.id,
+    )
+    return Example(tokens_T, layout, layout.loss, record.id, form)
+
+
+def encode_record(
+    tokenizer: Tokenizer, record: Record, form: Form = "multiverse", *, tables: VocabularyTables | None = None
+) -> Example:
+    """Encode one record: the rendered chat (no loss), the response and the end-of-text token (both targets).
+
+    Args:
+      tokenizer: with control tags.
+      record: the last user message gets the form's suffix.
+      form: `multiverse` or `autoregressive`.
+      tables: `tokenizer.tables()`, where many records are encoded.
+    Raises:
+      TranscriptError: the response breaks the grammar or is cut.
+      UserError: see encode_tokens.
+    """
+    tokens, prompt_length = encode_tokens(tokenizer, record, form)
+    return lay_out_example(tables or tokenizer.tables(), np.array(tokens, np.int32), prompt_length, record, form)
