@@ -2,6 +2,7 @@
 
 import copy
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.tokenizers.backend import ControlToken, byte_level_bytes, metaspace_bytes
 
-_HIDDEN = "\x00control\x00"
+# Names that control tokens bear while plain text is cut. Random, so that no text can be made to spell one.
+_HIDDEN = f"\x00{secrets.token_hex(16)}\x00"
 _NEVER = -1e6
 
 
@@ -95,6 +97,13 @@ class DefinitionBackend:
         return DefinitionBackend(definition, self.source, self.structure)
 
     def save(self, directory: Path) -> None:
+        # The library numbers added tokens itself: make sure that it will number them as here.
+        whole = _build(self.definition)
+        for token in self.controls:
+            if whole.token_to_id(token.text) != token.id:
+                raise UserError(
+                    f"{self.source}: ids with gaps; {token.text!r} would not keep its id {token.id} when saved"
+                )
         with atomic_path(directory / "tokenizer.json") as temporary:
             Path(temporary).write_text(json.dumps(self.definition, ensure_ascii=False, indent=1), encoding="utf-8")
 
@@ -111,12 +120,14 @@ class DefinitionBackend:
         hidden = {token.text for token in self.controls}
         kept = [t for t in self.definition.get("added_tokens") or [] if t["content"] not in hidden]
         plain = {**self.definition, "truncation": None, "padding": None, "post_processor": None, "added_tokens": kept}
-        unknown = model["vocab"][model["unk_id"]][0] if self._unigram and model.get("unk_id") is not None else None
-        hidden -= {unknown, model.get("unk_token")}  # what stands for characters that the vocabulary cannot spell
         names = {f"{_HIDDEN}{i}" if name in hidden else name: i for name, i in self.ids.items()}
+        if model.get("unk_token") in hidden:
+            model["unk_token"] = f"{_HIDDEN}{self.ids[model['unk_token']]}"
         if self._unigram:
             scores = dict(enumerate(score for _, score in model["vocab"]))
             ordered = sorted(names.items(), key=lambda item: item[1])
+            if len(ordered) != self.size:
+                raise ValueError("gaps between the ids of a Unigram vocabulary")
             model["vocab"] = [[name, _NEVER if _HIDDEN in name else scores.get(i, _NEVER)] for name, i in ordered]
         else:
             merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]

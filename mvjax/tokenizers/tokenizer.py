@@ -140,11 +140,11 @@ class Tokenizer:
         if not text:
             return []
         try:
-            return self.backend.encode(text, start=start)
-        except (UnicodeEncodeError, TypeError):  # the libraries do not agree on which
-            raise UserError(
-                f"text is not valid Unicode (a lone surrogate): {text[:40]!a}; repair its encoding"
-            ) from None
+            text.encode()
+        except UnicodeEncodeError:
+            shown = ascii(text[:40])
+            raise UserError(f"text is not valid Unicode (a lone surrogate): {shown}; repair its encoding") from None
+        return self.backend.encode(text, start=start)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, control tokens as their literals. Bytes that are no UTF-8 become U+FFFD.

@@ -1,0 +1,359 @@
+"""Vocabulary files: ids equal to Hugging Face's, saving and reading back, damaged files."""
+
+import json
+
+import gguf
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mvjax.errors import UserError
+from mvjax.language.tags import TAGS
+from mvjax.tokenizers import load_tokenizer
+from mvjax.tokenizers.gguf_vocabulary import PRE_TOKENIZERS, read_metadata
+from mvjax.tokenizers.sentencepiece_model import train_sentencepiece
+
+ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+
+
+class TestSmolLM:
+    """Against the library's own objects, put together as the published tokenizer.json of SmolLM2 says."""
+
+    def test_corpus(self, base, reference, corpus):
+        for text in [corpus, *corpus.splitlines(keepends=True)]:
+            assert base.encode(text) == plain_ids(reference, text)
+
+    @settings(max_examples=200, deadline=None)
+    @given(text=ANY_TEXT)
+    def test_any_text(self, base, reference, text):
+        assert base.encode(text) == plain_ids(reference, text)
+
+    def test_digits_stand_alone(self, base):
+        assert [base.decode([i]) for i in base.encode("1234")] == list("1234")
+
+    def test_vocabulary_without_some_bytes(self, tmp_path, write_vocabulary, vocabulary):
+        """Bytes that have no token are dropped, as Hugging Face does (SmolLM2 lacks a few control characters)."""
+        tokens = ["unused" if token == "\u0104" else token for token in vocabulary[0]]  # byte 4
+        path = write_vocabulary(tmp_path / "v.gguf", tokens=tokens)
+        tokenizer = load_tokenizer(path)
+        assert tokenizer.decode(tokenizer.encode("a\x04b")) == "ab"
+
+
+def plain_ids(reference, text):
+    """Ids by the library, special tokens taken as text."""
+    reference.encode_special_tokens = True
+    ids = reference.encode(text, add_special_tokens=False).ids
+    reference.encode_special_tokens = False
+    return ids
+
+
+SPLITS = {
+    # What each published pre-tokenizer makes of one text.
+    "gpt-2": ["I", "'ll", " pay", " $", "1234", ".", "50", " DON", "'", "T", "\n\n ", " x", "_", "y", "!!", "\n"],
+    "qwen2": [
+        "I",
+        "'ll",
+        " pay",
+        " $",
+        "1",
+        "2",
+        "3",
+        "4",
+        ".",
+        "5",
+        "0",
+        " DON",
+        "'T",
+        "\n\n",
+        " ",
+        " x",
+        "_y",
+        "!!\n",
+    ],
+    "llama-bpe": ["I", "'ll", " pay", " $", "123", "4", ".", "50", " DON", "'T", "\n\n", " ", " x", "_y", "!!\n"],
+    "smollm": [
+        "I",
+        "'ll",
+        " pay",
+        " $",
+        "1",
+        "2",
+        "3",
+        "4",
+        ".",
+        "5",
+        "0",
+        " DON",
+        "'",
+        "T",
+        "\n\n",
+        " ",
+        " x",
+        "_y",
+        "!!\n",
+    ],
+}
+
+
+class TestPreTokenizers:
+    @pytest.mark.parametrize("name", SPLITS)
+    def test_where_they_cut(self, name):
+        import tokenizers
+
+        _, pre_tokenizer, _ = PRE_TOKENIZERS[name]
+        definition = {"version": "1.0", "added_tokens": [], "pre_tokenizer": pre_tokenizer}
+        definition["model"] = {"type": "BPE", "vocab": {}, "merges": []}
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(definition))
+        text = "I'll pay $1234.50 DON'T\n\n  x_y!!\n"
+        cuts = [text[a:b] for _, (a, b) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        assert cuts == SPLITS[name]
+
+    def test_without_a_name_it_is_gpt2(self, tmp_path, write_vocabulary):
+        named = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre="gpt-2"))
+        for other in (None, "default"):
+            tokenizer = load_tokenizer(write_vocabulary(tmp_path / "b.gguf", pre=other))
+            assert tokenizer.encode("a1234 b") == named.encode("a1234 b")
+
+    def test_whole_words_are_not_merged_in_llama(self, tmp_path, write_vocabulary, vocabulary):
+        tokens, types, merges = vocabulary
+        changes = {"tokens": [*tokens, "zqxj"], "types": [*types, 1], "merges": merges}
+        llama = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre="llama-bpe", **changes))
+        assert llama.encode("zqxj") == [len(tokens)]
+        smollm = load_tokenizer(write_vocabulary(tmp_path / "b.gguf", **changes))
+        assert len(smollm.encode("zqxj")) > 1
+
+    def test_whole_words_that_are_control_tokens(self, tmp_path, write_vocabulary, vocabulary):
+        tokens, types, merges = vocabulary
+        changes = {"tokens": [*tokens, "stop"], "types": [*types, 3], "merges": merges}
+        llama = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre="llama-bpe", **changes))
+        assert len(tokens) not in llama.encode("stop")
+        assert llama.decode(llama.encode("stop")) == "stop"
+
+    def test_qwen_normalises(self, qwen):
+        assert qwen.encode("e\u0301") == qwen.encode("\u00e9")
+
+
+class TestGGUF:
+    def test_metadata_as_the_gguf_package_reads_it(self, smollm_gguf):
+        fields = gguf.GGUFReader(smollm_gguf).fields
+        mine = read_metadata(smollm_gguf)
+        assert mine.keys() == {key for key in fields if not key.startswith("GGUF.")}
+        assert all(mine[key] == fields[key].contents() for key in mine)
+
+    def test_user_defined_tokens_are_found_in_text(self, qwen):
+        assert qwen.encode("</tool_call>") == [qwen.backend.find("</tool_call>")]
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
+    def test_cut_short(self, smollm_gguf, tmp_path, share):
+        data = smollm_gguf.read_bytes()
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(UserError, match=r"cut\.gguf: (cut short|not a GGUF)"):
+            load_tokenizer(path)
+
+    def test_damaged_lengths(self, smollm_gguf, tmp_path):
+        data = bytearray(smollm_gguf.read_bytes())
+        data[24:32] = b"\xff" * 8  # the length of the first key
+        path = tmp_path / "bad.gguf"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="cut short inside its header, or damaged"):
+            load_tokenizer(path)
+
+    def test_other_files(self, tmp_path):
+        path = tmp_path / "weights.bin"
+        path.write_bytes(b"PK\x03\x04 something else")
+        with pytest.raises(UserError, match="not a GGUF file"):
+            load_tokenizer(path)
+
+    def test_version(self, smollm_gguf, tmp_path):
+        path = tmp_path / "v.gguf"
+        data = smollm_gguf.read_bytes()
+        path.write_bytes(data[:4] + b"\x01\x00\x00\x00" + data[8:])
+        with pytest.raises(UserError, match="version 1 is not supported"):
+            load_tokenizer(path)
+
+    def test_no_vocabulary(self, tmp_path):
+        path = tmp_path / "none.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(UserError, match="holds no vocabulary"):
+            load_tokenizer(path)
+
+    def test_unknown_pre_tokenizer(self, tmp_path, write_vocabulary):
+        with pytest.raises(UserError, match=r"unknown pre-tokenizer 'tekken' \(known: default, gpt-2"):
+            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", pre="tekken"))
+
+    def test_kind_of_vocabulary(self, tmp_path, write_vocabulary):
+        with pytest.raises(UserError, match="of kind 'llama'; only byte-level BPE"):
+            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", model="llama"))
+
+    def test_merges_of_another_vocabulary(self, tmp_path, write_vocabulary):
+        with pytest.raises(UserError, match="does not fit its vocabulary"):
+            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", merges=["zq xj"]))
+
+    def test_types_of_another_vocabulary(self, tmp_path, write_vocabulary):
+        with pytest.raises(UserError, match="token types"):
+            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", types=[1, 1, 1]))
+
+
+class TestSaving:
+    @pytest.mark.parametrize("kind", ["base", "smollm", "qwen", "bpe_pieces", "unigram_pieces"])
+    def test_reads_back_the_same(self, request, kind, tmp_path, corpus):
+        tokenizer = request.getfixturevalue(kind)
+        tokenizer.save(tmp_path)
+        again = load_tokenizer(tmp_path)
+        assert again.fingerprint == tokenizer.fingerprint
+        assert again.tag_ids == tokenizer.tag_ids
+        assert again.settings == tokenizer.settings
+        assert (again.eos_ids, again.bos_id, again.pad_id) == (tokenizer.eos_ids, tokenizer.bos_id, tokenizer.pad_id)
+        assert again.encode(corpus) == tokenizer.encode(corpus)
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    @pytest.mark.parametrize("kind", ["smollm", "qwen", "bpe_pieces", "unigram_pieces"])
+    def test_the_library_finds_the_tags(self, request, kind, tmp_path):
+        import tokenizers
+
+        tokenizer = request.getfixturevalue(kind)
+        tokenizer.save(tmp_path)
+        library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        assert library.encode("".join(TAGS), add_special_tokens=False).ids == list(tokenizer.tag_ids)
+
+    @pytest.mark.parametrize("kind", ["bpe_pieces", "unigram_pieces"])
+    def test_sentencepiece_in_hugging_faces_form(self, request, kind, tmp_path, corpus):
+        tokenizer = request.getfixturevalue(kind)
+        tokenizer.save(tmp_path)
+        converted = load_tokenizer(tmp_path / "tokenizer.json")
+        assert converted.fingerprint == tokenizer.fingerprint
+        for line in corpus.splitlines(keepends=True):
+            assert converted.encode(line) == tokenizer.encode(line)
+
+    def test_fingerprints_tell_vocabularies_apart(self, base, smollm, qwen, tmp_path, write_vocabulary, vocabulary):
+        tokens = vocabulary[0]
+        swapped = [*tokens[:-2], tokens[-1], tokens[-2]]
+        other = load_tokenizer(write_vocabulary(tmp_path / "v.gguf", tokens=swapped))
+        prints = {t.fingerprint for t in (base, smollm, qwen, other)}
+        assert len(prints) == 4
+
+    def test_tags_already_in_the_vocabulary_keep_their_ids(self, smollm, tmp_path):
+        smollm.save(tmp_path)
+        assert load_tokenizer(tmp_path).with_control_tags().tag_ids == smollm.tag_ids
+
+
+class TestDirectory:
+    def test_template_files(self, base, tmp_path):
+        base.save(tmp_path)
+        (tmp_path / "chat_template.jinja").write_text("from a file")
+        assert load_tokenizer(tmp_path).settings.chat_template == "from a file"
+
+    def test_named_templates(self, base, tmp_path):
+        base.save(tmp_path)
+        config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        config["chat_template"] = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        assert load_tokenizer(tmp_path).settings.chat_template == "yes"
+
+    def test_ends_of_the_generation_config(self, base, tmp_path):
+        base.save(tmp_path)
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3]}))
+        assert load_tokenizer(tmp_path).eos_ids == (2, 3, 0)
+
+    def test_limits_of_the_file_do_not_cut_text(self, base, tmp_path, corpus):
+        base.save(tmp_path)
+        definition = json.loads((tmp_path / "tokenizer.json").read_text())
+        cut = {"max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"truncation": cut}))
+        assert load_tokenizer(tmp_path).encode(corpus) == base.encode(corpus)
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(UserError, match="holds no tokenizer"):
+            load_tokenizer(tmp_path)
+        with pytest.raises(UserError, match="no such file"):
+            load_tokenizer(tmp_path / "missing")
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b'{"model": ', "not JSON"),
+            (b"[1]", "JSON object"),
+            (b"\xff\xfe{}", "not UTF-8"),
+            (b"{}", "not a tokenizer definition"),
+            (b'{"model": {"type": "WordPiece", "vocab": {}}}', "WordPiece vocabularies are not supported"),
+            (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "neither byte-level"),
+        ],
+    )
+    def test_damaged(self, tmp_path, content, reason):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        with pytest.raises(UserError, match=reason):
+            load_tokenizer(tmp_path)
+
+
+class TestSentencePiece:
+    @pytest.mark.parametrize("kind", ["bpe_pieces", "unigram_pieces"])
+    def test_ids_are_sentencepieces(self, request, kind, corpus):
+        tokenizer = request.getfixturevalue(kind)
+        library = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.backend.model)
+        for line in corpus.splitlines(keepends=True):
+            if not any(tag in line for tag in TAGS):
+                assert tokenizer.encode(line) == library.encode(line)
+        assert library.encode("".join(TAGS)) == list(tokenizer.tag_ids)
+
+    def test_tags_are_added_to_a_model_without_them(self, tmp_path, corpus):
+        path = foreign_model(tmp_path / "foreign.model", corpus)
+        tokenizer = load_tokenizer(path)
+        assert tokenizer.tag_ids is None
+        tagged = tokenizer.with_control_tags()
+        assert tagged.tag_ids == tuple(range(tokenizer.vocab_size, tokenizer.vocab_size + 12))
+        assert tagged.encode(corpus) == tokenizer.encode(corpus)
+
+    def test_space_before_the_first_word_only(self, tmp_path, corpus):
+        """A model that puts a space before text does so at the start of a text, not after each tag."""
+        tokenizer = load_tokenizer(foreign_model(tmp_path / "foreign.model", corpus)).with_control_tags()
+        assert tokenizer.backend.prefix_space
+        library = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "foreign.model"))
+        assert tokenizer.encode("the path") == library.encode("the path")
+        for text in ("the path", " the path", "<Path>\n1: the\n</Path>\nend", "the <Path> end"):
+            assert tokenizer.decode(tokenizer.encode_response(text)) == text
+        tokenizer.save(tmp_path / "saved")
+        converted = load_tokenizer(tmp_path / "saved" / "tokenizer.json")
+        for text in ("the path", " the path", "12: x"):
+            assert converted.encode(text) == tokenizer.encode(text)
+            assert converted.encode_response("<Goal>" + text) == tokenizer.encode_response("<Goal>" + text)
+
+    def test_training_is_repeatable(self, tmp_path, corpus):
+        first = train_sentencepiece([corpus], tmp_path / "a.model", vocab_size=500)
+        second = train_sentencepiece([corpus], tmp_path / "b.model", vocab_size=500)
+        assert load_tokenizer(first).fingerprint == load_tokenizer(second).fingerprint
+        assert load_tokenizer(first).vocab_size == 500
+
+    def test_too_little_text(self, tmp_path):
+        with pytest.raises(UserError, match="no text"):
+            train_sentencepiece([], tmp_path / "a.model", vocab_size=500)
+        with pytest.raises(UserError, match="vocabulary of 500 failed"):
+            train_sentencepiece(["a b c"], tmp_path / "a.model", vocab_size=500)
+        assert not list(tmp_path.iterdir())
+
+    def test_damaged(self, tmp_path, bpe_pieces):
+        path = tmp_path / "bad.model"
+        for data in (b"", b"not a model", bpe_pieces.backend.model[:1000]):
+            path.write_bytes(data)
+            with pytest.raises(UserError, match="not a SentencePiece model"):
+                load_tokenizer(path)
+
+
+def foreign_model(path, corpus):
+    """A model with SentencePiece's own defaults for spaces, and without the tags."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus.splitlines()),
+        model_prefix=str(path.with_suffix("")),
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    return path
