@@ -1,7 +1,7 @@
 """Model weights in and out: Hugging Face safetensors, GGUF (in), Orbax; rows for the control tags."""
 
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
-from mvjax.weights.formats import load_checkpoint, save_checkpoint, write_checkpoint
+from mvjax.weights.formats import load_checkpoint, save_checkpoint, saving, write_checkpoint
 from mvjax.weights.tag_rows import add_tag_rows
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "lazily",
     "load_checkpoint",
     "save_checkpoint",
+    "saving",
     "write_checkpoint",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mvjax.errors import UserError
@@ -77,12 +79,27 @@ def save_checkpoint(
 ) -> None:
     """Save a model as a directory, whole or not at all; a model that stood there before is replaced.
 
-    Raises `UserError` where `path` holds something other than a model, and whatever a failed write raised: what `path`
-    held is untouched then.
+    Raises `UserError` where `path` holds something other than a model or the disk is full, else whatever a failed write
+    raised: what `path` held is untouched then.
     """
     refuse_foreign(Path(path))
-    with atomic_directory(path) as directory:
+    with saving(path, checkpoint.nbytes) as directory:
         write_checkpoint(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
+
+
+@contextlib.contextmanager
+def saving(path: str | os.PathLike, nbytes: int) -> Iterator[Path]:
+    """`atomic_directory` for a model of `nbytes`; a full disk is a `UserError` that says how much room it takes."""
+    try:
+        with atomic_directory(path) as directory:
+            yield directory
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{path}: no space left on the disk, the model takes {nbytes / 1e6:,.0f} MB; nothing was changed, "
+            "make room or name a place on another disk"
+        ) from error
 
 
 def refuse_foreign(path: Path) -> None:

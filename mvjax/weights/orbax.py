@@ -5,7 +5,9 @@ The tree is flat, tensors by Hugging Face name, so any program that knows Orbax 
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -64,18 +66,53 @@ def restorer(checkpointer: Any, where: Path, name: str, leaf: Any) -> Callable[[
 
 
 def write_orbax(directory: Path, checkpoint: Checkpoint, *, progress: Callable[[str, int], None] | None = None) -> None:
-    """Write a checkpoint into an existing directory. Orbax takes the whole tree: the model is in memory once."""
+    """Write a checkpoint into an existing directory, one tensor in memory at a time.
+
+    Not atomic: `mvjax.weights.save_checkpoint` is. Raises `OSError` if the disk is full.
+    """
     import orbax.checkpoint as ocp
 
     write_configs(directory, checkpoint)
-    tree = {}
-    for name, entry in lazily(checkpoint.tensors).items():
-        tree[name] = entry.read()
-        if progress:
-            progress(name, entry.nbytes)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=lazy_registry(progress))
+    tree = {name: NamedTensor(name, entry) for name, entry in lazily(checkpoint.tensors).items()}
+    # Orbax logs a failing write with its whole traceback; the error itself is raised as well.
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        ocp.PyTreeCheckpointer().save((directory / TENSORS).absolute(), tree)
+        ocp.Checkpointer(handler).save((directory / TENSORS).absolute(), args=ocp.args.PyTreeSave(tree))
     except ValueError as error:
-        if "No space left" in str(error):  # TensorStore has its own errors
+        if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):  # TensorStore has its own errors
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
         raise
+    finally:
+        logger.setLevel(level)
+
+
+class NamedTensor:
+    """A leaf of the tree that Orbax saves: a lazy tensor under its name."""
+
+    def __init__(self, name: str, entry: LazyTensor):
+        self.name, self.entry = name, entry
+        self.shape, self.dtype, self.nbytes = entry.shape, entry.dtype, entry.nbytes
+        self.size = int(np.prod(entry.shape, dtype=np.int64))
+
+
+def lazy_registry(progress: Callable[[str, int], None] | None) -> Any:
+    """Orbax type handlers that save lazy leaves as NumPy arrays, each read only when the one before it is written."""
+    import jax
+    from orbax.checkpoint import type_handlers
+
+    class LazyHandler(type_handlers.NumpyHandler):
+        async def serialize(self, values, infos, args=None):
+            for i, leaf in enumerate(values):
+                futures = await super().serialize([leaf.entry.read()], [infos[i]], args and [args[i]])
+                for future in futures:
+                    await asyncio.to_thread(future.result)
+                if progress:
+                    progress(leaf.name, leaf.nbytes)
+            return []
+
+    return type_handlers.create_type_handler_registry(
+        (NamedTensor, LazyHandler()), (jax.Array, type_handlers.ArrayHandler())
+    )

@@ -101,7 +101,7 @@ def write_tensor_file(
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, entry in tensors.items():
-            array = np.ascontiguousarray(entry.read())
+            array = np.asarray(entry.read(), order="C")
             if array.shape != entry.shape or array.dtype != entry.dtype:
                 raise ValueError(f"{name} was announced as {entry.dtype}{entry.shape}, is {array.dtype}{array.shape}")
             file.write(array.reshape(-1).view(np.uint8).data)

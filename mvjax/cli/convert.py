@@ -1,0 +1,167 @@
+"""`mvjax convert`: weights from any format that loads into any that saves, with their tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from mvjax.errors import UserError
+
+if TYPE_CHECKING:
+    from mvjax.tokenizers import Tokenizer
+    from mvjax.weights import Checkpoint
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertArguments:
+    """Turn model weights from one format into another, with the tokenizer and its chat template."""
+
+    source: Path
+    """A Hugging Face directory with safetensors, a .gguf file or an Orbax directory written by mvjax."""
+    target: Path
+    """Directory to write: it appears whole or not at all."""
+    to: Literal["safetensors", "orbax"] = "safetensors"
+    """safetensors: what transformers and other programs load; orbax: an Orbax PyTree checkpoint."""
+    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
+    """Type of the weights written; keep: as they are (quantised ones become float32)."""
+    add_tags: bool = False
+    """Add the control tags to the vocabulary, each with rows that start as the mean of its pieces'."""
+    max_shard_size: str = "5GB"
+    """Largest safetensors file, as 500MB or 2GiB; more weights go into several files with an index."""
+    adapter: Path | None = None
+    """LoRA adapter of mvjax to merge into the weights; brings the control tags with it."""
+    tokenizer: bool = True
+    """Carry the tokenizer along."""
+    overwrite: bool = False
+    """Replace a model that stands at the target: its whole directory."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    import tyro
+
+    arguments = tyro.cli(
+        Annotated[ConvertArguments, tyro.conf.arg(name="")],
+        args=argv,
+        prog="mvjax convert",
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
+    convert(arguments)
+    return 0
+
+
+def convert(arguments: ConvertArguments) -> None:
+    """Load, change what is to be changed, save."""
+    from mvjax.weights import load_checkpoint
+
+    shard_bytes = parse_size(arguments.max_shard_size)
+    refuse_target(arguments.target, arguments.source, arguments.overwrite)
+    checkpoint = load_checkpoint(arguments.source)
+    wants_tags = arguments.add_tags or arguments.adapter is not None
+    tokenizer = read_tokenizer(arguments.source) if arguments.tokenizer or wants_tags else None
+    if wants_tags:
+        checkpoint, tokenizer = with_tags(checkpoint, tokenizer)
+    if tokenizer is not None:
+        from mvjax.tokenizers import check_model_vocabulary
+
+        check_model_vocabulary(tokenizer, checkpoint.config["vocab_size"])
+    if arguments.adapter is not None:
+        checkpoint = merged(checkpoint, arguments.adapter, tokenizer.fingerprint)
+    checkpoint = checkpoint.astype(arguments.dtype)
+    write(arguments, checkpoint, tokenizer if arguments.tokenizer else None, shard_bytes)
+    print(
+        f"{arguments.target}: {len(checkpoint.tensors)} tensors, {checkpoint.nbytes / 1e6:,.1f} MB, "
+        f"{checkpoint.config['vocab_size']} rows of vocabulary, {arguments.to}"
+    )
+
+
+def write(arguments: ConvertArguments, checkpoint: Checkpoint, tokenizer: Tokenizer | None, shard_bytes: int) -> None:
+    """Write the target directory with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mvjax.weights import saving, write_checkpoint
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with (
+        saving(arguments.target, checkpoint.nbytes) as directory,
+        Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
+    ):
+        bar = progress.add_task(f"writing {arguments.to}", total=checkpoint.nbytes)
+        write_checkpoint(
+            directory,
+            checkpoint,
+            arguments.to,
+            max_shard_bytes=shard_bytes,
+            progress=lambda name, count: progress.advance(bar, count),
+        )
+        if tokenizer is not None:
+            tokenizer.save(directory)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as "5GB" (10^9), "2GiB" (2^30) or "1000"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    size = int(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
+    if size < 1:
+        raise UserError(f"--max-shard-size {text!r} is no size: write it as 5GB, 500MB or 2GiB")
+    return size
+
+
+def refuse_target(target: Path, source: Path, overwrite: bool) -> None:
+    """Raise `UserError` where writing the target would destroy what nobody asked to destroy."""
+    if target.is_file():
+        raise UserError(f"{target} is a file: name a directory to write")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{target} is not empty: name another directory, or --overwrite to replace it")
+    if not (target / "config.json").is_file():
+        raise UserError(f"{target} holds files that are no model, which --overwrite does not replace: name another")
+    if target.resolve() in source.resolve().parents:
+        raise UserError(f"{target} holds the source {source}, which would be deleted: name another directory")
+
+
+def read_tokenizer(source: Path) -> Tokenizer:
+    """The tokenizer beside or inside the weights."""
+    from mvjax.tokenizers import load_tokenizer
+
+    try:
+        return load_tokenizer(source)
+    except UserError as error:
+        raise UserError(f"{error} (--no-tokenizer converts the weights alone)") from error
+
+
+def with_tags(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Checkpoint, Tokenizer]:
+    """Both with the control tags. Where both have them already nothing changes: the rows may be trained."""
+    from mvjax.weights import add_tag_rows
+
+    if tokenizer.tag_ids is not None and max(tokenizer.tag_ids) < checkpoint.config["vocab_size"]:
+        return checkpoint, tokenizer
+    tokenizer = tokenizer.with_control_tags()
+    return add_tag_rows(checkpoint, tokenizer.tag_ids, tokenizer.tag_pieces()), tokenizer
+
+
+def merged(checkpoint: Checkpoint, adapter: Path, fingerprint: str) -> Checkpoint:
+    """The checkpoint with an adapter folded in: computed in float32, written in the type the weights had."""
+    from mvjax.models import from_checkpoint, load_adapter, to_checkpoint
+    from mvjax.weights import lazily
+
+    if not adapter.is_file():
+        raise UserError(f"{adapter}: there is no such adapter file")
+    decoder = load_adapter(adapter, from_checkpoint(checkpoint, scan_layers=False), tokenizer=fingerprint)
+    result = to_checkpoint(decoder)
+    kept = {
+        key: checkpoint.config[key]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if key in checkpoint.config
+    }
+    result = dataclasses.replace(
+        result, config=result.config | kept, source=checkpoint.source, generation=checkpoint.generation
+    )
+    return result.astype(lazily(checkpoint.tensors)["model.embed_tokens.weight"].dtype.name)
