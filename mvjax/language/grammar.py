@@ -17,7 +17,8 @@ map or after a conclusion. Training data may contain none of these.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
+from functools import cache
 
 from mvjax.language import tags
 
@@ -25,21 +26,55 @@ NONE = -1
 """Index of what a cut transcript does not reach."""
 
 
-class Stand(Enum):
+class Stand(IntEnum):
     """Where a block stands between two tags."""
 
-    BLOCK = "after <Parallel>"
-    GOAL = "in <Goal>"
-    OUTLINE = "in <Outline>"
-    MAPPED = "after </Goal>"
-    PATH = "in <Path>"
-    BETWEEN = "after </Path>"
-    CONCLUSION = "in <Conclusion>"
-    CONCLUDED = "after </Conclusion>"
+    BLOCK = 0
+    GOAL = 1
+    OUTLINE = 2
+    MAPPED = 3
+    PATH = 4
+    BETWEEN = 5
+    CONCLUSION = 6
+    CONCLUDED = 7
 
+
+WORDS = (
+    "after <Parallel>",
+    "in <Goal>",
+    "in <Outline>",
+    "after </Goal>",
+    "in <Path>",
+    "after </Path>",
+    "in <Conclusion>",
+    "after </Conclusion>",
+)
+"""The stands for error messages."""
 
 TAGS_ONLY = frozenset((Stand.BLOCK, Stand.GOAL, Stand.MAPPED, Stand.BETWEEN, Stand.CONCLUDED))
 """Where nothing but separators may stand between two tags."""
+
+
+@cache
+def allowed_in_block(stand: Stand, has_outlines: bool, more_paths: bool, engine_output: bool) -> tuple[int, ...]:
+    """The tags that may come next in a block; `more_paths`: it has more outlines than paths so far."""
+    match stand:
+        case Stand.BLOCK:
+            return (tags.GOAL_OPEN, tags.PARALLEL_CLOSE) if engine_output else (tags.GOAL_OPEN,)
+        case Stand.GOAL:
+            return (tags.OUTLINE_OPEN, tags.GOAL_CLOSE) if has_outlines or engine_output else (tags.OUTLINE_OPEN,)
+        case Stand.OUTLINE:
+            return (tags.OUTLINE_CLOSE,)
+        case Stand.MAPPED:
+            return (tags.PATH_OPEN,) * more_paths + (tags.PARALLEL_CLOSE,) * engine_output
+        case Stand.PATH:
+            return (tags.PARALLEL_OPEN, tags.PATH_CLOSE)
+        case Stand.BETWEEN:
+            return (tags.PATH_OPEN,) * more_paths + (tags.CONCLUSION_OPEN,) * (engine_output or not more_paths)
+        case Stand.CONCLUSION:
+            return (tags.CONCLUSION_CLOSE,)
+        case Stand.CONCLUDED:
+            return (tags.PARALLEL_CLOSE,)
 
 
 @dataclass(slots=True)
@@ -73,28 +108,8 @@ class Block:
 
     def allowed(self, engine_output: bool = False) -> tuple[int, ...]:
         """The tags that may come next in this block."""
-        n_outlines, n_paths = len(self.outlines), len(self.paths)
-        match self.stand:
-            case Stand.BLOCK:
-                return (tags.GOAL_OPEN, tags.PARALLEL_CLOSE) if engine_output else (tags.GOAL_OPEN,)
-            case Stand.GOAL:
-                return (tags.OUTLINE_OPEN, tags.GOAL_CLOSE) if n_outlines or engine_output else (tags.OUTLINE_OPEN,)
-            case Stand.OUTLINE:
-                return (tags.OUTLINE_CLOSE,)
-            case Stand.MAPPED if engine_output:
-                return (tags.PATH_OPEN, tags.PARALLEL_CLOSE) if n_outlines else (tags.PARALLEL_CLOSE,)
-            case Stand.MAPPED:
-                return (tags.PATH_OPEN,)
-            case Stand.PATH:
-                return (tags.PARALLEL_OPEN, tags.PATH_CLOSE)
-            case Stand.BETWEEN if n_paths < n_outlines:
-                return (tags.PATH_OPEN, tags.CONCLUSION_OPEN) if engine_output else (tags.PATH_OPEN,)
-            case Stand.BETWEEN:
-                return (tags.CONCLUSION_OPEN,)
-            case Stand.CONCLUSION:
-                return (tags.CONCLUSION_CLOSE,)
-            case Stand.CONCLUDED:
-                return (tags.PARALLEL_CLOSE,)
+        n_outlines = len(self.outlines)
+        return allowed_in_block(self.stand, n_outlines > 0, len(self.paths) < n_outlines, engine_output)
 
     def take(self, index: int, code: int) -> None:
         """Move on over the tag at `index`, one of this block's own (not `<Parallel>`)."""
@@ -145,4 +160,4 @@ def describe_found(code: int, block: Block | None, think_open: bool) -> str:
         return f"{word} of a block without a path"
     if code == tags.PATH_OPEN and block.stand is Stand.BETWEEN:
         return f"{word} beyond the block's {len(block.outlines)} outlines"
-    return f"{word} {block.stand.value}"
+    return f"{word} {WORDS[block.stand]}"

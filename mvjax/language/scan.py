@@ -9,10 +9,21 @@ from jaxtyping import Bool, Int
 
 from mvjax.language import tags
 from mvjax.language.errors import TranscriptError
-from mvjax.language.grammar import TAGS_ONLY, Block, Stand, describe_expected, describe_found
+from mvjax.language.grammar import NONE, TAGS_ONLY, Block, Stand, describe_expected, describe_found
 
-WRITTEN_SEPARATOR = frozenset((tags.GOAL_CLOSE, tags.PATH_OPEN, tags.PATH_CLOSE, tags.CONCLUSION_OPEN))
+WRITTEN_SEPARATOR = (tags.GOAL_CLOSE, tags.PATH_OPEN, tags.PATH_CLOSE, tags.CONCLUSION_OPEN)
 """The tags whose separator the interpreter writes."""
+
+BEFORE_TAGS = (
+    *(tags.PARALLEL_OPEN, tags.GOAL_OPEN, tags.OUTLINE_CLOSE, tags.GOAL_CLOSE),
+    *(tags.PATH_CLOSE, tags.CONCLUSION_CLOSE),
+)
+"""The tags behind which only separators may stand up to the next tag."""
+
+LABEL = f'a label of at most {tags.LABEL_LIMIT} tokens and ":"'
+
+HEADED = (tags.OUTLINE_OPEN, tags.PATH_OPEN)
+"""The tags behind which a label stands."""
 
 HEAD_LIMIT = tags.LABEL_LIMIT + 2
 """How many tokens after `<Path>` its ":" may stand at most: the separator, the label, the ":" itself."""
@@ -59,24 +70,29 @@ def scan(
     codes_N = codes_T[tags_N]
     if codes_N.size and (codes_N.min() < tags.TEXT or codes_N.max() >= len(tags.TAGS)):
         raise ValueError(f"codes of tokens must lie between {tags.TEXT} and {len(tags.TAGS) - 1}")
-    index_N, limit_N = tags_N.tolist(), [*tags_N[1:].tolist(), n_tokens]
-    colon_N = _next_after(tags_N, colon_T)
+    limit_N = np.append(tags_N[1:], n_tokens)[: len(tags_N)]
     text_T = codes_T == tags.TEXT if separator_T is None else (codes_T == tags.TEXT) & ~separator_T
-    text_N = _next_after(tags_N, text_T)
-    first_text = _next_after(np.array([prompt_length - 1]), text_T)[0]
+    first_text = int(_next_after(np.array([prompt_length - 1]), text_T)[0])
+    label_N = _labels(tags_N, codes_N, limit_N, colon_T, separator_T)
+    amiss_N = _misplaced_text(tags_N, codes_N, limit_N, text_T, separator_T, engine_output)
 
     walk = _Walk(record, engine_output, max_depth, faults)
     walk.in_prompt = scan_prompt and prompt_length > 0
-    for index, code, colon, text, limit in zip(index_N, codes_N.tolist(), colon_N, text_N, limit_N):
+    for index, code, limit, label, amiss in zip(*(a.tolist() for a in (tags_N, codes_N, limit_N, label_N, amiss_N))):
         if walk.in_prompt and index >= prompt_length:
             walk.end_prompt(prompt_length)
         # Where no prompt length is given the prompt may be part of the tokens, so text before <Think> proves nothing.
         walk.text_seen = not walk.in_prompt and prompt_length > 0 and first_text < index
         block = walk.step(index, code)
-        if block is not None and code in (tags.OUTLINE_OPEN, tags.PATH_OPEN):
-            walk.read_label(block, index, code, colon, limit, n_tokens, separator_T)
-        if separator_T is not None:
-            walk.check_text(index, code, text, limit, n_tokens, separator_T)
+        if block is not None and code in HEADED:
+            span = block.paths[-1] if code == tags.PATH_OPEN else block.outlines[-1]
+            span.colon = label
+            wanted = label == NONE and (code == tags.PATH_OPEN or not engine_output)
+            # A transcript may be cut within a label.
+            if wanted and (limit < n_tokens or n_tokens - index > HEAD_LIMIT or colon_T[index:].any()):
+                walk.fail(index, f"{tags.TAGS[code]} without a label", LABEL)
+        if amiss != NONE:
+            walk.fail_text(amiss, code)
     if walk.in_prompt:
         walk.end_prompt(prompt_length)
     if complete:
@@ -84,10 +100,47 @@ def scan(
     return Structure(walk.events, walk.blocks, walk.stack, walk.think_open)
 
 
-def _next_after(indices_N: np.ndarray, where_T: np.ndarray) -> list[int]:
+def _next_after(indices_N: np.ndarray, where_T: np.ndarray) -> np.ndarray:
     """Per index, the next one after it where `where_T` holds; the length where there is none."""
     true_M = np.append(np.flatnonzero(where_T), len(where_T))
-    return true_M[np.searchsorted(true_M[:-1], indices_N, side="right")].tolist()
+    return true_M[np.searchsorted(true_M[:-1], indices_N, side="right")]
+
+
+def _labels(
+    tags_N: np.ndarray,
+    codes_N: np.ndarray,
+    limit_N: np.ndarray,
+    colon_T: np.ndarray,
+    separator_T: np.ndarray | None,
+) -> np.ndarray:
+    """Per tag the token with the ":" that ends a label behind it; -1 where none does before the next tag, `limit_N`."""
+    colon_N = _next_after(tags_N, colon_T)
+    good_N = (colon_N < limit_N) & (colon_N - tags_N <= HEAD_LIMIT)
+    if separator_T is not None:
+        # Only the first token may be a separator. (A token may hold both a newline and ":": that ends the label.)
+        second_N = _next_after(tags_N + 1, separator_T & ~colon_T)
+        good_N &= second_N > colon_N
+    return np.where(good_N, colon_N, NONE)
+
+
+def _misplaced_text(
+    tags_N: np.ndarray,
+    codes_N: np.ndarray,
+    limit_N: np.ndarray,
+    text_T: np.ndarray,
+    separator_T: np.ndarray | None,
+    engine_output: bool,
+) -> np.ndarray:
+    """Per tag the first token before the next tag that may not stand behind it; -1 where all is well or unknown."""
+    if separator_T is None:
+        return np.full(len(tags_N), NONE)
+    # The interpreter writes the separators around paths itself: there even its own output has nothing else.
+    bare = (tags.GOAL_CLOSE, tags.PATH_CLOSE) if engine_output else BEFORE_TAGS
+    next_text_N = _next_after(tags_N, text_T)
+    amiss_N = np.where(np.isin(codes_N, bare) & (next_text_N < limit_N), next_text_N, NONE)
+    next_N = np.minimum(tags_N + 1, len(text_T) - 1)
+    bad_N = np.isin(codes_N, WRITTEN_SEPARATOR) & (next_N > tags_N) & ~separator_T[next_N]
+    return np.where(bad_N, next_N, amiss_N)
 
 
 class _Walk:
@@ -99,6 +152,8 @@ class _Walk:
         self.blocks: list[Block] = []
         self.stack: list[Block] = []
         self.think_open = self.in_prompt = self.text_seen = False
+        self.last = NONE
+        """Index of the last tag."""
         self.begun = False
         """Whether the response has had a tag already."""
 
@@ -124,6 +179,7 @@ class _Walk:
 
     def step(self, index: int, code: int) -> Block | None:
         """Take the tag at `index`; returns the block that it belongs to, None for Think and for a tag passed over."""
+        self.last = index
         if code not in self.allowed():
             block = self.stack[-1] if self.stack else None
             self.fail(index, describe_found(code, block, self.think_open), self.expected())
@@ -162,39 +218,12 @@ class _Walk:
             tags.PARALLEL_CLOSE: tuple(Stand),
         }.get(code, ())
 
-    def read_label(
-        self,
-        block: Block,
-        index: int,
-        code: int,
-        colon: int,
-        limit: int,
-        n_tokens: int,
-        separator_T: np.ndarray | None,
-    ) -> None:
-        """Find the ":" that ends the label behind the `<Outline>` or `<Path>` at `index`; `limit`: the next tag."""
-        is_path = code == tags.PATH_OPEN
-        span = block.paths[-1] if is_path else block.outlines[-1]
-        found = colon < limit and colon - index <= HEAD_LIMIT
-        if found and separator_T is not None:
-            found = not separator_T[index + 2 : colon].any()
-        cut = limit == n_tokens and colon >= limit and n_tokens - index - 1 <= HEAD_LIMIT
-        if found:
-            span.colon = colon
-        elif not cut and (is_path or not self.engine_output):
-            self.fail(
-                index, f"{tags.TAGS[code]} without a label", f'a label of at most {tags.LABEL_LIMIT} tokens and ":"'
-            )
-
-    def check_text(self, index: int, code: int, text: int, limit: int, n_tokens: int, separator_T: np.ndarray) -> None:
-        """What stands between the tag at `index` and the next one, at `limit`; `text`: the next token of plain text."""
-        stand = self.stack[-1].stand if self.stack else None
-        # The interpreter writes the separators around paths itself: there even its own output has nothing else.
-        strict = not self.engine_output or stand in (Stand.MAPPED, Stand.BETWEEN)
-        if text < limit and strict and stand in TAGS_ONLY:
-            self.fail(text, f"text {stand.value}", self.expected())
-        if code in WRITTEN_SEPARATOR and index + 1 < n_tokens and not separator_T[index + 1]:
-            self.fail(index + 1, f"no separator after {tags.TAGS[code]}", "a newline: each tag has its own line")
+    def fail_text(self, index: int, code: int) -> None:
+        """Something at `index` that may not stand behind the tag of this code."""
+        if code in WRITTEN_SEPARATOR and index == self.last + 1:
+            self.fail(index, f"no separator after {tags.TAGS[code]}", "a newline: each tag has its own line")
+        else:
+            self.fail(index, f"text after {tags.TAGS[code]}", self.expected())
 
     def end_prompt(self, prompt_length: int) -> None:
         """Earlier responses must be whole; a new one begins."""
