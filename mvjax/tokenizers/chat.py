@@ -7,6 +7,7 @@ split at control literals. A control literal in the rendered text was therefore 
 the model in an earlier turn.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ class Protection:
         """Picks stand-ins for the first characters of `literals` that occur nowhere in `texts`."""
         firsts = sorted({literal[0] for literal in literals})
         used = set().union(*map(set, texts))
-        free = (chr(c) for c in (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)) if chr(c) not in used)
+        free = (chr(c) for c in itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)) if chr(c) not in used)
         try:
             return cls({first: next(free) for first in firsts}, next(free))
         except StopIteration:
