@@ -73,7 +73,9 @@ def scan(
     limit_N = np.append(tags_N[1:], n_tokens)[: len(tags_N)]
     text_T = codes_T == tags.TEXT if separator_T is None else (codes_T == tags.TEXT) & ~separator_T
     first_text = int(_next_after(np.array([prompt_length - 1]), text_T)[0])
-    label_N = _labels(tags_N, codes_N, limit_N, colon_T, separator_T)
+    # An engine's labels are of any length: one that it makes up begins with the whole label of the path around it.
+    head_limit = n_tokens if engine_output else HEAD_LIMIT
+    label_N = _labels(tags_N, limit_N, colon_T, separator_T, head_limit)
     amiss_N = _misplaced_text(tags_N, codes_N, limit_N, text_T, separator_T, engine_output)
 
     walk = _Walk(record, engine_output, max_depth, faults)
@@ -89,7 +91,7 @@ def scan(
             span.colon = label
             wanted = label == NONE and (code == tags.PATH_OPEN or not engine_output)
             # A transcript may be cut within a label.
-            if wanted and (limit < n_tokens or n_tokens - index > HEAD_LIMIT or colon_T[index:].any()):
+            if wanted and (limit < n_tokens or n_tokens - index > head_limit or colon_T[index:].any()):
                 walk.fail(index, f"{tags.TAGS[code]} without a label", LABEL)
         if amiss != NONE:
             walk.fail_text(amiss, code)
@@ -108,14 +110,14 @@ def _next_after(indices_N: np.ndarray, where_T: np.ndarray) -> np.ndarray:
 
 def _labels(
     tags_N: np.ndarray,
-    codes_N: np.ndarray,
     limit_N: np.ndarray,
     colon_T: np.ndarray,
     separator_T: np.ndarray | None,
+    head_limit: int,
 ) -> np.ndarray:
     """Per tag the token with the ":" that ends a label behind it; -1 where none does before the next tag, `limit_N`."""
     colon_N = _next_after(tags_N, colon_T)
-    good_N = (colon_N < limit_N) & (colon_N - tags_N <= HEAD_LIMIT)
+    good_N = (colon_N < limit_N) & (colon_N - tags_N <= head_limit)
     if separator_T is not None:
         # Only the first token may be a separator. (A token may hold both a newline and ":": that ends the label.)
         second_N = _next_after(tags_N + 1, separator_T & ~colon_T)

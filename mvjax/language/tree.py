@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from mvjax.language import tags
+from mvjax.language.errors import TranscriptError
 from mvjax.language.grammar import NONE
 from mvjax.language.scan import MAX_DEPTH, Structure, scan
 
@@ -144,13 +145,15 @@ def parse_tokens(
     complete: bool = False,
     max_depth: int = MAX_DEPTH,
     record: str = "",
+    faults: list[TranscriptError] | None = None,
 ) -> Transcript:
     """The tree of a transcript of tokens (ids or strings).
 
     The other arguments are those of `lay_out`. With `scan_prompt`, the prompt is part of the tree, and the transcript's
     own `prompt` is empty. `render_tokens` gives the tokens back.
 
-    Raises TranscriptError at the first fault.
+    Raises TranscriptError at the first fault; with a list for `faults` they are collected there instead, and the tree is
+    the best that can be made.
     """
     codes_T = np.asarray(codes_T)
     structure = scan(
@@ -163,6 +166,7 @@ def parse_tokens(
         complete=complete,
         max_depth=max_depth,
         record=record,
+        faults=faults,
     )
 
     def label(start: int, colon: int) -> Content:

@@ -255,6 +255,14 @@ def test_what_not_even_an_engine_may_produce(text):
         laid_out(text, engine_output=True)
 
 
+def test_an_engine_may_write_labels_of_any_length():
+    text = f"<Parallel> ~ {GOAL} <Path> ~ {'1 . ' * 12} 1 : a ~ </Path> ~ {REDUCE}"
+    layout = laid_out(text, engine_output=True)
+    head = tokens_of(text).index("<Path>") + 27
+    assert not layout.loss[head - 27 : head + 1].any()
+    assert layout.loss[head + 1]
+
+
 def test_nesting_has_a_limit():
     def nested(depth):
         if not depth:
