@@ -55,7 +55,7 @@ def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
             begin, stop = (8 + length + offset for offset in fields["data_offsets"])
             shape, dtype = tuple(fields["shape"]), DTYPE_NAMES[fields["dtype"]]
             entries[name] = LazyTensor(shape, dtype, reader(path, begin, shape, dtype))
-            if entries[name].nbytes != stop - begin or begin < 8 + length:
+            if entries[name].nbytes != stop - begin or begin < 8 + length or min(shape, default=0) < 0:
                 raise damaged
             end = max(end, stop)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
