@@ -1,25 +1,25 @@
 """SentencePiece vocabularies: read, given control tags, trained, turned into Hugging Face's form."""
 
 import base64
-import io
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2 as schema
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.language.tags import TAGS
+from mvjax.tokenizers import sentencepiece_schema as schema
 from mvjax.tokenizers.backend import ControlToken, metaspace_bytes
 from mvjax.tokenizers.definition import DefinitionBackend
 
 MODEL_FILE = "tokenizer.model"
 """Where a directory keeps the model."""
-
-_Piece = schema.ModelProto.SentencePiece
-_BPE = schema.TrainerSpec.BPE
 
 
 class SentencePieceBackend:
@@ -38,7 +38,7 @@ class SentencePieceBackend:
             UserError: not a SentencePiece model, or one of words or characters (unigram and BPE are supported).
         """
         self.model, self.source = model, source
-        self._proto = schema.ModelProto()
+        self._proto = schema.Model()
         try:
             self._proto.ParseFromString(model)
             if not self._proto.pieces:
@@ -49,14 +49,14 @@ class SentencePieceBackend:
             raise UserError(
                 f"{source}: not a SentencePiece model ({reason}); damaged or cut short, fetch it again"
             ) from None
-        if self._proto.trainer_spec.model_type not in (schema.TrainerSpec.UNIGRAM, _BPE):
+        if self._proto.trainer_spec.model_type not in (schema.UNIGRAM, schema.BPE):
             raise UserError(f"{source}: only unigram and BPE SentencePiece models are supported")
         self.ids = {piece.piece: i for i, piece in enumerate(self._proto.pieces)}
         self.size = len(self._proto.pieces)
         self.controls = tuple(
             ControlToken(i, piece.piece)
             for i, piece in enumerate(self._proto.pieces)
-            if piece.type == _Piece.CONTROL or piece.piece in TAGS
+            if piece.type == schema.CONTROL or piece.piece in TAGS
         )
         self._inner = self._processor(prefix=False)
         self._start = self._processor(prefix=True)
@@ -71,12 +71,12 @@ class SentencePieceBackend:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
     def _processor(self, *, prefix: bool) -> sentencepiece.SentencePieceProcessor:
-        proto = schema.ModelProto()
+        proto = schema.Model()
         proto.CopyFrom(self._proto)
         for token in self.controls:
-            if proto.pieces[token.id].type == _Piece.USER_DEFINED:
+            if proto.pieces[token.id].type == schema.USER_DEFINED:
                 # Unused pieces are never cut; the name (U+FDD0 is no character) means that no text spells it either.
-                proto.pieces[token.id].type = _Piece.UNUSED
+                proto.pieces[token.id].type = schema.UNUSED
                 proto.pieces[token.id].piece = f"\ufdd0control\ufdd1{token.id}"
         if not prefix:
             proto.normalizer_spec.add_dummy_prefix = False
@@ -87,20 +87,20 @@ class SentencePieceBackend:
         return (self._start if start else self._inner).encode(text)
 
     def pieces(self) -> list[bytes]:
-        literal = (_Piece.CONTROL, _Piece.UNKNOWN)
+        literal = (schema.CONTROL, schema.UNKNOWN)
         return [p.piece.encode() if p.type in literal else metaspace_bytes(p.piece) for p in self._proto.pieces]
 
     def find(self, text: str) -> int | None:
         return self.ids.get(text)
 
     def with_controls(self, texts: tuple[str, ...]) -> "SentencePieceBackend":
-        proto = schema.ModelProto()
+        proto = schema.Model()
         proto.CopyFrom(self._proto)
         for text in texts:
             if text in self.ids:
-                proto.pieces[self.ids[text]].type = _Piece.USER_DEFINED
+                proto.pieces[self.ids[text]].type = schema.USER_DEFINED
             else:
-                proto.pieces.add(piece=text, score=0.0, type=_Piece.USER_DEFINED)
+                proto.pieces.add(piece=text, score=0.0, type=schema.USER_DEFINED)
         return SentencePieceBackend(proto.SerializeToString(), self.source)
 
     def names(self) -> dict[str, str]:
@@ -137,9 +137,9 @@ class SentencePieceBackend:
         controls = {token.id for token in self.controls}
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         added = [
-            {"id": i, "content": piece.piece, **flags, "special": i in controls or piece.type == _Piece.UNKNOWN}
+            {"id": i, "content": piece.piece, **flags, "special": i in controls or piece.type == schema.UNKNOWN}
             for i, piece in enumerate(self._proto.pieces)
-            if i in controls or piece.type in (_Piece.UNKNOWN, _Piece.USER_DEFINED)
+            if i in controls or piece.type in (schema.UNKNOWN, schema.USER_DEFINED)
         ]
         return {
             "version": "1.0",
@@ -150,12 +150,12 @@ class SentencePieceBackend:
             "pre_tokenizer": None,
             "post_processor": None,
             "decoder": {"type": "Sequence", "decoders": decoder},
-            "model": self._bpe() if self._proto.trainer_spec.model_type == _BPE else self._unigram(),
+            "model": self._bpe() if self._proto.trainer_spec.model_type == schema.BPE else self._unigram(),
         }
 
     def _unigram(self) -> dict[str, Any]:
         # Byte pieces must not be cut from text that happens to spell "<0x0A>".
-        scores = [[p.piece, -1e6 if p.type == _Piece.BYTE else p.score] for p in self._proto.pieces]
+        scores = [[p.piece, -1e6 if p.type == schema.BYTE else p.score] for p in self._proto.pieces]
         spec = self._proto.trainer_spec
         return {"type": "Unigram", "unk_id": spec.unk_id, "byte_fallback": spec.byte_fallback, "vocab": scores}
 
@@ -163,7 +163,7 @@ class SentencePieceBackend:
         """SentencePiece merges by the score of the result: so every way to make a piece is a merge of that rank."""
         merges = []
         for piece in self._proto.pieces:
-            if piece.type != _Piece.NORMAL:
+            if piece.type != schema.NORMAL:
                 continue
             cuts = [(piece.piece[:i], piece.piece[i:]) for i in range(1, len(piece.piece))]
             found = [(a, b) for a, b in cuts if a in self.ids and b in self.ids]
@@ -203,30 +203,34 @@ def train_sentencepiece(texts: Iterable[str], path: str | Path, *, vocab_size: i
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError("no text to train a tokenizer on; give it some")
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type=model_type,
-            vocab_size=vocab_size,
-            user_defined_symbols=list(TAGS),
-            pad_id=3,
-            byte_fallback=True,
-            split_digits=True,
-            required_chars=":.0123456789",
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            max_sentence_length=1 << 20,
-            num_threads=1,  # the order of sums decides ties: one thread gives the same model every time
-            minloglevel=2,
-        )
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"training a vocabulary of {vocab_size} failed: {reason}") from None
+    options = {
+        "model_type": model_type,
+        "vocab_size": vocab_size,
+        "user_defined_symbols": list(TAGS),
+        "pad_id": 3,
+        "byte_fallback": True,
+        "split_digits": True,
+        "required_chars": ":.0123456789",
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "max_sentence_length": 1 << 20,
+        "num_threads": 1,  # the order of sums decides ties: one thread gives the same model every time
+        "minloglevel": 2,
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        corpus, prefix = Path(directory, "corpus.txt"), Path(directory, "model")
+        corpus.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+        options |= {"input": str(corpus), "model_prefix": str(prefix)}
+        # Several versions of the library end the process where there is too little text: so not this one.
+        script = "import json, sys, sentencepiece; sentencepiece.SentencePieceTrainer.train(**json.loads(sys.argv[1]))"
+        child = subprocess.run([sys.executable, "-c", script, json.dumps(options)], capture_output=True, text=True)
+        if child.returncode:
+            reason = " ".join(child.stderr.split())[-200:]
+            raise UserError(f"training a vocabulary of {vocab_size} failed, give more text or a smaller one: {reason}")
+        model = Path(f"{prefix}.model").read_bytes()
     path = Path(path)
     with atomic_path(path) as temporary:
-        Path(temporary).write_bytes(model.getvalue())
+        Path(temporary).write_bytes(model)
     return path

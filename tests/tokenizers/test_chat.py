@@ -55,7 +55,7 @@ def test_system_message_comes_first(smollm):
     assert text == "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=NASTY, system=NASTY)
 def test_messages_cannot_make_control_tokens(smollm, text, system):
     quiet = controls(smollm, smollm.render_chat([user("a"), user("b")], system="c"))

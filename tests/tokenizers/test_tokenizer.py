@@ -84,14 +84,14 @@ def any_tokenizer(request):
 
 
 class TestPlainText:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(text=TEXTS)
     def test_text_comes_back(self, tokenizer, text):
         if "\u2581" in text:  # SentencePiece's own sign for a space
             text = text.replace("\u2581", "")
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(text=TEXTS)
     def test_never_a_control_token(self, any_tokenizer, text):
         controls = {token.id for token in any_tokenizer.backend.controls}
@@ -153,13 +153,13 @@ class TestTags:
 
 
 class TestResponse:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(text=TEXTS)
     def test_text_comes_back(self, tokenizer, text):
         text = text.replace("\u2581", "")
         assert tokenizer.decode(tokenizer.encode_response(text)) == text
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(text=TEXTS)
     def test_every_tag_is_one_token_and_nothing_else_is(self, any_tokenizer, text):
         ids = any_tokenizer.encode_response(text)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mvjax.errors import UserError
 from mvjax.language.tags import TAGS
-from mvjax.tokenizers import load_tokenizer
+from mvjax.tokenizers import load_tokenizer, sentencepiece_schema
 from mvjax.tokenizers.gguf_vocabulary import PRE_TOKENIZERS, read_metadata
 from mvjax.tokenizers.sentencepiece_model import train_sentencepiece
 
@@ -358,3 +358,22 @@ def foreign_model(path, corpus):
         minloglevel=2,
     )
     return path
+
+
+def test_schema_is_sentencepieces():
+    """Field numbers, kinds and defaults equal those of the package's own message classes."""
+    try:
+        from sentencepiece import sentencepiece_model_pb2 as package
+    except Exception as error:  # it demands a protobuf as new as the one that generated it
+        pytest.skip(f"the package's classes cannot be imported here: {error}")
+    mine = sentencepiece_schema.Model.DESCRIPTOR
+    theirs = package.ModelProto.DESCRIPTOR
+    pairs = [(mine, theirs)]
+    for field in mine.fields:
+        assert theirs.fields_by_number[field.number].name == field.name
+        pairs.append((field.message_type, theirs.fields_by_number[field.number].message_type))
+    for message, other in pairs[1:]:
+        for field in message.fields:
+            found = other.fields_by_number[field.number]
+            assert (found.name, found.default_value) == (field.name, field.default_value)
+            assert found.type == field.type or found.enum_type is not None
