@@ -152,8 +152,8 @@ def parse_tokens(
     The other arguments are those of `lay_out`. With `scan_prompt`, the prompt is part of the tree, and the transcript's
     own `prompt` is empty. `render_tokens` gives the tokens back.
 
-    Raises TranscriptError at the first fault; with a list for `faults` they are collected there instead, and the tree is
-    the best that can be made.
+    Raises TranscriptError at the first fault; with a list for `faults` they are collected there instead, and the tree
+    is the best that can be made.
     """
     codes_T = np.asarray(codes_T)
     structure = scan(
