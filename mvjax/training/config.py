@@ -33,10 +33,10 @@ class TrainConfig:
     """Share of Multiverse-form records in each pass, in order; the last share holds for all later passes."""
     repeat: tuple[int, ...] = ()
     """How often each file of `data` enters a pass (one number a file); empty: once each."""
-    max_bad_share: float = 0.01
-    """Malformed records are skipped and counted; a larger share of them ends the run."""
+    max_bad_share: float = 0.02
+    """Records that are malformed, longer than a row or nested too deep are left out; a larger share ends the run."""
     row_length: int = 512
-    """Tokens in a packed row; a longer record is cut."""
+    """Tokens in a packed row."""
     levels: int = 4
     """Levels of hidden intervals a batch carries: one for the document and one for each level of nesting."""
     rows: int = 8

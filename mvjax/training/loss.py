@@ -68,7 +68,8 @@ def cross_entropy(
     """Sum of weight * -log softmax(head @ hidden[predecessor])[token] over the targets of a batch.
 
     The logits are hidden @ base_VD^T, those of `head.tag_ids` replaced by hidden @ tags_KD^T. Float32 from the logits
-    on. Rows are this device's own: over several devices call it inside `shard_map` and add up. Gradients flow to hidden, tags and (with `head.train_base`) base, in their own types.
+    on. Rows are this device's own: over several devices call it inside
+    `shard_map` and add up. Gradients flow to hidden, tags and (with `head.train_base`) base, in their own types.
     """
     return _cross_entropy(head, *jax.tree.map(jnp.asarray, (hidden_BTD, base_VD, tags_KD, targets)))
 

@@ -17,7 +17,7 @@ BATCH_AXES = ("data",)
 """Mesh axes that the rows of a batch are spread over."""
 
 PARAMETER_RULES: tuple[tuple[str, PartitionSpec], ...] = ((r".*", PartitionSpec()),)
-"""First match of a parameter's name ("layers/0/q_proj/kernel") wins; all else (optimizer moments) follows its parameter."""
+"""The first pattern that matches a parameter's whole name wins; the optimizer's moments follow their parameter."""
 
 
 def make_mesh(devices: int = 0) -> Mesh:

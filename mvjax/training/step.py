@@ -78,9 +78,7 @@ def make_step(
         return jax.lax.psum((sums, grads), sharding.BATCH_AXES)
 
     rows, whole = PartitionSpec(None, sharding.BATCH_AXES), PartitionSpec()
-    spread = jax.shard_map(
-        gradients, mesh=mesh, in_specs=(whole, whole, whole, rows), out_specs=whole, check_vma=False
-    )
+    spread = jax.shard_map(gradients, mesh=mesh, in_specs=(whole, whole, whole, rows), out_specs=whole, check_vma=False)
 
     def step(state: TrainState, frozen, batch: StepBatch):
         weight = batch.targets.weight_BT.sum()
