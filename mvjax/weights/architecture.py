@@ -72,8 +72,12 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def check(checkpoint: Checkpoint) -> None:
     """Raise `UserError` unless the tensors are those that the configuration asks for, in name and shape."""
-    found, expected = lazily(checkpoint.tensors), expected_shapes(checkpoint.config)
-    where = checkpoint.source or "the model"
+    found, where = lazily(checkpoint.tensors), checkpoint.source or "the model"
+    if (layers := checkpoint.config["num_hidden_layers"]) > len(found):
+        raise UserError(
+            f"{where}: {layers} layers in the configuration, only {len(found)} tensors; fetch the model again"
+        )
+    expected = expected_shapes(checkpoint.config)
     if missing := [name for name in expected if name not in found]:
         raise UserError(f"{where}: {counted(missing)} missing: {listed(missing)}; fetch the model again")
     if extra := [name for name in found if name not in expected]:

@@ -112,6 +112,8 @@ class Cursor:
         if kind != ARRAY:
             return self.scalar(SCALARS[kind])
         inner, length = self.scalar("<I"), self.scalar("<Q")
+        if inner == ARRAY:
+            raise KeyError("array of arrays")
         if length <= LONGEST_ARRAY:
             return [self.value(inner) for _ in range(length)]
         if inner == STRING:

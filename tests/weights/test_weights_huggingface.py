@@ -253,6 +253,7 @@ def test_missing_superfluous_and_misshapen_tensors_are_named(saved):
         ({"hidden_size": None, "vocab_size": "many"}, "vocab_size, hidden_size should be a positive integer"),
         ({"quantization_config": {"bits": 4}}, "quantised in the Hugging Face way"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
+        ({"num_hidden_layers": 10**12}, "1000000000000 layers in the configuration, only 27 tensors"),
     ],
 )
 def test_configurations_that_cannot_be_used_are_named(saved, changes, message):
