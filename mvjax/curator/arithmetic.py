@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 """A number as people write it: 12, 1,200, 0.5, .5."""
 _TOKEN = re.compile(rf"\s*(?:({NUMBER.pattern})|(\*\*|[-+*/^()×÷xX%$=−–]))")
 _SIGNS = {"×": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
 _WORDS = {word: Fraction(value) for value, word in enumerate(_UNITS.split())} | {
     "thirty": Fraction(30), "forty": Fraction(40), "fifty": Fraction(50), "sixty": Fraction(60),
     "seventy": Fraction(70), "eighty": Fraction(80), "ninety": Fraction(90), "hundred": Fraction(100),
@@ -18,9 +22,11 @@ _WORDS = {word: Fraction(value) for value, word in enumerate(_UNITS.split())} | 
     "third": Fraction(1, 3), "quarter": Fraction(1, 4), "fourth": Fraction(1, 4), "fifth": Fraction(1, 5),
     "both": Fraction(2), "couple": Fraction(2), "pair": Fraction(2),
 }  # fmt: skip
+_FRACTION = re.compile(r"\b(two|three|four|five|six|seven|eight|nine)[- ](third|fourth|quarter|fifth)s\b")
 _WORD = re.compile(rf"\b({'|'.join(_WORDS)})s?\b", re.IGNORECASE)
 
 
+@lru_cache(maxsize=65536)
 def parse_number(text: str) -> Fraction:
     """Value of a written number such as 1,200 or .5."""
     return Fraction(text.replace(",", ""))
@@ -52,7 +58,8 @@ def agrees(exact: Fraction, written: str) -> bool:
     return abs(value - exact) <= unit / (200 if "%" in written else 2)
 
 
-def numbers_in(text: str) -> set[Fraction]:
+@lru_cache(maxsize=4096)
+def numbers_in(text: str) -> frozenset[Fraction]:
     """All values that a text mentions: digits, fractions such as 3/8, percentages (as written and as shares), words."""
     found: set[Fraction] = set()
     for match in NUMBER.finditer(text):
@@ -71,7 +78,7 @@ def numbers_in(text: str) -> set[Fraction]:
     for ten, unit in re.findall(r"\b(\w+ty)-(\w+)\b", text.lower()):
         if ten in _WORDS and unit in _WORDS:
             found.add(_WORDS[ten] + _WORDS[unit])
-    return found
+    return frozenset(found)
 
 
 def _tokens(text: str) -> list[str]:

@@ -13,21 +13,34 @@ _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _LITERAL = re.compile(rf"\s*\$?\s*(?:{NUMBER.pattern})(?:/\d+)?(?:\s*%)?")
 _TRAILING = re.compile(r"[\s\d.,$+*/x×X÷()=%−–-]+$")
 _CONNECTIVE = re.compile(
-    r"^(?:(?:so|thus|therefore|hence|then|next|also|and|but|first(?:ly)?|second(?:ly)?|third(?:ly)?|finally|lastly|now|meanwhile|"
-    r"in addition|additionally|after that|afterwards?|on the other hand|step \d+:?|we know(?: that)?|we can (?:see|calculate)(?: that)?|this means(?: that)?|that means(?: that)?)\b[\s,:]*)+",
+    r"^(?:(?:so|thus|therefore|hence|then|next|also|and|but|firstly|secondly|thirdly|(?:first|second|third)(?=,)|"
+    r"finally|lastly|now|meanwhile|in addition|additionally|after that|afterwards?|on the other hand|step \d+:?|"
+    r"we know(?: that)?|we can (?:see|calculate)(?: that)?|this means(?: that)?|that means(?: that)?)\b[\s,:]*)+",
     re.IGNORECASE,
-)  # fmt: skip
+)
+"""Words at the head of a sentence that tie it to the one before it."""
 _CLAUSE = re.compile(
     r"^(?:if|since|because|as|when|while|given|knowing|considering|out of|of the)\b[^,]*(?:,[^,]*)*?,\s+(?:then |so )?",
-    re.I,
+    re.IGNORECASE,
 )
+"""A subordinate clause at the head of a sentence."""
 _COPULA = re.compile(r"\s+(?:is|are|was|were|equals|will be|would be|comes to|come to|amounts? to)$", re.IGNORECASE)
 _NAMED = re.compile(r"^(?:(?:the|his|her|their|its|each|one|total|a|an)\s|\w+(?:'s|’s|s'|s’)\s)", re.IGNORECASE)
-_PRONOUN = re.compile(r"^(?:he|she|they|it|there|this|that|we|you|i)\b", re.IGNORECASE)
-_NO_NOUN = set(
-    "of in for on at by per after before each left more less fewer and or to from with when a an the is are was were will would that which because since "
-    "if so total altogether every during this as he she they it his her their its than remaining away over".split()
-)  # fmt: skip
+_VAGUE = re.compile(r"^(?:he|she|they|there|this|that|we|you|i|his|her|their)\b|\b(?:it|its|them)\b", re.IGNORECASE)
+"""A clause that does not say whom or what it is about."""
+_NO_NOUN = frozenset(
+    """of in for on at by per after before each left more less fewer and or to from with when a an the is are was were
+    will would that which who because since if so total altogether every during this as he she they it his her their its
+    than remaining away over also being have has had can must""".split()  # noqa: SIM905
+)
+"""Words that end the name of what is counted."""
+_SO = re.compile(r"(?:,? so that|,? so|,? because|, and|;)\s+", re.IGNORECASE)
+_FRAGMENT = re.compile(
+    r"(?:which|who|leaving|or|making|for a|giving|with|a total|because|costing|totaling)\b", re.IGNORECASE
+)
+"""Beginnings that are no sentence by themselves."""
+_LOWER = frozenset(("the", "his", "her", "their", "its", "a", "an", "each", "total", "one"))
+"""Words that lose their capital inside a sentence."""
 
 
 def standing_alone(text: str) -> str:
@@ -91,7 +104,7 @@ def _candidates(sentence: Sentence):
     named = before.rstrip(" $(")[-1:] in ("=", ":")
     before = before.rstrip(" =$(:,")
     noun = _noun(tail)
-    tail = re.split(r"[.,;:!?(]|\b(?:because|since|so|which|leaving|and|but)\b", tail)[0].strip()
+    tail = re.split(r"[,;:!?(]|[.](?=\s|$)|\b(?:because|since|so|which|leaving|and|but)\b", tail)[0].strip()
     tail = re.sub(r"[-+*/=×÷].*", "", tail).strip()
     clean = standing_alone(before)
     asked = "how much" if money else "what percent" if percent else "how many" if noun else "how much"
@@ -104,15 +117,20 @@ def _candidates(sentence: Sentence):
                 asked = "how much" if start.endswith("$") else "how many" if _noun(rest) else "how much"
                 yield _joined(start.rstrip(" $"), asked, rest.strip(" %,"))
     else:
-        clause = _CLAUSE.sub("", clean, count=1)
-        last = standing_alone(re.split(r"(?:,|;|,? so|,? because|,? and)\s+", clean)[-1])
-        short = [last] if len(last.split()) > 1 and not _PRONOUN.match(last) else []
-        for start in (*short, clause, clean, last):
-            start = standing_alone(start)
-            if start and not re.match(r"(?:which|who|leaving|or|making|for a|giving|with)\b", start, re.IGNORECASE):
-                yield f"{start} = {asked} {tail}".rstrip() + "?" if named else _joined(start, asked, tail)
+        for start in _starts(clean):
+            yield f"{start} = {asked} {tail}".rstrip() + "?" if named else _joined(start, asked, tail)
     if shown and not named:
         yield f"{asked.capitalize()} {' '.join([*noun, 'is'])} {expression.strip()}?"
+
+
+def _starts(clean: str) -> list[str]:
+    """Beginnings of a goal, cut out of what stands before the calculation: short ones that name their subject first."""
+    clause = standing_alone(_CLAUSE.sub("", clean, count=1))
+    after_so = standing_alone(_SO.split(clean)[-1])
+    after_comma = standing_alone(clean.rsplit(", ", 1)[-1])
+    named = [text for text in (after_so, clause) if len(text.split()) > 1 and not _VAGUE.search(text)]
+    starts = [*named, clean, clause, after_so, after_comma]
+    return [text for text in starts if text and not _FRAGMENT.match(text)]
 
 
 def _joined(start: str, asked: str, tail: str) -> str:
@@ -121,9 +139,6 @@ def _joined(start: str, asked: str, tail: str) -> str:
         first, rest = start[: copula.start()].split(" ", 1)
         return f"Find {first.lower() if first.lower() in _LOWER else first} {rest}."
     return f"{capital(start)} {asked} {tail}".rstrip() + "?"
-
-
-_LOWER = set("the his her their its a an each total one".split())
 
 
 def _without_expression(text: str, expression: str) -> str:
@@ -138,9 +153,9 @@ def _without_expression(text: str, expression: str) -> str:
 
 
 def _noun(tail: str) -> list[str]:
-    """Up to two words that name what is counted."""
+    """Up to three words that name what is counted."""
     words = []
-    for word in re.match(r"[\sA-Za-z'-]*", tail)[0].split()[:2]:
+    for word in re.match(r"(?:[\sA-Za-z'-]|[.](?=[a-z]))*", tail)[0].split()[:3]:
         if word.lower() in _NO_NOUN or not tail[:1].isspace():
             break
         words.append(word)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path as FilePath
@@ -113,7 +114,7 @@ def grade(record: Record, text: str) -> bool:
 class Writer:
     """Puts a plan into words."""
 
-    def __init__(self, steps: list[Step], given: set[Fraction]):
+    def __init__(self, steps: list[Step], given: Set[Fraction]):
         self.steps = steps
         self.given = given
 

@@ -6,6 +6,7 @@ The solutions of GSM8K (arXiv 2110.14168) carry their calculations as `<<48/2=24
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,18 +14,31 @@ from mvjax.curator.arithmetic import NUMBER, agrees, evaluate, numbers_in
 
 _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _RESULT = re.compile(rf"\s*\$?\s*({NUMBER.pattern})%?")
-_AMOUNT = rf"\$?\s*(?:{NUMBER.pattern})\s*%?"
-_WRITTEN = re.compile(rf"(?=[\d$(.])((?:\(*{_AMOUNT}\)*\s*(?:[-+*/×÷xX−–]\s*))+\(*{_AMOUNT}\)*)\s*=\s*({_AMOUNT})")
-_JOINED_BEFORE = re.compile(r"(?:[-+*/×÷=.,(\d%]|\b(?:of|x|times|per)|/\w+)\s*\$?\(*$", re.IGNORECASE)
+# Possessive throughout: where a word may belong to several parts of a pattern, backtracking would take for ever.
+_AMOUNT = rf"\$?+\s*+(?>{NUMBER.pattern})(?:\s*+%)?+"
+_UNIT = r"(?:\s*+(?![xX]\b)[A-Za-z][A-Za-z.'’]*+(?:/[A-Za-z]++)?+){0,3}+"
+_TERM = rf"\(*+{_AMOUNT}{_UNIT}\)*+\s*+"
+_WRITTEN = re.compile(rf"(?=[\d$(.])((?:{_TERM}(?:[-+*/×÷xX−–]\s*+|(?=\()))++{_TERM})=\s*+({_AMOUNT}(?:/\d++)?+)")
+"""A calculation that stands in the text, with up to three words after each number: 3 cups * 2 = 6."""
+_JOINED_BEFORE = re.compile(
+    r"(?:[-+*/×÷=.,(\d%]|(?:\d|%|half|thirds?|quarters?|fifths?)\s+of|\b(?:x|times|per)|/\w+)\s*\$?\(*$", re.IGNORECASE
+)
 _JOINED_AFTER = re.compile(r"\s*(?:[-+*/×÷^(]|x\s*\d|\d|[.,]\d)", re.IGNORECASE)
 _VARIABLE = re.compile(
-    r"(?<![\w'’])(?:\d*[A-WYZa-wyz])(?![\w'’])\s*[=+*/]|[=+*/]\s*(?:\d*[A-WYZa-wyz])(?![\w'’.])|\b\d+[xX]\b(?!\s*[\d$(.])|\b[xX]\s*[=+\-)]|[=(]\s*[xX]\b|\b[Ll]et [A-Za-z]\b"
+    r"(?<![\w'’])\d*[A-WYZa-wyz](?![\w'’])\s*[=+*/]|[=+*/]\s*\d*[A-WYZa-wyz](?![\w'’.])"
+    r"|\b\d+[xX]\b(?!\s*[\d$(.])|\b[xX]\s*[=+\-)]|[=(]\s*[xX]\b|\b[Ll]et [A-Za-z]\b"
 )
+"""Algebra: a single letter beside an operator, 3x, "let x be"; an x between numbers means times."""
 _BACK = re.compile(
-    r"^(?:so|thus|therefore|hence|then|that|this|these|those|they|it|its|their|each|similarly|likewise|which|now|altogether|the (?:rest|remaining|other|total|difference|combined)|in (?:total|all)|all|both|combined|together|afterwards?|after (?:that|this)|finally|if so)\b"
-    r"|\b(?:the rest|the remaining|the remainder|the others?|another|similarly|likewise|the same|the former|the latter|as well|this (?:means|is)|that (?:means|is)|those|these|twice that|that (?:amount|number|many|much)|this (?:amount|number|many|much)|already|so far)\b",
+    r"^(?:so|thus|therefore|hence|then|that|this|these|those|they|it|its|their|each|similarly|likewise|which|now|"
+    r"altogether|the (?:rest|remaining|other|total|difference|combined)|in (?:total|all)|all|both|combined|together|"
+    r"afterwards?|after (?:that|this)|finally|if so)\b"
+    r"|\b(?:the rest|the remaining|the remainder|the others?|another|similarly|likewise|the same|the former|"
+    r"the latter|as well|this (?:means|is)|that (?:means|is)|those|these|twice that|"
+    r"(?:that|this) (?:amount|number|many|much)|already|so far)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
+"""Words that lean on the sentence before."""
 
 
 class Rejected(ValueError):
@@ -61,10 +75,10 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Step:
-    """A sentence that computes something, with the sentences before it that do not."""
+    """A sentence that computes something, with the sentences before it that do not; or the sentences at the end."""
 
     sentences: tuple[Sentence, ...]
-    """In the order of the solution; the last one or two compute."""
+    """In the order of the solution; the last one computes."""
     results: frozenset[Fraction]
     """What later steps may use."""
     uses: frozenset[Fraction]
@@ -79,24 +93,26 @@ def read_sentence(raw: str) -> Sentence:
     Raises:
       Rejected: a wrong calculation, one that cannot be recomputed, or algebra.
     """
-    raw = raw.strip()
+    raw = _annotate(raw.strip())
     text = " ".join(_ANNOTATION.sub("", raw).split())
     if _VARIABLE.search(text):
         raise Rejected("uses a variable", text)
-    calculations = []
-    for match in _ANNOTATION.finditer(raw):
-        calculations.append(_annotated(match[1], raw, match))
+    calculations = tuple(_annotated(match[1], raw, match) for match in _ANNOTATION.finditer(raw))
+    if not calculations and "=" in text:
+        raise Rejected("a calculation that cannot be read", text)
     for expression, written in _written(text):
-        try:
-            fine = agrees(evaluate(expression), written)
-        except ValueError:
-            continue
-        if not fine:
+        if not agrees(evaluate(expression), written):
             raise Rejected("wrong arithmetic", f"{expression} = {written}")
-        value = evaluate(written)
-        if all(value != other.value for other in calculations):
-            calculations.append(Calculation(expression, written, value))
-    return Sentence(raw, text if text.endswith((".", "!", "?", ":")) else f"{text.rstrip(' ,;')}.", tuple(calculations))
+    return Sentence(raw, text if text.endswith((".", "!", "?", ":")) else f"{text.rstrip(' ,;')}.", calculations)
+
+
+def _annotate(raw: str) -> str:
+    """Annotate the calculations of a sentence that has them in its text only."""
+    hidden = _ANNOTATION.sub(lambda match: "\0" * len(match[0]), raw)
+    for match in reversed(list(_whole(hidden))):
+        expression = _without_units(match[1])
+        raw = f"{raw[: match.start(2)]}<<{expression}={match[2].strip()}>>{raw[match.start(2) :]}"
+    return raw
 
 
 def _annotated(content: str, raw: str, match: re.Match) -> Calculation:
@@ -125,19 +141,31 @@ def _annotated(content: str, raw: str, match: re.Match) -> Calculation:
 
 
 def _written(text: str) -> list[tuple[str, str]]:
-    """Calculations that stand in the text itself, whole (not cut out of a longer one)."""
-    return [
-        (match[1], match[2])
-        for match in _WRITTEN.finditer(text)
-        if not _JOINED_BEFORE.search(text, 0, match.start()) and not _JOINED_AFTER.match(text, match.end())
-    ]
+    """Calculations that stand in the text itself, with their results."""
+    return [(_without_units(match[1]), match[2]) for match in _whole(text)]
+
+
+def _whole(text: str) -> Iterator[re.Match]:
+    """Matches of calculations that can be read and are not cut out of a longer one."""
+    for match in _WRITTEN.finditer(text):
+        if _JOINED_BEFORE.search(text, 0, match.start()) or _JOINED_AFTER.match(text, match.end()):
+            continue
+        try:
+            evaluate(_without_units(match[1]))
+        except ValueError:
+            continue
+        yield match
+
+
+def _without_units(expression: str) -> str:
+    return " ".join(re.sub(r"(?![xX]\b)[A-Za-z][A-Za-z.'’-]*(?:/[A-Za-z]+)?", "", expression).split())
 
 
 def read_steps(solution: str, question: str) -> list[Step]:
     """The steps of a solution (without its `####` line).
 
-    A sentence without a calculation belongs to the step after it, at the end to the step before. A number that it
-    introduces (not in the question) counts as a result.
+    A sentence without a calculation belongs to the step after it; those at the end are a step of their own. A number
+    that such a sentence introduces (not in the question) counts as a result.
 
     Raises:
       Rejected: see read_sentence; or no calculation at all.
@@ -154,17 +182,18 @@ def read_steps(solution: str, question: str) -> list[Step]:
     if not steps:
         raise Rejected("no calculation", solution[:60])
     if waiting:
-        steps[-1] = _step([*steps[-1].sentences, *waiting], given)
+        # What follows the last calculation stays apart from it: it may compare results of several steps.
+        steps.append(_step(waiting, given))
     return steps
 
 
-def _step(sentences: list[Sentence], given: set[Fraction]) -> Step:
+def _step(sentences: list[Sentence], given: Set[Fraction]) -> Step:
     results: set[Fraction] = set()
     uses: set[Fraction] = set()
     for sentence in sentences:
         own = {calculation.value for calculation in sentence.calculations}
         for calculation in sentence.calculations:
-            uses |= _variants(calculation.expression)
+            uses |= numbers_in(calculation.expression)
         rest = _ANNOTATION.sub(" \0", sentence.raw)
         rest = re.sub(r"\0\s*\$?[\d.,/]*\d%?", " ", rest).replace("\0", " ")
         mentioned = numbers_in(rest) - own
@@ -174,10 +203,6 @@ def _step(sentences: list[Sentence], given: set[Fraction]) -> Step:
         results |= own
         results |= {evaluate(c.written.replace("%", "")) / 100 for c in sentence.calculations if "%" in rest}
     return Step(tuple(sentences), frozenset(results), frozenset(uses), bool(_BACK.search(sentences[0].text)))
-
-
-def _variants(expression: str) -> set[Fraction]:
-    return numbers_in(expression)
 
 
 def dependencies(steps: list[Step], question: str) -> tuple[list[set[int]], list[set[int]]]:
