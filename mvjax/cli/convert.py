@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def convert(arguments: ConvertArguments) -> None:
     """Load, change what is to be changed, save."""
-    from mvjax.weights import load_checkpoint
+    from mvjax.weights import load_checkpoint, with_tag_rows
 
     shard_bytes = parse_size(arguments.max_shard_size)
     refuse_target(arguments.target, arguments.source, arguments.overwrite)
@@ -65,7 +65,7 @@ def convert(arguments: ConvertArguments) -> None:
     wants_tags = arguments.add_tags or arguments.adapter is not None
     tokenizer = read_tokenizer(arguments.source) if arguments.tokenizer or wants_tags else None
     if wants_tags:
-        checkpoint, tokenizer = with_tags(checkpoint, tokenizer)
+        checkpoint, tokenizer = with_tag_rows(checkpoint, tokenizer)
     if tokenizer is not None:
         from mvjax.tokenizers import check_model_vocabulary
 
@@ -135,16 +135,6 @@ def read_tokenizer(source: Path) -> Tokenizer:
         return load_tokenizer(source)
     except UserError as error:
         raise UserError(f"{error} (--no-tokenizer converts the weights alone)") from error
-
-
-def with_tags(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Checkpoint, Tokenizer]:
-    """Both with the control tags. Where both have them already nothing changes: the rows may be trained."""
-    from mvjax.weights import add_tag_rows
-
-    if tokenizer.tag_ids is not None and max(tokenizer.tag_ids) < checkpoint.config["vocab_size"]:
-        return checkpoint, tokenizer
-    tokenizer = tokenizer.with_control_tags()
-    return add_tag_rows(checkpoint, tokenizer.tag_ids, tokenizer.tag_pieces()), tokenizer
 
 
 def merged(checkpoint: Checkpoint, adapter: Path, fingerprint: str) -> Checkpoint:

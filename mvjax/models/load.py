@@ -11,7 +11,7 @@ from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
 from mvjax.models.lora import merge
 from mvjax.tokenizers import Tokenizer, load_tokenizer
-from mvjax.weights import add_tag_rows, load_checkpoint
+from mvjax.weights import load_checkpoint, with_tag_rows
 
 
 def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tuple[Tokenizer, Decoder]:
@@ -25,13 +25,12 @@ def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tup
     Raises:
         UserError: a file is missing, damaged or does not belong to the others.
     """
-    tokenizer = load_tokenizer(path).with_control_tags()
-    checkpoint = add_tag_rows(load_checkpoint(path), tokenizer.tag_ids, tokenizer.tag_pieces())
+    checkpoint, tokenizer = with_tag_rows(load_checkpoint(path), load_tokenizer(path))
     decoder = from_checkpoint(checkpoint, **options)
     if adapter is not None:
         from mvjax.models.lora import load_adapter
 
-        load_adapter(adapter, decoder, fingerprint=tokenizer.fingerprint)
+        load_adapter(adapter, decoder, tokenizer=tokenizer.fingerprint)
     return tokenizer, decoder
 
 

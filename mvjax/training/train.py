@@ -14,7 +14,7 @@ from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.config import TrainConfig
 from mvjax.training.model import take_apart
 from mvjax.training.run import Outcome, run
-from mvjax.weights import add_tag_rows, load_checkpoint, saving, write_checkpoint
+from mvjax.weights import load_checkpoint, saving, with_tag_rows, write_checkpoint
 
 
 def train(config: TrainConfig, *, restart: bool = False, console=None) -> Outcome:
@@ -61,7 +61,8 @@ def load_data(config: TrainConfig) -> tuple[PackedBatches, Tokenizer]:
 
 def load_model(config: TrainConfig, tokenizer: Tokenizer) -> Decoder:
     """The decoder to train, with rows for the tags and, for LoRA, adapters."""
-    checkpoint = add_tag_rows(load_checkpoint(config.model), tokenizer.tag_ids, tokenizer.tag_pieces())
+    # As loaded, before any tags were added: rows of tags that the base model has already are trained ones.
+    checkpoint, _ = with_tag_rows(load_checkpoint(config.model), load_tokenizer(config.tokenizer or config.model))
     dtype = jnp.dtype(config.dtype)
     lora = config.lora_rank > 0
     decoder = from_checkpoint(

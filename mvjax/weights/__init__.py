@@ -2,7 +2,7 @@
 
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
 from mvjax.weights.formats import load_checkpoint, save_checkpoint, saving, write_checkpoint
-from mvjax.weights.tag_rows import add_tag_rows
+from mvjax.weights.tag_rows import add_tag_rows, with_tag_rows
 
 __all__ = [
     "Checkpoint",
@@ -13,5 +13,6 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
     "saving",
+    "with_tag_rows",
     "write_checkpoint",
 ]

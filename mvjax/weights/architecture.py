@@ -26,25 +26,35 @@ def normalised(config: dict[str, Any], where: object) -> dict[str, Any]:
         raise UserError(f"{where}: weights quantised in the Hugging Face way are not supported: use the plain model")
     if config.get("mlp_bias"):
         raise UserError(f"{where}: mlp_bias is not supported: use a model without it")
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    if missing := [key for key in keys if not isinstance(config.get(key), int) or config[key] < 1]:
-        raise UserError(f"{where}: {', '.join(missing)} should be a positive integer; fetch the configuration again")
     config = dict(config)
+    require_integers(config, ("hidden_size", "num_attention_heads"), where)
     heads = config["num_attention_heads"]
     config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
     # Qwen3's own default is 128, whatever the width.
     config["head_dim"] = config.get("head_dim") or (128 if family == "qwen3" else config["hidden_size"] // heads)
+    keys = ("vocab_size", "intermediate_size", "num_hidden_layers", "num_key_value_heads", "head_dim")
+    require_integers(config, keys, where)
     # transformers 5 keeps rope_theta and rope_scaling together in rope_parameters.
-    rope = dict(config.pop("rope_parameters", None) or {})
-    theta = rope.pop("rope_theta", None)
-    config["rope_theta"] = float(config.get("rope_theta") or theta or 10000.0)
-    scaling = config.get("rope_scaling") or rope
+    rope, scaling = config.pop("rope_parameters", None) or {}, config.get("rope_scaling") or {}
+    if not isinstance(rope, dict) or not isinstance(scaling, dict):
+        raise UserError(f"{where}: rope_scaling is no JSON object; fetch the configuration again")
+    theta = config.get("rope_theta") or (rope | scaling).get("rope_theta") or 10000.0
+    if not isinstance(theta, (int, float)):
+        raise UserError(f"{where}: rope_theta should be a number; fetch the configuration again")
+    config["rope_theta"] = float(theta)
+    scaling = {key: value for key, value in (scaling or rope).items() if key != "rope_theta"}
     plain = not scaling or scaling.get("rope_type", scaling.get("type")) == "default"
-    config["rope_scaling"] = None if plain else dict(scaling)
+    config["rope_scaling"] = None if plain else scaling
     dtype = config.pop("dtype", None) or config.get("torch_dtype")
     if dtype:
         config["torch_dtype"] = dtype
     return config
+
+
+def require_integers(config: Mapping[str, Any], keys: tuple[str, ...], where: object) -> None:
+    """Raise `UserError` unless all these keys are positive integers."""
+    if missing := [key for key in keys if not isinstance(config.get(key), int) or config[key] < 1]:
+        raise UserError(f"{where}: {', '.join(missing)} should be a positive integer; fetch the configuration again")
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

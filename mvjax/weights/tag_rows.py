@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -20,8 +21,8 @@ def add_tag_rows(checkpoint: Checkpoint, tag_ids: Sequence[int], pieces: Sequenc
     Rows that the matrix already has beyond its tokenizer are used first, then rows are appended; it never shrinks. A
     tag's row is the mean of the rows of its `pieces` (the ids of its literal text in the plain vocabulary); rows that
     would come out equal are set apart by a little fixed noise, because tied output rows that start equal learn alike.
-    `vocab_size` follows. All other rows keep their bits. Rows that the tags already have are started afresh, so don't
-    call it on a model that was trained with them.
+    `vocab_size` follows. All other rows keep their bits. Rows that the tags already have are started afresh; for a
+    model that may have been trained with them there is `with_tag_rows`.
 
     Raises `UserError` where the vocabulary would have a gap (the tokenizer has ids that the model has no row for) or a
     piece has no row.
@@ -44,6 +45,30 @@ def add_tag_rows(checkpoint: Checkpoint, tag_ids: Sequence[int], pieces: Sequenc
     return dataclasses.replace(
         checkpoint, config={**checkpoint.config, "vocab_size": rows}, tensors=LazyTensors(entries)
     )
+
+
+class TaggedTokenizer(Protocol):
+    """What `with_tag_rows` needs of a tokenizer."""
+
+    tag_ids: tuple[int, ...] | None
+
+    def with_control_tags(self) -> Self: ...
+
+    def tag_pieces(self) -> list[list[int]]: ...
+
+
+Tokenizer = TypeVar("Tokenizer", bound=TaggedTokenizer)
+
+
+def with_tag_rows(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Checkpoint, Tokenizer]:
+    """A model and its tokenizer, as they were loaded, with the control tags in both.
+
+    Where the tokenizer has them already and the model a row for each, nothing changes: the rows may be trained.
+    """
+    if tokenizer.tag_ids is not None and max(tokenizer.tag_ids) < checkpoint.config["vocab_size"]:
+        return checkpoint, tokenizer
+    tokenizer = tokenizer.with_control_tags()
+    return add_tag_rows(checkpoint, tokenizer.tag_ids, tokenizer.tag_pieces()), tokenizer
 
 
 def with_rows(entry: LazyTensor, rows: int, tag_ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> LazyTensor:

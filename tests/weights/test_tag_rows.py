@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from tiny_weights import tiny_config, tiny_tensors
 
 from mvjax.errors import UserError
-from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, add_tag_rows, lazily, load_checkpoint, save_checkpoint
+from mvjax.weights import (
+    Checkpoint,
+    LazyTensor,
+    LazyTensors,
+    add_tag_rows,
+    lazily,
+    load_checkpoint,
+    save_checkpoint,
+    with_tag_rows,
+)
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
@@ -119,3 +128,28 @@ def test_tags_need_ids_and_pieces(tags, pieces):
     checkpoint = Checkpoint({"vocab_size": 4}, {EMBED: np.zeros((4, 8), np.float32)})
     with pytest.raises(ValueError, match="each tag needs"):
         add_tag_rows(checkpoint, tags, pieces)
+
+
+@dataclasses.dataclass
+class TwoTags:
+    """A tokenizer of four tokens and two tags."""
+
+    tag_ids: tuple | None = None
+
+    def with_control_tags(self):
+        return TwoTags((4, 5))
+
+    def tag_pieces(self):
+        return [[0, 1], [2, 3]]
+
+
+def test_rows_of_tags_that_tokenizer_and_model_have_are_left_alone():
+    matrix = np.arange(16, dtype=np.float32).reshape(4, 4)
+    plain = Checkpoint({"vocab_size": 4}, {EMBED: matrix})
+    tagged, tokenizer = with_tag_rows(plain, TwoTags())
+    assert tokenizer.tag_ids == (4, 5)
+    np.testing.assert_array_equal(tagged.tensors[EMBED][4:], [matrix[:2].mean(axis=0), matrix[2:].mean(axis=0)])
+    trained = Checkpoint({"vocab_size": 6}, {EMBED: np.ones((6, 4), np.float32)})
+    assert with_tag_rows(trained, tokenizer) == (trained, tokenizer)
+    lacking, _ = with_tag_rows(plain, tokenizer)  # tags in the vocabulary, no rows in the model
+    np.testing.assert_array_equal(lacking.tensors[EMBED], tagged.tensors[EMBED])

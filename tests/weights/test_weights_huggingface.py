@@ -250,7 +250,10 @@ def test_missing_superfluous_and_misshapen_tensors_are_named(saved):
     [
         ({"model_type": "gpt2"}, "architecture 'gpt2' is not supported: use one of llama, qwen2, qwen3"),
         ({"model_type": None}, "architecture None is not supported"),
-        ({"hidden_size": None, "vocab_size": "many"}, "vocab_size, hidden_size should be a positive integer"),
+        ({"head_dim": 1.5, "vocab_size": "many"}, "vocab_size, head_dim should be a positive integer"),
+        ({"hidden_size": None}, "hidden_size should be a positive integer"),
+        ({"rope_scaling": "llama3"}, "rope_scaling is no JSON object"),
+        ({"rope_theta": "1e4"}, "rope_theta should be a number"),
         ({"quantization_config": {"bits": 4}}, "quantised in the Hugging Face way"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"num_hidden_layers": 10**12}, "1000000000000 layers in the configuration, only 27 tensors"),
