@@ -15,7 +15,7 @@ _TRAILING = re.compile(r"[\s\d.,$+*/x×X÷()=%−–-]+$")
 _CONNECTIVE = re.compile(
     r"^(?:(?:so|thus|therefore|hence|then|next|also|and|but|firstly|secondly|thirdly|(?:first|second|third)(?=,)|"
     r"finally|lastly|now|meanwhile|in addition|additionally|after that|afterwards?|on the other hand|step \d+:?|"
-    r"we know(?: that)?|we can (?:see|calculate)(?: that)?|this means(?: that)?|that means(?: that)?)\b[\s,:]*)+",
+    r"we know(?: that)?|we can (?:see|calculate)(?: that)?|(?:this|that|it) means(?: that)?)\b[\s,:]*)+",
     re.IGNORECASE,
 )
 """Words at the head of a sentence that tie it to the one before it."""
@@ -53,7 +53,7 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def goals(sentence: Sentence, barred: Set[Fraction], limit: int = 20) -> list[str]:
+def goals(sentence: Sentence, barred: Set[Fraction], limit: int = 24) -> list[str]:
     """What the sentence finds, as short lines, the best first; none where the sentence cannot be cut so.
 
     Args:
@@ -104,8 +104,8 @@ def _candidates(sentence: Sentence):
     named = before.rstrip(" $(")[-1:] in ("=", ":")
     before = before.rstrip(" =$(:,")
     noun = _noun(tail)
-    tail = re.split(r"[,;:!?(]|[.](?=\s|$)|\b(?:because|since|so|which|leaving|and|but)\b", tail)[0].strip()
-    tail = re.sub(r"[-+*/=×÷].*", "", tail).strip()
+    tail = re.split(r"[,;:!?(]|[.](?=\s|$)|\b(?:because|since|so|which|leaving|but)\b", tail)[0].strip()
+    tail = re.sub(r"\s[-+*/=×÷–].*|[=*×÷].*", "", tail).strip()
     clean = standing_alone(before)
     asked = "how much" if money else "what percent" if percent else "how many" if noun else "how much"
     stated = re.match(r"(.*?)\b(?:because|since|as)$", clean)
@@ -148,7 +148,9 @@ def _without_expression(text: str, expression: str) -> str:
     values = [value for _, value in places]
     for first in range(len(values) - len(operands), -1, -1):
         if operands and values[first : first + len(operands)] == operands:
-            return text[: places[first][0]].rstrip(" $(=")
+            text = text[: places[first][0]].rstrip(" $(")
+            # "She paid 1/3 * 30 = 30 / 3 = $10": an earlier form of the same calculation goes too.
+            return _TRAILING.sub("", text) if re.search(r"[\d)]\s*=$", text) else text
     return _TRAILING.sub("", text)
 
 

@@ -141,31 +141,37 @@ class Writer:
         found = {value for numbers in members for number in numbers for value in self.steps[number].results}
         earlier = {value for number in range(min(map(min, members))) for value in self.steps[number].results}
         barred = found - self.given - earlier
+        inside = {number for numbers in members for number in numbers}
+        wanted = {value for number, step in enumerate(self.steps) if number not in inside for value in step.uses}
         paths: list[Path] = []
+        phrases: list[str] = []
         for branch in part.branches:
-            taken = {path.goal for path in paths}
-            text = self.goal(branch, barred, taken)
+            findings = self.findings(branch, wanted)
+            text = self.goal(findings, barred, {path.goal for path in paths})
             paths.append(Path(text, self.body(branch, alone=True)))
-        phrases = [result_phrase(end) for branch in part.branches for end in self.ends(branch)]
+            phrases.extend(result_phrase(sentence) for sentence in findings)
         listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]])
         return Block(tuple(paths), f"The results are {listed}.")
 
-    def goal(self, branch: graph.Plan, barred: set[Fraction], taken: set[str]) -> str:
-        """The goal of a branch: what its last sentence finds, or its last sentences where it ends with a block."""
-        chosen: list[str] = []
-        for end in self.ends(branch):
-            fit = [text for text in goals(end, barred) if text not in chosen and text not in taken]
-            if not fit:
-                raise Rejected("no goal without a result", end.text)
-            chosen.append(fit[0])
-        return " ".join(chosen)
+    def findings(self, branch: graph.Plan, wanted: set[Fraction]) -> list[Sentence]:
+        """The sentences whose results a branch is there for: the last ones, and those that are used outside."""
+        numbers = {number for number in _steps_of(branch) if self.steps[number].results & wanted}
+        return [_computing(self.steps[number]) for number in sorted(numbers | set(_ends(branch)))]
 
-    def ends(self, branch: graph.Plan) -> list[Sentence]:
-        """The sentences whose results a branch ends with: one, or those of the block that it ends with."""
-        last = branch[-1]
-        if isinstance(last, int):
-            return [[sentence for sentence in self.steps[last].sentences if sentence.calculations][-1]]
-        return [end for inner in last.branches for end in self.ends(inner)]
+    def goal(self, findings: list[Sentence], barred: set[Fraction], taken: set[str]) -> str:
+        """The goal of a branch: what its findings find, each in a sentence of its own.
+
+        Raises:
+          Rejected: no finding can be put as a goal without a result.
+        """
+        chosen: list[str] = []
+        for sentence in findings:
+            fit = [text for text in goals(sentence, barred) if text not in chosen and text not in taken]
+            if fit:
+                chosen.append(fit[0])
+            elif sentence is findings[-1]:
+                raise Rejected("no goal without a result", sentence.text)
+        return " ".join(chosen)
 
     def _check_independent(self, members: list[list[int]]) -> None:
         """No path may mention what only a sibling finds."""
@@ -185,6 +191,16 @@ def _steps_of(plan: graph.Plan) -> list[int]:
         for part in plan
         for number in ([part] if isinstance(part, int) else [n for branch in part.branches for n in _steps_of(branch)])
     ]
+
+
+def _ends(branch: graph.Plan) -> list[int]:
+    """The steps that a branch ends with: one, or those of the block at its end."""
+    last = branch[-1]
+    return [last] if isinstance(last, int) else [number for inner in last.branches for number in _ends(inner)]
+
+
+def _computing(step: Step) -> Sentence:
+    return [sentence for sentence in step.sentences if sentence.calculations][-1]
 
 
 def _bare(solution: str) -> str:

@@ -39,6 +39,11 @@ _BACK = re.compile(
     re.IGNORECASE,
 )
 """Words that lean on the sentence before."""
+_BACK_ALL = re.compile(
+    r"\b(?:the rest|remaining|remainder|those|these|the others?|both|all (?:of them|three|four|five)|left over)\b",
+    re.IGNORECASE,
+)
+"""Words that may lean on several sentences before."""
 
 
 class Rejected(ValueError):
@@ -84,7 +89,9 @@ class Step:
     uses: frozenset[Fraction]
     """Every value that the text mentions other than as its own result."""
     refers_back: bool
-    """Whether its wording leans on the sentence before it ("So", "the rest", ...)."""
+    """Whether its wording leans on the sentence before it ("So", "this", ...)."""
+    refers_to_all: bool
+    """Whether its wording may lean on several before it ("the rest", "those", ...)."""
 
 
 def read_sentence(raw: str) -> Sentence:
@@ -202,7 +209,14 @@ def _step(sentences: list[Sentence], given: Set[Fraction]) -> Step:
         uses |= mentioned
         results |= own
         results |= {evaluate(c.written.replace("%", "")) / 100 for c in sentence.calculations if "%" in rest}
-    return Step(tuple(sentences), frozenset(results), frozenset(uses), bool(_BACK.search(sentences[0].text)))
+    first = sentences[0].text
+    return Step(
+        tuple(sentences),
+        frozenset(results),
+        frozenset(uses),
+        refers_back=bool(_BACK.search(first)),
+        refers_to_all=any(_BACK_ALL.search(sentence.text) for sentence in sentences),
+    )
 
 
 def dependencies(steps: list[Step], question: str) -> tuple[list[set[int]], list[set[int]]]:
@@ -225,7 +239,7 @@ def dependencies(steps: list[Step], question: str) -> tuple[list[set[int]], list
         if step.refers_back and number:
             maybe.add(number - 1)
             surely.add(number - 1)
-        if number == len(steps) - 1:
+        if number == len(steps) - 1 or step.refers_to_all:
             maybe.update(range(number))
             surely.update(range(number))
         possible.append(maybe)
