@@ -1,0 +1,200 @@
+"""The generation loop on the device: feed all branches' tokens, let the interpreter decide, settle events.
+
+The model runs on a compact batch of W rows over the branches of all requests. A program is compiled for one W; it hands
+back to the host when another W suits better, a request has finished, a stream is full, or some steps have passed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from mvjax.engine import interpreter, sampling
+from mvjax.engine import state as st
+from mvjax.engine.events import KEY_OF_DRAWS, any_event, fold, settle
+from mvjax.engine.model import RowPlacement, StepModel
+from mvjax.engine.state import Branch, State
+from mvjax.engine.tables import Tables
+
+
+class Report(NamedTuple):
+    """What the host is told after each stay in the loop."""
+
+    running: int
+    """Branches with a token to feed."""
+    steps: int
+    """Steps taken in this stay."""
+    alive_R: np.ndarray
+    used_R: np.ndarray
+
+
+def read_report(packed: np.ndarray) -> Report:
+    """The report that `run` packs into one array (one transfer)."""
+    alive_R, used_R = np.split(np.asarray(packed)[2:], 2)
+    return Report(int(packed[0]), int(packed[1]), alive_R.astype(bool), used_R)
+
+
+def lanes_of(rows: int, width: int) -> int:
+    """Lanes a program of `width` rows needs per request: no request can have more running branches than that."""
+    return min(rows, width)
+
+
+def place(active_RL: Bool[Array, "R L"], used_R: Int[Array, "R"], width: int) -> tuple[RowPlacement, Int, Int]:
+    """Compact rows for the running branches, requests in order, their rows in order.
+
+    Returns the placement, the row of the batch of each branch (`width` for none) and the branch of each row.
+    """
+    requests, rows = active_RL.shape
+    rank_RL = jnp.cumsum(active_RL.reshape(-1), dtype=jnp.int32).reshape(requests, rows) - 1
+    lane_RL = jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
+    row_RL = jnp.where(active_RL, rank_RL, width)
+    place_W = jnp.arange(width, dtype=jnp.int32)
+    hit_WX = row_RL.reshape(1, -1) == place_W[:, None]
+    branch_W = jnp.argmax(hit_WX, axis=1).astype(jnp.int32)
+    active_W = place_W < jnp.sum(active_RL, dtype=jnp.int32)
+    lanes = lanes_of(rows, width)
+    running_R = jnp.sum(active_RL, axis=1, dtype=jnp.int32)
+    first_R = jnp.cumsum(running_R) - running_R
+    lane_L = jnp.arange(lanes, dtype=jnp.int32)
+    row_of_lane_RL = jnp.where(lane_L < running_R[:, None], first_R[:, None] + lane_L, width)
+    placement = RowPlacement(
+        request_W=branch_W // rows,
+        lane_W=jnp.where(active_W, lane_RL.reshape(-1)[branch_W], 0),
+        row_RL=row_of_lane_RL.astype(jnp.int32),
+        start_R=used_R,
+        active_W=active_W,
+    )
+    return placement, row_RL, branch_W
+
+
+def visibility(rows: Branch, segment_RS: Int[Array, "R S"]) -> UInt[Array, "R S"]:
+    """Word of each slot: bit l is set where lane l's branch or an ancestor of it bears the slot's segment number."""
+    lane_RL = jnp.cumsum(rows.active, axis=1) - 1
+    bit_RL = jnp.where(rows.active, jnp.uint32(1) << jnp.maximum(lane_RL, 0).astype(jnp.uint32), 0)
+    words_RS = jnp.zeros(segment_RS.shape, jnp.uint32)
+    # Unrolled: a chain of compares on [R, S] fuses into one pass over the slots.
+    for row in range(rows.active.shape[1]):
+        seen_RS = jnp.zeros(segment_RS.shape, bool)
+        for depth in range(rows.lineage.shape[2]):
+            seen_RS |= segment_RS == rows.lineage[:, row, depth, None]
+        words_RS |= jnp.where(seen_RS, bit_RL[:, row, None], jnp.uint32(0))
+    return words_RS
+
+
+def choose_tokens(
+    logits_WV: Float[Array, "W V"],
+    allowed_W: Int[Array, "W"],
+    draw_key_W2: UInt[Array, "W 2"],
+    settings: st.Settings,
+    tables: Tables,
+) -> tuple[Int[Array, "W"], Bool[Array, "W"]]:
+    """A token per row among those the grammar allows, and whether the raw argmax was one that it bars.
+
+    Args:
+        allowed_W: kinds that may be sampled, as bits.
+        settings: those of each row's request.
+    """
+    vocab_size = tables.kind_V.shape[0]
+    logits_WV = logits_WV[:, :vocab_size]
+    kind_V = tables.kind_V.astype(jnp.int32)
+    barred_WV = (kind_V >= 0) & ((allowed_W[:, None] >> jnp.maximum(kind_V, 0)) & 1 == 0)
+    open_WV = sampling.sanitised(logits_WV, barred_WV)
+    token_W, first_W = sampling.sample(open_WV, draw_key_W2, settings.temperature, settings.top_k, settings.top_p)
+    # The raw argmax is barred when the best barred logit beats the best open one; on a tie the lower id is the argmax.
+    open_W = jnp.take_along_axis(logits_WV, first_W[:, None], axis=1)[:, 0]
+    id_Z = tables.special_id_Z
+    special_WZ = jnp.take(logits_WV, id_Z, axis=1, mode="fill", fill_value=-jnp.inf)
+    closed_WZ = (allowed_W[:, None] >> tables.special_kind_Z) & 1 == 0
+    beats_WZ = (special_WZ > open_W[:, None]) | ((special_WZ == open_W[:, None]) & (id_Z < first_W[:, None]))
+    return token_W, jnp.any(closed_WZ & beats_WZ, axis=1)
+
+
+def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int) -> tuple[Any, State]:
+    """One step: every running branch feeds its token and decides on the next; then the events."""
+    request = state.request
+    rows, settings = request.rows, request.settings
+    active_RL = rows.active
+    requests, row_count = active_RL.shape
+    placement, row_RL, branch_W = place(active_RL, jnp.where(request.alive, request.used, 0), width)
+    active_W = placement.active_W
+
+    def by_row(field_RL):
+        return field_RL.reshape(requests * row_count, *field_RL.shape[2:])[branch_W]
+
+    # Feed: the tokens enter the streams.
+    slot_RL = request.used[:, None] + jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
+    rows = rows._replace(slot=jnp.where(active_RL, slot_RL, rows.slot))
+    slot_W = jnp.where(active_W, by_row(slot_RL), state.segment_RS.shape[1])
+    token_W, position_W, number_W = by_row(rows.token), by_row(rows.position), by_row(rows.number)
+    zero_W = jnp.zeros_like(token_W)
+    record_WC = jnp.stack([token_W, position_W, number_W, by_row(rows.flags), zero_W, zero_W], axis=1)
+    segment_RS = state.segment_RS.at[placement.request_W, slot_W].set(number_W, mode="drop")
+    record_RSC = state.record_RSC.at[placement.request_W, slot_W].set(record_WC, mode="drop")
+    words_RS = visibility(rows, segment_RS)
+    logits_WV, stream = model.decode(
+        params, stream, jnp.where(active_W, token_W, 0), jnp.where(active_W, position_W, 0), placement, words_RS
+    )
+
+    # Decide: rows that write take the cheap greedy way through the sampler.
+    planned = jax.vmap(jax.vmap(interpreter.plan, (0, None)))(rows, settings)
+    sample_W = by_row(planned.sample) & active_W
+    settings_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings)
+    settings_W = settings_W._replace(temperature=jnp.where(sample_W, settings_W.temperature, 0.0))
+    draw_key_W2 = jax.vmap(lambda key, index: fold(key, KEY_OF_DRAWS, index))(by_row(rows.key), by_row(rows.index))
+    drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), draw_key_W2, settings_W, tables)
+    row_RL = jnp.minimum(row_RL, width - 1)
+    act = jax.vmap(jax.vmap(interpreter.act, (0, 0, 0, None)), (0, 0, 0, None))
+    rows, event_RL, abandoned_RL = act(rows, planned, drawn_W[row_RL], tables)
+
+    def count(flag_RL):
+        return jnp.sum(flag_RL, axis=1, dtype=jnp.int32)
+
+    running_R = count(active_RL)
+    request = request._replace(
+        rows=rows,
+        used=request.used + running_R,
+        steps=request.steps + (running_R > 0),
+        barred=request.barred + count(planned.sample & barred_W[row_RL]),
+        abandoned=request.abandoned + count(abandoned_RL),
+    )
+
+    # Settle: one condition for all requests, since a condition inside `vmap` would compute both sides.
+    def settled():
+        return jax.vmap(settle, (0, 0, 0, 0, None))(request, segment_RS, record_RSC, event_RL, tables)
+
+    request, segment_RS, record_RSC = lax.cond(any_event(event_RL), settled, lambda: (request, segment_RS, record_RSC))
+    return stream, State(request, segment_RS, record_RSC)
+
+
+def run(
+    model: StepModel, params: Any, tables: Tables, stream: Any, state: State, sync_steps: Int[Array, ""], width: int
+) -> tuple[Any, State, Int[Array, "Report"]]:
+    """Steps on `width` rows until the host is needed (see the first lines of the module). Report: `read_report`."""
+    slots = state.segment_RS.shape[1]
+    lanes = lanes_of(state.request.rows.active.shape[1], width)
+    alive_R = state.request.alive
+
+    def running(state):
+        return jnp.sum(state.request.rows.active, dtype=jnp.int32)
+
+    def goes_on(carry):
+        _, state, steps = carry
+        request, count = state.request, running(state)
+        suits = (count <= width) & (count > width // 2)
+        room = jnp.all(~request.alive | (request.used + lanes <= slots))
+        return suits & room & (steps < sync_steps) & jnp.all(request.alive == alive_R)
+
+    def body(carry):
+        stream, state, steps = carry
+        stream, state = step(model, params, tables, stream, state, width)
+        return stream, state, steps + 1
+
+    stream, state, steps = lax.while_loop(goes_on, body, (stream, state, jnp.int32(0)))
+    request = state.request
+    told = jnp.concatenate([jnp.stack([running(state), steps]), request.alive.astype(jnp.int32), request.used])
+    return stream, state, told

@@ -1,0 +1,72 @@
+"""What the engine asks of a model: prefill a prompt, decode a compact batch of rows over the requests' streams."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+Stream = Any
+"""Whatever the model keeps per request and slot: a pytree whose arrays grow with the requests and the slots."""
+
+
+class RowPlacement(NamedTuple):
+    """Where the rows of one decode step stand. A lane is a row's bit in its request's visibility words.
+
+    The lanes of a request are compact (0, 1, ... without a gap), so the slots that it writes in a step are too.
+    """
+
+    request_W: Int[Array, "W"]
+    """Request of each row."""
+    lane_W: Int[Array, "W"]
+    """Lane of each row in its request."""
+    row_RL: Int[Array, "R Lanes"]
+    """Row of each lane of each request; W or more where there is none."""
+    start_R: Int[Array, "R"]
+    """First slot that the request writes in this step: lane l writes slot start_R[r] + l. Slots from there to
+    start_R[r] + Lanes are free, so a model may write all lanes at once and leave rubbish in the unused ones."""
+    active_W: Bool[Array, "W"]
+    """Rows that hold a token; the others' logits are not read."""
+
+
+@runtime_checkable
+class StepModel(Protocol):
+    """A decoder seen step by step. Pure functions: the engine calls them inside its own jit-compiled programs."""
+
+    vocab_size: int
+    """Width of the logits."""
+
+    def init_stream(self, requests: int, slots: int) -> Stream:
+        """An empty stream for `requests` requests of `slots` slots each."""
+        ...
+
+    def prefill(
+        self,
+        params: Any,
+        stream: Stream,
+        tokens_T: Int[Array, "T"],
+        positions_T: Int[Array, "T"],
+        hide_start_ES: Int[Array, "E S"],
+        hide_end_ES: Int[Array, "E S"],
+        request: Int[Array, ""],
+        offset: Int[Array, ""],
+        length: Int[Array, ""],
+    ) -> Stream:
+        """Put one chunk of a prompt into slots offset .. offset+length of a request.
+
+        T is static; tokens from `length` on are padding and may be written too (the slots are free). A token sees
+        the request's slots up to its own, except those whose hidden interval (rows are slots) holds its slot.
+        """
+        ...
+
+    def decode(
+        self,
+        params: Any,
+        stream: Stream,
+        tokens_W: Int[Array, "W"],
+        positions_W: Int[Array, "W"],
+        rows: RowPlacement,
+        words_RS: UInt[Array, "R S"],
+    ) -> tuple[Float[Array, "W V"], Stream]:
+        """Feed one token per row. Bit l of words_RS[r, s]: lane l of request r sees slot s, this step's included."""
+        ...

@@ -1,0 +1,156 @@
+"""Results: the transcript put into its order from the slots of the stream, and the measures of a request."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from mvjax.engine import state as st
+from mvjax.language.tree import Transcript, parse_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamRecord:
+    """The slots behind the prompt in the order in which they were filled. Segment numbers are those of the request:
+    0 the root, then in the order of forks."""
+
+    token: Int32[np.ndarray, "T"]
+    position: Int32[np.ndarray, "T"]
+    origin: Int32[np.ndarray, "T"]
+    """Segment that made the token (never renamed)."""
+    segment: Int32[np.ndarray, "T"]
+    """Segment that owns the slot at the end; reduced paths belong to their parents."""
+    written: Bool[np.ndarray, "T"]
+    """The interpreter wrote the token."""
+    cut: Int32[np.ndarray, "T"]
+    """1, 2, 3 (tokens, positions, cancelled) at the first token of a wind-up, else 0."""
+    fork: Int32[np.ndarray, "T"]
+    """Number of path 1 of the block that forks at this separator; 0: none."""
+    paths: Int32[np.ndarray, "T"]
+    """Paths of that block."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """Seconds."""
+
+    queued: float
+    """From the call to admission."""
+    prefill: float
+    """Prefill of the prompt."""
+    decode: float
+    """From admission to the end, without compilation; requests beside it share this time."""
+    compile: float
+    """Spent on compiling programs while the request ran."""
+    per_step: float
+    """`decode` by the steps of the request."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished request. Arrays are over the new tokens in transcript order (parent, paths by number, conclusion)."""
+
+    request: int
+    """Its place in the call, or the number that `submit` gave."""
+    prompt_length: int
+    tokens: Int32[np.ndarray, "T"]
+    """Token ids, without the prompt and without the end-of-text token."""
+    written: Bool[np.ndarray, "T"]
+    """Tokens that the interpreter wrote; the model sampled the others."""
+    segment: Int32[np.ndarray, "T"]
+    """Segment of each token, numbered by the place of its `<Path>`; 0 is the root."""
+    position: Int32[np.ndarray, "T"]
+    """Rotary position."""
+    parent: Int32[np.ndarray, "segments"]
+    """Parent of each segment; -1 for the root."""
+    reason: str
+    """Why it ended: stop, tokens, positions or cancelled."""
+    cuts: dict[int, str]
+    """Segments that were wound up, and why."""
+    abandoned: int
+    """Blocks that were closed without a path."""
+    barred: int
+    """Tokens sampled where the model's own first choice was a tag or end-of-text that the grammar bars."""
+    steps: int
+    """Model steps in which the request had a token to feed."""
+    critical_path: int
+    """Last position - last prompt position."""
+    timings: Timings
+    stream: StreamRecord = dataclasses.field(repr=False)
+    """What the stream held, slot by slot."""
+    tokenizer: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of all branches, written ones included."""
+        return len(self.tokens)
+
+    @property
+    def sampled(self) -> int:
+        """Tokens that the model sampled."""
+        return int(np.sum(~self.written))
+
+    @property
+    def degree(self) -> float:
+        """Degree of parallelism, "# parallel": new tokens over critical path; 1.0 where there are none."""
+        return self.new_tokens / self.critical_path if self.new_tokens else 1.0
+
+    @property
+    def text(self) -> str:
+        """The transcript as text (needs the engine to have been given a tokenizer)."""
+        return self.tokenizer.decode(self.tokens.tolist())
+
+    def tree(self) -> Transcript:
+        """The transcript's tree, without the prompt (needs a tokenizer)."""
+        tables = self.tokenizer.tables()
+        codes_T, colon_T = tables.codes[self.tokens], tables.colon[self.tokens]
+        return parse_tokens(self.tokens.tolist(), codes_T, colon_T, engine_output=True, max_depth=len(self.parent))
+
+
+def stream_record(record_TC: np.ndarray, segment_T: np.ndarray) -> StreamRecord:
+    """The record from the device's arrays, slots of the new tokens only."""
+    flags_T = record_TC[:, st.RECORD_FLAGS]
+    return StreamRecord(
+        token=record_TC[:, st.RECORD_TOKEN],
+        position=record_TC[:, st.RECORD_POSITION],
+        origin=record_TC[:, st.RECORD_ORIGIN],
+        segment=segment_T,
+        written=(flags_T & st.WRITTEN_FLAG) > 0,
+        cut=flags_T >> st.CUT_SHIFT,
+        fork=record_TC[:, st.RECORD_FORK],
+        paths=record_TC[:, st.RECORD_PATHS],
+    )
+
+
+def transcript_order(stream: StreamRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The slots in transcript order, the segment of each (numbered in that order), and each segment's parent.
+
+    A block's paths stand behind the separator at which it forks, by number; a path that never ran (left out because
+    the request was cancelled) has no tokens and gets no segment.
+    """
+    order_T = np.argsort(stream.origin, kind="stable")
+    numbers, first = np.unique(stream.origin[order_T], return_index=True)
+    slots_of = {number: slots.tolist() for number, slots in zip(numbers.tolist(), np.split(order_T, first[1:]))}
+    order: list[int] = []
+    segment: list[int] = []
+    parent: list[int] = []
+    # Segments in hand, innermost last: the slots still to come, and the number; paths that wait have none yet (-1).
+    stack = [(iter(slots_of.get(0, ())), -1, -1)]
+    while stack:
+        slots, number, holder = stack.pop()
+        if number < 0:
+            number = len(parent)
+            parent.append(holder)
+        for slot in slots:
+            order.append(slot)
+            segment.append(number)
+            if stream.fork[slot]:
+                base = int(stream.fork[slot])
+                paths = range(base, base + int(stream.paths[slot]))
+                stack.append((slots, number, holder))
+                stack += [(iter(slots_of[path]), -1, number) for path in reversed(paths) if path in slots_of]
+                break
+    return np.array(order, np.int32), np.array(segment, np.int32), np.array(parent, np.int32)

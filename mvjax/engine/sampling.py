@@ -1,0 +1,196 @@
+"""Choosing tokens from logits: greedy, or temperature, top-k, top-p with one uniform number per row.
+
+Every result is a function of the row's logits, key and settings alone, bit for bit, whatever rows stand beside it and
+however many: sums are taken over integer weights, where order cannot matter, or in an order that the code fixes.
+No sort of the vocabulary and no noise of its size: most rows need only the CANDIDATES largest logits.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+CANDIDATES = 64
+"""Largest logits that are looked at first; rows whose kept set may be larger take the slow way over the vocabulary."""
+WEIGHT_ONE = 2**23
+"""Weight of the most probable token. Weights are probabilities relative to it, rounded to integers."""
+BLOCK = 128
+"""Tokens whose weights are added up as integers (below 2**31)."""
+LOGIT_FLOOR = -3e38
+
+
+def sanitised(logits_WV: Float[Array, "W V"], barred_WV: Bool[Array, "W V"]) -> Float[Array, "W V"]:
+    """Barred tokens at -inf, all others finite (NaN and -inf become the floor), so that one always can be chosen."""
+    finite_WV = jnp.where(logits_WV > LOGIT_FLOOR, jnp.minimum(logits_WV, -LOGIT_FLOOR), LOGIT_FLOOR)
+    return jnp.where(barred_WV, -jnp.inf, finite_WV)
+
+
+def first_largest(logits_WV: Float[Array, "W V"]) -> Int[Array, "W"]:
+    """Index of the largest logit, the lowest one on ties. Faster on CPU than argmax, which does not vectorise."""
+    place_V = jnp.arange(logits_WV.shape[1], dtype=jnp.int32)
+    largest_W1 = jnp.max(logits_WV, axis=1, keepdims=True)
+    return jnp.min(jnp.where(logits_WV == largest_W1, place_V, logits_WV.shape[1] - 1), axis=1)
+
+
+def uniforms(key_W2: UInt[Array, "W 2"]) -> Float[Array, "W"]:
+    """One number in [0, 1) per raw threefry key."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32")))(key_W2)
+
+
+def sample(
+    logits_WV: Float[Array, "W V"],
+    key_W2: UInt[Array, "W 2"],
+    temperature_W: Float[Array, "W"],
+    top_k_W: Int[Array, "W"],
+    top_p_W: Float[Array, "W"],
+) -> tuple[Int[Array, "W"], Int[Array, "W"]]:
+    """Draw one token per row. Returns the tokens, and each row's most probable token (lowest id on ties).
+
+    The kept set: after the temperature, the k largest logits (with those that tie with the k-th), of these the most
+    probable ones up to mass p of the k-set, the one that crosses p included (with its ties).
+
+    Args:
+        logits_WV: float32, barred tokens -inf, the others finite (`sanitised`).
+        key_W2: raw threefry keys, one per draw.
+        temperature_W: 0 takes the largest logit (lowest id on ties).
+        top_k_W: 0 keeps all. top_p_W: 1 keeps all.
+    """
+
+    def greedy():
+        token_W = first_largest(logits_WV)
+        return token_W, token_W
+
+    def drawn():
+        return _drawn(logits_WV, uniforms(key_W2), temperature_W, top_k_W, top_p_W)
+
+    return lax.cond(jnp.any(temperature_W > 0), drawn, greedy)
+
+
+def _weights(logits: Float[Array, "... V"], largest: Float, temperature: Float) -> Int[Array, "... V"]:
+    """Probabilities relative to the largest one, as integers up to WEIGHT_ONE."""
+    return jnp.round(jnp.exp((logits - largest) / temperature) * WEIGHT_ONE).astype(jnp.int32)
+
+
+def _drawn(logits_WV, uniform_W, temperature_W, top_k_W, top_p_W):
+    rows, vocab_size = logits_WV.shape
+    width = min(CANDIDATES, vocab_size)
+    # The barrier keeps slices of the result away from it: XLA:CPU would fall back to a sort of the vocabulary (200 ms).
+    value_WC, token_WC = lax.optimization_barrier(lax.top_k(logits_WV, width))
+    warm_W = temperature_W > 0
+    temperature_W = jnp.where(warm_W, temperature_W, 1.0)
+    weight_WC = _weights(value_WC, value_WC[:, :1], temperature_W[:, None])
+
+    # Top-k among the candidates: only where the k-th logit has no ties beyond them.
+    limited_W = (top_k_W > 0) & (top_k_W < vocab_size)
+    kth_W = jnp.take_along_axis(value_WC, jnp.clip(top_k_W - 1, 0, width - 1)[:, None], 1)[:, 0]
+    fits_W = limited_W & (top_k_W < width) & (kth_W > value_WC[:, -1]) | (width == vocab_size)
+    in_k_WC = ~limited_W[:, None] | (value_WC >= kth_W[:, None])
+    weight_WC = jnp.where(in_k_WC, weight_WC, 0)
+
+    # Top-p among the candidates: where k limits them, or where they hold more than mass p of the whole.
+    whole_W = warm_W & ~limited_W & (top_p_W < 1) & (width < vocab_size)
+    total_W = jnp.sum(weight_WC, axis=1).astype(jnp.float32)
+    total_W = lax.cond(
+        jnp.any(whole_W),
+        lambda: jnp.where(whole_W, _total(_padded_weights(logits_WV, value_WC[:, 0], temperature_W)), total_W),
+        lambda: total_W,
+    )
+    heavier_WCC = weight_WC[:, None, :] > weight_WC[:, :, None]
+    mass_above_WC = jnp.sum(jnp.where(heavier_WCC, weight_WC[:, None, :], 0), axis=2)
+    goal_W = top_p_W * total_W
+    in_p_WC = (mass_above_WC.astype(jnp.float32) < goal_W[:, None]) | (top_p_W >= 1)[:, None]
+    enough_W = whole_W & ~in_p_WC[:, -1]
+
+    kept_WC = jnp.where(in_p_WC, weight_WC, 0)
+    up_to_WC = jnp.cumsum(kept_WC, axis=1)
+    choice_W = _inverse(up_to_WC, uniform_W * up_to_WC[:, -1].astype(jnp.float32))
+    narrow_W = jnp.take_along_axis(token_WC, choice_W[:, None], 1)[:, 0]
+
+    wide_W = warm_W & ~fits_W & ~enough_W
+
+    def widen(row, token_W):
+        def slow():
+            return _draw_wide(
+                logits_WV[row],
+                value_WC[row, 0],
+                uniform_W[row],
+                temperature_W[row],
+                jnp.where(limited_W[row], top_k_W[row], 0),
+                top_p_W[row],
+            )
+
+        return token_W.at[row].set(lax.cond(wide_W[row], slow, lambda: token_W[row]))
+
+    # Row by row, for such rows are few: a row costs what it needs, not what the batch needs.
+    narrow_W = jnp.where(warm_W, narrow_W, token_WC[:, 0])
+    token_W = lax.cond(jnp.any(wide_W), lambda: lax.fori_loop(0, rows, widen, narrow_W), lambda: narrow_W)
+    return token_W, token_WC[:, 0]
+
+
+def _inverse(up_to: Int[Array, "... C"], threshold: Float[Array, "..."]) -> Int[Array, "..."]:
+    """First place where the running sum of weights exceeds the threshold (which rounding may lift to the whole sum)."""
+    threshold = jnp.minimum(threshold.astype(jnp.int32), up_to[..., -1] - 1)
+    return jnp.argmax(up_to > threshold[..., None], axis=-1).astype(jnp.int32)
+
+
+def _padded_weights(logits_WV, largest_W, temperature_W) -> Int[Array, "W Blocks 128"]:
+    weight_WV = _weights(logits_WV, largest_W[:, None], temperature_W[:, None])
+    rows, vocab_size = weight_WV.shape
+    return jnp.pad(weight_WV, ((0, 0), (0, -vocab_size % BLOCK))).reshape(rows, -1, BLOCK)
+
+
+def _total(weight_WBX: Int[Array, "W Blocks 128"]) -> Float[Array, "W"]:
+    """Sum of weights: exact in a block, then halves added to halves, so that the order is fixed."""
+    sums = jnp.sum(weight_WBX, axis=-1).astype(jnp.float32)
+    while sums.shape[-1] > 1:
+        sums = jnp.pad(sums, [(0, 0)] * (sums.ndim - 1) + [(0, sums.shape[-1] % 2)])
+        half = sums.shape[-1] // 2
+        sums = sums[..., :half] + sums[..., half:]
+    return sums[..., 0]
+
+
+def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p) -> Int[Array, ""]:
+    """Draw one row over the whole vocabulary: thresholds by bisection, then the inverse of the running sum."""
+    ordered_V = lax.bitcast_convert_type(logits_V, jnp.int32)
+    ordered_V = ordered_V ^ ((ordered_V >> 31) & 0x7FFFFFFF)  # Ordered as the floats are.
+
+    def largest_that(holds, low, high):
+        """Largest threshold in [low, high) that holds, where `low` does and holding falls as it rises."""
+
+        def halve(_, ends):
+            low, high = ends
+            middle = (low >> 1) + (high >> 1) + (low & high & 1)
+            good = holds(middle)
+            return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+        return lax.fori_loop(0, 32, halve, (jnp.int32(low), jnp.int32(high)))[0]
+
+    int_min, int_max = -(2**31), 2**31 - 1
+    kth = lax.cond(
+        top_k > 0,
+        lambda: largest_that(lambda limit: jnp.sum(ordered_V >= limit, dtype=jnp.int32) >= top_k, int_min, int_max),
+        lambda: jnp.int32(int_min),
+    )
+    weight_V = jnp.where(ordered_V >= kth, _weights(logits_V, largest, temperature), 0)
+    weight_BX = jnp.pad(weight_V, (0, -weight_V.shape[0] % BLOCK)).reshape(-1, BLOCK)
+
+    def mass_from(limit):
+        return _total(jnp.where(weight_BX >= limit, weight_BX, 0))
+
+    goal = top_p * mass_from(0)
+    least = lax.cond(
+        top_p < 1,
+        lambda: largest_that(lambda limit: mass_from(limit) >= goal, 0, WEIGHT_ONE + 1),
+        lambda: jnp.int32(0),
+    )
+    kept_BX = jnp.where(weight_BX >= least, weight_BX, 0)
+    sums_B = jnp.sum(kept_BX, axis=1)
+    up_to_B = lax.associative_scan(jnp.add, sums_B.astype(jnp.float32))
+    target = uniform * up_to_B[-1]
+    # Empty blocks add nothing, so the first block that exceeds the target is not empty.
+    block = jnp.argmax(up_to_B > jnp.minimum(target, up_to_B[-1] * (1 - 2**-23)))
+    before = up_to_B[block] - sums_B[block].astype(jnp.float32)
+    inside = jnp.clip(target - before, 0.0)
+    return (block * BLOCK + _inverse(jnp.cumsum(kept_BX[block]), inside)).astype(jnp.int32)

@@ -1,0 +1,229 @@
+"""The state of running requests on the device: branches, open blocks, slot records. Parents are frame indices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from mvjax.engine import tables as t
+from mvjax.language.tags import LABEL_LIMIT
+
+NOTHING, FORK, END = range(3)
+"""What a branch does when its pending tokens are written and fed; also the events of a step."""
+THINK_NONE, THINK_OPEN, THINK_CLOSED = range(3)
+READING_NOT, READING_FIRST, READING_LABEL, READING_DONE = range(4)
+STOP, TOKENS, POSITIONS, CANCELLED = range(4)
+"""Why a request ended; also, from 1 on, why a segment was cut."""
+REASONS = ("stop", "tokens", "positions", "cancelled")
+
+NO_SEGMENT = -1
+"""Segment of an empty slot."""
+NO_ANCESTOR = -2
+"""Filler of a lineage; no slot ever bears it."""
+
+WRITTEN_FLAG = 1
+"""Flag of a slot: the interpreter wrote the token. The cut's reason stands in the bits above, at its first token."""
+CUT_SHIFT = 1
+
+RECORD = 6
+"""Fields of a slot record."""
+RECORD_TOKEN, RECORD_POSITION, RECORD_ORIGIN, RECORD_FLAGS, RECORD_FORK, RECORD_PATHS = range(RECORD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Static sizes of the state arrays."""
+
+    requests: int
+    slots: int
+    rows: int
+    max_depth: int
+    max_paths: int
+    number_length: int
+
+    @property
+    def held(self) -> int:
+        """Suspended branches at most: the root, and on every deeper level that may open a block one per row."""
+        return 1 + self.rows * (self.max_depth - 1)
+
+    @property
+    def label(self) -> int:
+        """Tokens of the longest label: a read one, or one made from the parent's on every level below it."""
+        return LABEL_LIMIT + (self.max_depth - 1) * (1 + self.number_length)
+
+    @property
+    def queue(self) -> int:
+        """Tokens of the longest pending text: a path's head, or a closing."""
+        return max(3 + self.label, t.CLOSING)
+
+
+class Branch(NamedTuple):
+    """A segment that is being generated. Scalars are int32; `token` is chosen and waits to be fed."""
+
+    active: Bool[Array, "*frames"]
+    number: Int[Array, "*frames"]
+    parent: Int[Array, "*frames"]
+    """Frame of the suspended parent among the held ones; -1 for the root."""
+    depth: Int[Array, "*frames"]
+    lineage: Int[Array, "*frames D+1"]
+    """Numbers of the ancestors and, at `depth`, its own."""
+    left: Int[Array, "*frames"]
+    next_pos: Int[Array, "*frames"]
+    bound: Int[Array, "*frames"]
+    index: Int[Array, "*frames"]
+    key: UInt[Array, "*frames 2"]
+    stand: Int[Array, "*frames"]
+    think: Int[Array, "*frames"]
+    blocks: Int[Array, "*frames"]
+    outlines: Int[Array, "*frames"]
+    reading: Int[Array, "*frames"]
+    letters: Int[Array, "*frames"]
+    """Tokens read so far of the outline's label."""
+    spoiled: Int[Array, "*frames"]
+    """1: the label being read holds a line break."""
+    read_label: Int[Array, "*frames N 16"]
+    read_length: Int[Array, "*frames N"]
+    """Length of each outline's label; 0: the default label."""
+    label: Int[Array, "*frames Label"]
+    label_length: Int[Array, "*frames"]
+    queue: Int[Array, "*frames Q"]
+    queue_at: Int[Array, "*frames"]
+    queue_length: Int[Array, "*frames"]
+    after: Int[Array, "*frames"]
+    token: Int[Array, "*frames"]
+    position: Int[Array, "*frames"]
+    flags: Int[Array, "*frames"]
+    slot: Int[Array, "*frames"]
+    """Slot of the token fed last."""
+    cut: Int[Array, "*frames"]
+
+
+class Block(NamedTuple):
+    """The open block of a held branch."""
+
+    base: Int[Array, "*frames"]
+    """Number of path 1."""
+    numbers: Int[Array, "*frames"]
+    """Paths that have got a number."""
+    count: Int[Array, "*frames"]
+    """Paths that run or will: fewer than `numbers` once a cancelled request leaves some out."""
+    started: Int[Array, "*frames"]
+    ended: Int[Array, "*frames"]
+    largest: Int[Array, "*frames"]
+    """Largest position of an ended path."""
+    available: Int[Array, "*frames"]
+    """Tokens that the fork divided."""
+
+
+class Settings(NamedTuple):
+    """What a caller set, per request."""
+
+    rows: Int[Array, "*requests"]
+    max_path_tokens: Int[Array, "*requests"]
+    max_paths: Int[Array, "*requests"]
+    max_depth: Int[Array, "*requests"]
+    min_block_share: Int[Array, "*requests"]
+    temperature: Float[Array, "*requests"]
+    top_k: Int[Array, "*requests"]
+    top_p: Float[Array, "*requests"]
+    cancelled: Bool[Array, "*requests"]
+
+
+class Request(NamedTuple):
+    """All of a request but its slots. Row r is the branch that runs there; held branches wait for their paths."""
+
+    settings: Settings
+    rows: Branch
+    held: Branch
+    blocks: Block
+    alive: Bool[Array, "*requests"]
+    reason: Int[Array, "*requests"]
+    numbers: Int[Array, "*requests"]
+    """Next free segment number."""
+    used: Int[Array, "*requests"]
+    """Slots in use: prompt and fed tokens."""
+    steps: Int[Array, "*requests"]
+    barred: Int[Array, "*requests"]
+    abandoned: Int[Array, "*requests"]
+
+
+class State(NamedTuple):
+    """Everything the engine keeps on the device beside the model's own stream."""
+
+    request: Request
+    segment_RS: Int[Array, "R S"]
+    """Segment number of each slot, renamed at a reduce: what visibility is computed from."""
+    record_RSC: Int[Array, "R S 6"]
+    """Token, position, origin segment (never renamed), flags, number and count of the paths that fork here."""
+
+
+def empty_branch(sizes: Sizes) -> Branch:
+    """A branch that is not there."""
+    vectors = {
+        "lineage": jnp.full(sizes.max_depth + 1, NO_ANCESTOR, jnp.int32),
+        "read_label": jnp.full((sizes.max_paths, LABEL_LIMIT), -1, jnp.int32),
+        "read_length": jnp.zeros(sizes.max_paths, jnp.int32),
+        "label": jnp.full(sizes.label, -1, jnp.int32),
+        "queue": jnp.full(sizes.queue, -1, jnp.int32),
+        "key": jnp.zeros(2, jnp.uint32),
+        "active": jnp.zeros((), bool),
+        "parent": jnp.full((), -1, jnp.int32),
+    }
+    return Branch(**{name: vectors.get(name, jnp.zeros((), jnp.int32)) for name in Branch._fields})
+
+
+def empty_request(sizes: Sizes) -> Request:
+    """A request slot that nobody uses."""
+
+    def repeat(tree, count):
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
+
+    zero = jnp.zeros((), jnp.int32)
+    floats = {"temperature", "top_p"}
+    settings = {name: jnp.zeros((), jnp.float32) if name in floats else zero for name in Settings._fields}
+    return Request(
+        settings=Settings(**settings | {"cancelled": jnp.zeros((), bool)}),
+        rows=repeat(empty_branch(sizes), sizes.rows),
+        held=repeat(empty_branch(sizes), sizes.held),
+        blocks=repeat(Block(*[zero] * len(Block._fields)), sizes.held),
+        alive=jnp.zeros((), bool),
+        **dict.fromkeys(("reason", "numbers", "used", "steps", "barred", "abandoned"), zero),
+    )
+
+
+def empty_state(sizes: Sizes) -> State:
+    """A state without requests."""
+    request = empty_request(sizes)
+    return State(
+        request=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (sizes.requests, *leaf.shape)), request),
+        segment_RS=jnp.full((sizes.requests, sizes.slots), NO_SEGMENT, jnp.int32),
+        record_RSC=jnp.zeros((sizes.requests, sizes.slots, RECORD), jnp.int32),
+    )
+
+
+def pack(frames: Branch | Block) -> Int[Array, "F X"]:
+    """All fields of an array of frames side by side, so that a frame moves in one slice."""
+
+    def flat(leaf):
+        leaf = jax.lax.bitcast_convert_type(leaf, jnp.int32) if leaf.dtype == jnp.uint32 else leaf.astype(jnp.int32)
+        return leaf.reshape(leaf.shape[0], -1)
+
+    return jnp.concatenate([flat(leaf) for leaf in frames], axis=1)
+
+
+def unpack(packed: Int[Array, "... X"], like: Branch | Block) -> Branch | Block:
+    """Inverse of `pack`, of one frame or of all; `like`: frames that give shapes and types."""
+    fields, start = [], 0
+    for leaf in like:
+        width = math.prod(leaf.shape[1:])
+        field = packed[..., start : start + width].reshape(*packed.shape[:-1], *leaf.shape[1:])
+        if leaf.dtype == jnp.uint32:
+            field = jax.lax.bitcast_convert_type(field, jnp.uint32)
+        fields.append(field.astype(leaf.dtype))
+        start += width
+    return type(like)(*fields)
