@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import tyro
+
 from mvjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,9 +23,9 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "m
 class ConvertArguments:
     """Turn model weights from one format into another, with the tokenizer and its chat template."""
 
-    source: Path
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """A Hugging Face directory with safetensors, a .gguf file or an Orbax directory written by mvjax."""
-    target: Path
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
     """Directory to write: it appears whole or not at all."""
     to: Literal["safetensors", "orbax"] = "safetensors"
     """safetensors: what transformers and other programs load; orbax: an Orbax PyTree checkpoint."""
@@ -43,14 +45,7 @@ class ConvertArguments:
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    import tyro
-
-    arguments = tyro.cli(
-        Annotated[ConvertArguments, tyro.conf.arg(name="")],
-        args=argv,
-        prog="mvjax convert",
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
+    arguments = tyro.cli(ConvertArguments, args=argv, prog="mvjax convert")
     convert(arguments)
     return 0
 
