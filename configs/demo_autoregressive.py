@@ -1,0 +1,18 @@
+"""The demo model's autoregressive twin: the same problems, steps and seeds, each solution in sequential form.
+
+It is what the demo model is compared with. Prepare as for configs/demo.py.
+
+Command: mvjax train configs/demo_autoregressive.py
+Hardware: two CPU cores, 8 GB of memory; as long as the demo model takes.
+Leaves the adapter in runs/demo_autoregressive/adapter.safetensors.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+config = dataclasses.replace(
+    runpy.run_path(str(Path(__file__).with_name("demo.py")))["config"],
+    name="demo_autoregressive",
+    form="autoregressive",
+)
