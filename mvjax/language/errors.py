@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TranscriptError(ValueError):
-    """A transcript breaks the grammar (SPEC section 2).
+    """A transcript breaks the grammar (see `mvjax.language.grammar`).
 
     Attributes:
         record: name of the record, "" where unknown.

@@ -66,7 +66,7 @@ def allowed_in_block(stand: Stand, has_outlines: bool, more_paths: bool, engine_
         case Stand.OUTLINE:
             return (tags.OUTLINE_CLOSE,)
         case Stand.MAPPED:
-            return (tags.PATH_OPEN,) * more_paths + (tags.PARALLEL_CLOSE,) * engine_output
+            return (tags.PATH_OPEN,) * (more_paths or not engine_output) + (tags.PARALLEL_CLOSE,) * engine_output
         case Stand.PATH:
             return (tags.PARALLEL_OPEN, tags.PATH_CLOSE)
         case Stand.BETWEEN:

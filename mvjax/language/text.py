@@ -129,6 +129,8 @@ def _label_faults(structure: Structure, pieces: list[str]) -> list[TranscriptErr
     for index, code, block in structure.events:
         if code not in (tags.OUTLINE_OPEN, tags.PATH_OPEN):
             continue
+        if block.level not in prefixes:  # a misplaced block, in no path
+            continue
         k, span = numbered[index]
         wanted = f"{prefixes[block.level]}{k}"
         if code == tags.PATH_OPEN:

@@ -296,6 +296,17 @@ def test_faults_are_collected():
     assert not structure.open_blocks
 
 
+def test_a_goal_without_outlines_does_not_stop_the_search_for_faults():
+    codes_T, colon_T, separator_T = token_facts(tokens_of("<Parallel> ~ <Goal> ~ </Goal> ~ <Goal> ~ </Path> ~"))
+    faults = []
+    scan(codes_T, colon_T, separator_T=separator_T, faults=faults)
+    assert [fault.found for fault in faults] == [
+        "</Goal> in <Goal>",
+        "<Goal> after </Goal>",
+        "</Path> after </Goal>",
+    ]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(TEXT, len(TAGS) - 1), max_size=40), st.data())
 def test_any_tags_give_a_layout_or_an_error(codes, data):

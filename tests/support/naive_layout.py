@@ -32,13 +32,11 @@ def addresses(tokens: list[str]) -> list[dict[int, int]]:
 
 def visible(tokens: list[str]) -> np.ndarray:
     """bool[T, T]: does query i see key j? Not later ones, and none in another path of a block that holds both."""
-    where = addresses(tokens)
-    n_tokens = len(tokens)
-    out_TT = np.zeros((n_tokens, n_tokens), bool)
-    for i in range(n_tokens):
-        for j in range(i + 1):
-            out_TT[i, j] = all(where[i].get(block, path) == path for block, path in where[j].items())
-    return out_TT
+    where = [tuple(address.items()) for address in addresses(tokens)]
+    distinct = list(dict.fromkeys(where))
+    may_see = [[all(dict(a).get(block, path) == path for block, path in b) for b in distinct] for a in distinct]
+    which_T = np.array([distinct.index(address) for address in where], int)
+    return np.tril(np.array(may_see, bool).reshape(len(distinct), -1)[which_T][:, which_T])
 
 
 def positions(visible_TT: np.ndarray) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""A model with exact arithmetic: its logits are a hash of what a row sees, so any wrong visible set, position or order shows.
+
+A row that sees the slots `s` with tokens `t_s` at positions `p_s` has the state `sum_s mix(t_s, p_s) mod 2^32`; its logits are
+`mix(state, v)` for every token `v`, as integers of 22 bits (exact in float32) plus a bias per token.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def mix(a, b, np=np):
+    """Hash two uint32 arrays into one, alike in NumPy and jax.numpy."""
+    x = a * np.uint32(0x9E3779B1) + (b * np.uint32(0x85EBCA77) ^ np.uint32(0x27D4EB2F))
+    for shift, factor in ((15, 0x2C1B3C6D), (12, 0x297A2D39), (15, 1)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x
+
+
+def logits_of(state, bias_V, np=np):
+    """Logits of hash states: uint32[...] -> float32[..., V]."""
+    v_V = np.arange(bias_V.shape[0]).astype(np.uint32)
+    hashed = mix(state[..., None], v_V, np) >> np.uint32(10)
+    return hashed.astype(np.float32) * np.float32(2.0**-18) + bias_V
+
+
+class HashModel:
+    """Implements the engine's StepModel protocol; the stream holds tokens and positions instead of keys and values."""
+
+    def __init__(self, bias_V):
+        self.params = jnp.asarray(bias_V, jnp.float32)
+        self.vocab_size = len(bias_V)
+
+    def init_stream(self, requests: int, slots: int):
+        return {"token": jnp.zeros((requests, slots), jnp.int32), "position": jnp.zeros((requests, slots), jnp.int32)}
+
+    def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+        index = offset + jnp.arange(tokens_T.shape[0])
+        index = jnp.where(jnp.arange(tokens_T.shape[0]) < length, index, stream["token"].shape[1])
+        return {
+            "token": stream["token"].at[request, index].set(tokens_T, mode="drop"),
+            "position": stream["position"].at[request, index].set(positions_T, mode="drop"),
+        }
+
+    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
+        slots = stream["token"].shape[1]
+        slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, slots)
+        stream = {
+            "token": stream["token"].at[rows.request_W, slot_W].set(tokens_W, mode="drop"),
+            "position": stream["position"].at[rows.request_W, slot_W].set(positions_W, mode="drop"),
+        }
+        mixed_RS = mix(stream["token"].astype(jnp.uint32), stream["position"].astype(jnp.uint32), jnp)
+        words_WS = words_RS[rows.request_W].astype(jnp.uint32)
+        seen_WS = (words_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
+        state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
+        return logits_of(state_W, params, jnp), stream
+
+
+def forward(tokens_T, positions_T, visible_TT, bias_V):
+    """The same model over a finished transcript: float32[T, V] logits, given the dense visibility."""
+    mixed_T = mix(np.asarray(tokens_T, np.uint32), np.asarray(positions_T, np.uint32))
+    state_T = (np.asarray(visible_TT, np.uint32) * mixed_T[None, :]).sum(axis=1, dtype=np.uint32)
+    return logits_of(state_T, np.asarray(bias_V, np.float32))
