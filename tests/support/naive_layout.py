@@ -36,7 +36,7 @@ def visible(tokens: list[str]) -> np.ndarray:
     distinct = list(dict.fromkeys(where))
     may_see = [[all(dict(a).get(block, path) == path for block, path in b) for b in distinct] for a in distinct]
     which_T = np.array([distinct.index(address) for address in where], int)
-    return np.tril(np.array(may_see, bool).reshape(len(distinct), -1)[which_T][:, which_T])
+    return np.tril(np.array(may_see, bool).reshape(len(distinct), len(distinct))[which_T][:, which_T])
 
 
 def positions(visible_TT: np.ndarray) -> np.ndarray:
