@@ -4,9 +4,9 @@ A stream holds, per layer, keys (after rotation) and values as [R, K, S, H]: req
 of a decode step appends one slot to its request's stream and reads the whole stream once, whatever the number of rows
 of the request; visibility words say which row sees which slot (arXiv 2506.09991, section 5, without its KV copies).
 
-Activations are features first, [D, rows], and products are W[out, in] @ x[in, rows]: on a CPU that is several
-times faster at a few rows than x @ W. Two layouts of the same computation: unrolled over per-layer arrays (CPU, where
-a scan copies every slice of the stacked weights), or scanned over stacked ones (accelerators: small programs).
+Activations are features first, [D, rows], and products are W[out, in] @ x[in, rows]: on a CPU that is several times
+faster at a few rows than x @ W. The same computation has two layouts: unrolled over a list of per-layer arrays (CPU,
+where a scan copies every slice of the stacked weights), or scanned over stacked ones (accelerators: small programs).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mvjax.models.rotary import rotary_tables, rotate
 
 
 class Stream(NamedTuple):
-    """Keys and values of every slot: a list of [R, K, S, H], one a layer, or one [L, R, K, S, H] if layers are scanned."""
+    """Keys and values of every slot: a list of [R, K, S, H], one a layer or one [L, R, K, S, H] if scanned."""
 
     k: list[jax.Array] | jax.Array
     v: list[jax.Array] | jax.Array
@@ -131,20 +131,18 @@ class DecoderStepModel:
         from start_R[r] to start_R[r] + Lanes must be free). Bit l of words_RS[r, s]: lane l of request r sees slot s,
         this step's slots included.
         """
-        requests = rows.start_R.shape[0]
-        row_RL = jnp.minimum(rows.row_RL, tokens_W.shape[0] - 1)
+        count = tokens_W.shape[0]
+        row_RL = jnp.minimum(rows.row_RL, count - 1)
+
+        def lanes(x_XHW):
+            return x_XHW[:, :, row_RL].transpose(2, 3, 0, 1)
 
         def write(kv_RKSH, new_KHW):
-            new_RKLH = new_KHW[:, :, row_RL].transpose(2, 0, 3, 1)
-            for r in range(requests):
-                # One contiguous block a request, so that XLA updates the stream in place.
-                kv_RKSH = jax.lax.dynamic_update_slice(kv_RKSH, new_RKLH[r : r + 1], (r, 0, rows.start_R[r], 0))
-            return kv_RKSH
+            return write_lanes(kv_RKSH, lanes(new_KHW).swapaxes(1, 2), rows.start_R)
 
         def attend(q_NHW, k_RKSH, v_RKSH):
-            q_RLNH = q_NHW[:, :, row_RL].transpose(2, 3, 0, 1)
-            o_RLNH = mvjax_kernels.stream_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, backend=self.backend)
-            return o_RLNH[rows.request_W, rows.lane_W].reshape(tokens_W.shape[0], -1).T
+            o_RLNH = mvjax_kernels.stream_attention(lanes(q_NHW), k_RKSH, v_RKSH, words_RS, backend=self.backend)
+            return o_RLNH[rows.request_W, rows.lane_W].reshape(count, -1).T
 
         x_DW, stream = self.run(params, stream, tokens_W, positions_W, write, attend)
         x_DW = norm(x_DW, params["norm"], self.config.rms_eps)
@@ -177,6 +175,24 @@ class DecoderStepModel:
 
         (_, x_DW, k, v), _ = jax.lax.scan(step, (0, x_DW, stream.k, stream.v), params["layers"])
         return x_DW, Stream(k, v)
+
+
+def write_lanes(kv_RKSH: jax.Array, new_RKLH: jax.Array, start_R: jax.Array) -> jax.Array:
+    """Put each request's lanes into its slots from start_R on: one contiguous block a request, in place."""
+    for r in range(kv_RKSH.shape[0]):
+        kv_RKSH = write_block(kv_RKSH, new_RKLH[r : r + 1], r, start_R[r])
+    return kv_RKSH
+
+
+def write_block(kv_RKSH: jax.Array, new_1KLH: jax.Array, request: int, start: jax.Array) -> jax.Array:
+    def update(kv_RKSH):
+        return jax.lax.dynamic_update_slice(kv_RKSH, new_1KLH, (request, 0, start, 0))
+
+    if kv_RKSH.shape[0] > 1 or new_1KLH.shape[2] > 1:
+        return update(kv_RKSH)
+    # XLA's CPU compiler repeats an update that is this small in every reader, and then must copy the whole stream for
+    # each. It cannot do so across a branch; that this one is always taken is not known to it.
+    return jax.lax.cond(start >= 0, update, lambda kv_RKSH: kv_RKSH, kv_RKSH)
 
 
 def norm(x_DW: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
