@@ -1,0 +1,122 @@
+"""`mvjax evaluate`: accuracy, form and degree of parallelism of a model on a benchmark file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from mvjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Run a benchmark file through the engine and report the totals."""
+
+    data: Annotated[Path, "positional"]
+    """JSONL: curated records, GSM8K lines (question, answer) or problem/answer lines."""
+    model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+    """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    adapter: Path | None = None
+    """LoRA adapter (safetensors); `demo` names the one that ships with mvjax."""
+    mode: Literal["parallel", "sequential", "autoregressive"] = "parallel"
+    """How to generate; autoregressive also asks with the autoregressive prompt suffix."""
+    limit: int | None = None
+    """Only the first so many problems."""
+    max_new_tokens: int = 512
+    """Most tokens of an answer."""
+    temperature: float = 0.0
+    """0 picks the likeliest token."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that hold this much probability."""
+    seed: int = 0
+    """Seed of the sampling."""
+    requests: int = 4
+    """Problems answered at the same time."""
+    rows: int = 8
+    """Branches of one answer that run at the same time."""
+    check: bool = False
+    """Also run the training forward pass over every transcript and compare it with what the engine used."""
+    output: Path | None = None
+    """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped."""
+    json: bool = False
+    """Print the totals as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    import tyro
+
+    arguments = tyro.cli(EvaluateArguments, args=argv, prog="mvjax evaluate", config=(tyro.conf.OmitArgPrefixes,))
+    if not arguments.data.exists():
+        raise UserError(f"{arguments.data}: there is no such file")
+    from mvjax.evaluation.problems import read_problems
+
+    problems = read_problems(arguments.data, arguments.limit)
+    summary = evaluate(arguments, problems)
+    if arguments.output is not None:
+        from mvjax.files import atomic_path
+
+        with atomic_path(arguments.output / "summary.json") as path:
+            path.write_text(json.dumps(summary, indent=2) + "\n")
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        from rich.console import Console
+
+        from mvjax.evaluation.report import table
+
+        Console().print(table({arguments.data.stem: summary}))
+    return 0
+
+
+def evaluate(arguments: EvaluateArguments, problems) -> dict:
+    """Load the model, run the problems, return the totals."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from mvjax.cli.generate import demo_adapter
+    from mvjax.data.encode import with_suffix
+    from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
+    from mvjax.evaluation.report import totals
+    from mvjax.evaluation.run import run_benchmark
+    from mvjax.models.load import load_for_generation
+
+    adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
+    tokenizer, model = load_for_generation(arguments.model, adapter)
+    form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
+    prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
+    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=arguments.requests, rows=arguments.rows))
+    log = None
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        log = arguments.output / "outcomes.jsonl"
+    checker = None
+    if arguments.check:
+        from mvjax.evaluation.faithful import Checker
+
+        checker = Checker(arguments.model, adapter, tokenizer, prompts=dict(zip((p.id for p in problems), prompts)))
+    outcomes = run_benchmark(
+        engine,
+        tokenizer,
+        problems,
+        prompts,
+        limits=Limits(max_new_tokens=arguments.max_new_tokens),
+        sampling=SamplingParams(
+            temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
+        ),
+        mode=arguments.mode,
+        batch=arguments.requests * 4,
+        log=log,
+        on_result=checker,
+    )
+    console = Console(file=sys.stderr)
+    done = list(track(outcomes, total=len(problems), description=arguments.data.stem, console=console))
+    summary = totals(done)
+    if checker is not None:
+        summary |= checker.summary()
+    return summary

@@ -1,0 +1,195 @@
+"""`mvjax generate`: answer prompts, with the branches of a transcript growing side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from mvjax.errors import UserError
+
+DEMO_PROMPT = (
+    "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. Part 2: start at 9, subtract 4, add 7, subtract 1. "
+    "Part 3: start at 2, add 8, add 5, subtract 6. Part 4: start at 7, add 4, subtract 3, add 9. What is each part?"
+)
+
+
+@dataclass(frozen=True)
+class GenerateArguments:
+    """Answer prompts with a Multiverse model, branches in parallel."""
+
+    prompts: Annotated[tuple[str, ...], "positional"] = ()
+    """Questions. None: one is read from standard input (or the demo's, with --demo)."""
+    model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+    """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    adapter: Path | None = None
+    """LoRA adapter (safetensors) to merge into the weights."""
+    demo: bool = False
+    """Use the adapter that ships with mvjax, and compare the schedules."""
+    mode: Literal["parallel", "sequential", "autoregressive"] = "parallel"
+    """parallel: paths at the same time; sequential: the same tokens, path by path; autoregressive: no blocks."""
+    compare: bool = False
+    """Run the sequential schedule as well: wall clock of both, and whether the tokens are the same."""
+    system: str | None = None
+    """System prompt; the model's own where it is not given."""
+    max_new_tokens: int = 1024
+    """Most tokens of an answer, those of all paths together."""
+    max_positions: int | None = None
+    """Longest critical path of an answer, in tokens."""
+    temperature: float = 0.0
+    """0 picks the likeliest token."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that hold this much probability."""
+    seed: int = 0
+    """The same seed gives the same answer, whatever the schedule."""
+    rows: int = 8
+    """Branches of one answer that run at the same time; further ones wait."""
+    json: bool = False
+    """Print one JSON object per answer."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    import tyro
+
+    arguments = tyro.cli(GenerateArguments, args=argv, prog="mvjax generate", config=(tyro.conf.OmitArgPrefixes,))
+    from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
+    from mvjax.models.load import load_for_generation
+
+    prompts = questions(arguments)
+    adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
+    status = Status(quiet=arguments.json)
+    with status("loading the model"):
+        tokenizer, model = load_for_generation(arguments.model, adapter)
+    form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
+    from mvjax.data.encode import with_suffix
+
+    encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
+    limits = Limits(max_new_tokens=arguments.max_new_tokens, max_positions=arguments.max_positions)
+    sampling = SamplingParams(
+        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
+    )
+    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=1, rows=arguments.rows))
+    compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
+    with status("compiling (kept for the next time)"):
+        engine.warm_up(encoded, limits=limits, modes=("parallel", "sequential") if compare else (arguments.mode,))
+    for text, ids in zip(prompts, encoded, strict=True):
+        result = show(engine, tokenizer, text, ids, limits, sampling, arguments)
+        other = None
+        if compare:
+            with status("the same once more, one path after the other"):
+                other = engine.generate([ids], limits=limits, sampling=sampling, mode="sequential")[0]
+        report(result, other, tokenizer, text, arguments)
+    return 0
+
+
+def questions(arguments: GenerateArguments) -> tuple[str, ...]:
+    """The prompts of the command line, of the demo or of standard input."""
+    if arguments.prompts:
+        return arguments.prompts
+    if arguments.demo:
+        return (DEMO_PROMPT,)
+    if sys.stdin.isatty():
+        raise UserError("no prompt: give one as an argument, on standard input, or use --demo")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text (byte {error.start})") from None
+    if not text:
+        raise UserError("standard input holds no prompt")
+    return (text,)
+
+
+def messages_of(text: str, system: str | None) -> list[dict[str, str]]:
+    """One question as a conversation."""
+    head = [{"role": "system", "content": system}] if system is not None else []
+    return [*head, {"role": "user", "content": text}]
+
+
+def demo_adapter() -> Path:
+    """The adapter that ships with the package."""
+    path = Path(str(resources.files("mvjax") / "assets" / "demo-adapter.safetensors"))
+    if not path.exists():
+        raise UserError(f"{path}: the demo's adapter is not there; train it with mvjax train configs/demo.py")
+    return path
+
+
+class Status:
+    """A spinner on a terminal's error stream; silence elsewhere."""
+
+    def __init__(self, quiet: bool):
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self.quiet = quiet or not self.console.is_terminal
+
+    def __call__(self, what: str):
+        from contextlib import nullcontext
+
+        return nullcontext() if self.quiet else self.console.status(what)
+
+
+def show(engine, tokenizer, text, ids, limits, sampling, arguments):
+    """Generate one answer; on a terminal draw it while it grows."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markup import escape
+
+    from mvjax.cli.live import Growth, View
+
+    console = Console()
+    generate = {"limits": limits, "sampling": sampling, "mode": arguments.mode}
+    if arguments.json or not console.is_terminal:
+        return engine.generate([ids], **generate)[0]
+    ordinal = {token: tag for tag, token in enumerate(tokenizer.tag_ids)}
+    view, growth = View(tokenizer.decode, ordinal.get, console.width), Growth()
+    console.print(f"[bold]{escape(text)}[/bold]\n")
+    with Live(view.render(growth), console=console, refresh_per_second=8, vertical_overflow="visible") as live:
+
+        def grow(updates) -> None:
+            for _, segment, parent, tokens in updates:
+                growth.add(segment, parent, tokens)
+            live.update(view.render(growth))
+
+        result = engine.generate([ids], on_tokens=grow, **generate)[0]
+        live.update(view.render(growth), refresh=True)
+    return result
+
+
+def report(result, other, tokenizer, text, arguments) -> None:
+    """The answer's measures: a table on a terminal, the plain transcript when piped, an object with --json."""
+    from rich.console import Console
+    from rich.table import Table
+
+    measures = {
+        "tokens": result.new_tokens,
+        "critical path": result.critical_path,
+        "# parallel": round(result.degree, 3),
+        "finish": result.finish_reason,
+        "seconds": round(result.timings.decode, 3),
+        "tokens/s": round(result.new_tokens / max(result.timings.decode, 1e-9), 1),
+    }
+    if other is not None:
+        measures["seconds, path after path"] = round(other.timings.decode, 3)
+        measures["speed-up"] = round(other.timings.decode / max(result.timings.decode, 1e-9), 2)
+        measures["same tokens"] = "yes" if result.tokens == other.tokens else "no"
+    transcript = tokenizer.decode(result.tokens)
+    if arguments.json:
+        record = {"prompt": text, "response": transcript, **{k.replace(" ", "_"): v for k, v in measures.items()}}
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    console = Console()
+    if not console.is_terminal:
+        print(transcript)
+        print("; ".join(f"{name}: {value}" for name, value in measures.items()), file=sys.stderr)
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in measures.items():
+        table.add_row(name, str(value))
+    console.print()
+    console.print(table)

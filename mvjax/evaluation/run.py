@@ -1,0 +1,113 @@
+"""Runs a benchmark through the engine: one result line per problem, resumable, and the totals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mvjax.evaluation.grading import is_correct
+from mvjax.evaluation.problems import Problem, outer_paths
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the engine made of one problem."""
+
+    id: str
+    correct: bool
+    """The final answer equals the reference."""
+    blocks: list[int]
+    """Paths of each outermost block that was opened."""
+    reference_blocks: list[int] | None
+    """The same of the reference transcript; None without one."""
+    new_tokens: int
+    critical_path: int
+    finish: str
+    cuts: int
+    """Segments that a limit ended."""
+    abandoned: int
+    """Blocks given up before any path began."""
+    barred: int
+    """Decisions in which the token that the model wanted was against the grammar."""
+    sampled: int
+    """Decisions in all."""
+    response: str
+
+    @property
+    def right_paths(self) -> bool:
+        """As many blocks with as many paths as the reference."""
+        return self.blocks == self.reference_blocks
+
+
+def outcome_of(problem: Problem, result, text: str) -> Outcome:
+    """Grade one engine result against its problem."""
+    return Outcome(
+        id=problem.id,
+        correct=is_correct(text, problem.answer),
+        blocks=[n for n in outer_paths(text) or [] if n],
+        reference_blocks=None if problem.paths is None else list(problem.paths),
+        new_tokens=result.new_tokens,
+        critical_path=result.critical_path,
+        finish=result.finish_reason,
+        cuts=len(result.cuts),
+        abandoned=result.abandoned,
+        barred=result.barred,
+        sampled=result.sampled,
+        response=text,
+    )
+
+
+def run_benchmark(
+    engine,
+    tokenizer,
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    *,
+    limits,
+    sampling,
+    mode: str,
+    batch: int,
+    log: Path | None = None,
+    on_result: Callable[[Problem, object, Outcome], None] | None = None,
+) -> Iterator[Outcome]:
+    """Yield an `Outcome` per problem, `batch` problems at a time; those already in `log` are not run again.
+
+    Args:
+        prompts: token ids of each problem's prompt.
+        log: JSONL file of outcomes, appended after every batch, so that an interrupted run goes on where it was.
+        on_result: called with every fresh result (for checks that need the tokens).
+    """
+    done = read_log(log)
+    todo = []
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if problem.id in done:
+            yield done[problem.id]
+        else:
+            todo.append((problem, prompt))
+    for start in range(0, len(todo), batch):
+        chosen = todo[start : start + batch]
+        results = engine.generate([prompt for _, prompt in chosen], limits=limits, sampling=sampling, mode=mode)
+        for (problem, _), result in zip(chosen, results, strict=True):
+            outcome = outcome_of(problem, result, tokenizer.decode(result.tokens))
+            if on_result is not None:
+                on_result(problem, result, outcome)
+            if log is not None:
+                with open(log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+            yield outcome
+
+
+def read_log(log: Path | None) -> dict[str, Outcome]:
+    """Outcomes of an earlier run by problem; a last line that was cut by an interruption is ignored."""
+    done: dict[str, Outcome] = {}
+    if log is None or not log.exists():
+        return done
+    for line in log.read_text(encoding="utf-8").split("\n"):
+        try:
+            outcome = Outcome(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            continue
+        done[outcome.id] = outcome
+    return done

@@ -1,0 +1,163 @@
+"""The device's interpreter against the one in plain Python, on random logits: every legal stream of tokens, sensible or not.
+
+The hash model's logits depend on exactly what a row sees, so agreement also proves visibility, positions and slots.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hash_model import HashModel, forward
+from random_requests import CODES, WORDS, random_bias, random_prompt, random_rules
+from reference_interpreter import Interpreter, Rules
+
+from mvjax.engine import Engine, EngineConfig, Limits
+from mvjax.language import lay_out
+from mvjax.tokenizers.tables import VocabularyTables
+
+TABLES = VocabularyTables(
+    codes=CODES,
+    colon=np.array(WORDS.holds_colon),
+    newline=np.array(WORDS.holds_newline),
+    separator_id=WORDS.separator,
+    colon_id=WORDS.colon,
+    dot_id=WORDS.dot,
+    number_ids=tuple(map(tuple, WORDS.numbers)),
+    tag_ids=tuple(WORDS.tags),
+    eos_ids=tuple(WORDS.eos),
+)
+
+
+def make_engine(bias_V, requests=4, rows=8, **sizes) -> Engine:
+    model = HashModel(bias_V)
+    config = EngineConfig(requests=requests, rows=rows, stream_step=1280, sync_steps=64, **sizes)
+    return Engine(model, model.params, TABLES, config)
+
+
+def limits_of(rules: Rules) -> Limits:
+    return Limits(
+        max_new_tokens=rules.max_new_tokens,
+        max_positions=rules.max_positions,
+        max_path_tokens=rules.max_path_tokens,
+        max_paths=rules.max_paths,
+        max_depth=rules.max_depth,
+        min_block_share=rules.min_block_share,
+    )
+
+
+def check_equal(result, reference: Interpreter) -> None:
+    """Token by token: what was written, where it stands, who made it, and how it ended."""
+    transcript = reference.transcript()
+    assert result.tokens.tolist() == [token for token, _, _, _ in transcript]
+    assert result.position.tolist() == [position for _, position, _, _ in transcript]
+    assert result.written.tolist() == [written for _, _, written, _ in transcript]
+    addresses = list(dict.fromkeys(address for *_, address in transcript))
+    assert result.segment.tolist() == [addresses.index(address) for *_, address in transcript]
+    assert result.reason == reference.reason
+    assert sorted(result.cuts.values()) == sorted(reason for _, reason in reference.cuts)
+    assert (result.abandoned, result.barred) == (reference.abandoned, reference.barred)
+
+
+def check_layout(result, prompt, bias_V, reference) -> None:
+    """The finished transcript is well-formed; laid out and run through the model in one pass it gives the same logits."""
+    tokens_T = np.array([*prompt, *result.tokens.tolist()])
+    codes_T = CODES[tokens_T].copy()
+    codes_T[: len(prompt)] = -1
+    layout = lay_out(codes_T, TABLES.colon[tokens_T], len(prompt), engine_output=True)
+    assert not layout.open
+    new = slice(len(prompt), None)
+    np.testing.assert_array_equal(layout.position[new], result.position)
+    np.testing.assert_array_equal(layout.segment[new], result.segment)
+    np.testing.assert_array_equal(layout.parent, result.parent if len(result.tokens) else [-1])
+    visible_TT = np.tril(np.ones((len(tokens_T), len(tokens_T)), bool))
+    for start_T, end_T in zip(layout.hide_start, layout.hide_end):
+        rows_TT = np.arange(len(tokens_T))[:, None]
+        visible_TT &= ~((rows_TT >= start_T) & (rows_TT < end_T))
+    logits_TV = forward(tokens_T, layout.position, visible_TT, bias_V)
+    addresses = list(dict.fromkeys(address for *_, address in reference.transcript())) or [()]
+    last_prompt = len(prompt) - 1
+    for address, index, logits_V in reference.logits:
+        segment = addresses.index(address)
+        own = np.flatnonzero(layout.segment[len(prompt) :] == segment) + len(prompt)
+        place = own[index - 1] if index else last_prompt
+        np.testing.assert_array_equal(logits_TV[place], logits_V)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_requests_agree_with_the_reference(seed):
+    rng = np.random.default_rng(seed)
+    bias_V = random_bias(rng)
+    engine = make_engine(bias_V)
+    kinds = set()
+    for _ in range(4):
+        batch = [(random_prompt(rng), random_rules(rng)) for _ in range(8)]
+        batch = [(prompt, rules) for prompt, rules in batch if not rules.autoregressive]
+        results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
+        for (prompt, rules), result in zip(batch, results, strict=True):
+            rules.rows = 8
+            reference = Interpreter(WORDS, rules, bias_V, prompt).run()
+            check_equal(result, reference)
+            check_layout(result, prompt, bias_V, reference)
+            kinds |= {result.reason, *result.cuts.values(), f"{result.parent.max() + 1 > 1}"}
+    assert kinds >= {"tokens", "True"}  # Cuts and nested or several blocks really happened.
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_the_number_of_rows_does_not_change_the_answer(rows):
+    rng = np.random.default_rng(77)
+    bias_V = random_bias(rng)
+    batch = [(random_prompt(rng), random_rules(rng)) for _ in range(12)]
+    engine = make_engine(bias_V, requests=2, rows=rows)
+    results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
+    for (prompt, rules), result in zip(batch, results, strict=True):
+        rules.rows, rules.autoregressive = rows, False
+        reference = Interpreter(WORDS, rules, bias_V, prompt).run()
+        check_equal(result, reference)
+        assert result.steps == reference.steps
+
+
+def test_autoregressive_mode_opens_no_block():
+    rng = np.random.default_rng(5)
+    bias_V = random_bias(rng)
+    engine = make_engine(bias_V)
+    batch = [(random_prompt(rng), random_rules(rng)) for _ in range(6)]
+    results = engine.generate(
+        [p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch], mode="autoregressive"
+    )
+    for (prompt, rules), result in zip(batch, results, strict=True):
+        rules.autoregressive = True
+        check_equal(result, Interpreter(WORDS, rules, bias_V, prompt).run())
+        assert result.degree == 1.0
+
+
+def test_sequential_mode_equals_parallel_mode():
+    rng = np.random.default_rng(11)
+    bias_V = random_bias(rng)
+    engine = make_engine(bias_V)
+    batch = [(random_prompt(rng), random_rules(rng)) for _ in range(8)]
+    limits = [limits_of(rules) for _, rules in batch]
+    prompts = [prompt for prompt, _ in batch]
+    parallel = engine.generate(prompts, limits=limits)
+    sequential = engine.generate(prompts, limits=limits, mode="sequential")
+    for one, other in zip(parallel, sequential, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+        assert one.position.tolist() == other.position.tolist()
+        assert one.steps <= other.steps
+
+
+@pytest.mark.slow
+def test_a_million_tokens_agree():
+    """Both interpreters over a million tokens of random requests."""
+    tokens, seed = 0, 1000
+    while tokens < 1_000_000:
+        rng = np.random.default_rng(seed)
+        seed += 1
+        bias_V = random_bias(rng)
+        engine = make_engine(bias_V, requests=32)
+        for _ in range(4):
+            batch = [(random_prompt(rng), random_rules(rng)) for _ in range(64)]
+            results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
+            for (prompt, rules), result in zip(batch, results, strict=True):
+                rules.rows, rules.autoregressive = 8, False
+                check_equal(result, Interpreter(WORDS, rules, bias_V, prompt).run())
+                tokens += result.new_tokens

@@ -1,0 +1,54 @@
+"""Random vocabularies, limits and prompts for the interpreter's tests."""
+
+from __future__ import annotations
+
+import numpy as np
+from reference_interpreter import Rules, Words
+
+VOCABULARY = 44
+SEPARATOR, COLON, DOT = 13, 14, 15
+WORDS = Words(
+    tags=list(range(12)),
+    eos=[12, 43],
+    separator=SEPARATOR,
+    colon=COLON,
+    dot=DOT,
+    numbers=[[16 + int(digit) for digit in str(k)] for k in range(1, 65)],
+    holds_colon=[v in (COLON, 26, 28) for v in range(VOCABULARY)],
+    holds_newline=[v in (SEPARATOR, 27, 28) for v in range(VOCABULARY)],
+)
+CODES = np.array([v if v < 12 else -1 for v in range(VOCABULARY)], np.int8)
+
+
+def random_bias(rng: np.random.Generator) -> np.ndarray:
+    """A taste: how much likelier tags, ends, colons and newlines are than other text (quarters are exact in float32)."""
+    bias_V = np.zeros(VOCABULARY, np.float32)
+    bias_V[:12] += rng.integers(0, 8) / 4
+    bias_V[[2, 4]] += rng.integers(0, 16) / 4
+    bias_V[6] += rng.integers(-2, 6) / 4
+    bias_V[[5, 7, 11, 3]] += rng.integers(-4, 8) / 4
+    bias_V[[1, 9]] += rng.integers(-16, 4) / 4
+    bias_V[[12, 43]] += rng.integers(-24, 2) / 4
+    bias_V[[COLON, 26, 28]] += rng.integers(-4, 8) / 4
+    bias_V[[SEPARATOR, 27]] += rng.integers(-4, 4) / 4
+    return bias_V
+
+
+def random_rules(rng: np.random.Generator) -> Rules:
+    """Limits from hardly anything to plenty."""
+    total = int(rng.choice([9, 20, 60, 150, 300, 600, 1000]))
+    return Rules(
+        max_new_tokens=total,
+        max_positions=int(rng.integers(max(9, total // 4), total + 1)) if rng.random() < 0.4 else None,
+        max_path_tokens=int(rng.integers(5, 160)) if rng.random() < 0.2 else None,
+        max_paths=int(rng.integers(1, 13)),
+        max_depth=int(rng.choice([0, 1, 2, 3, 3])),
+        min_block_share=int(rng.choice([0, 10, 30, 64])),
+        rows=int(rng.choice([1, 2, 3, 5, 8])),
+        autoregressive=rng.random() < 0.05,
+    )
+
+
+def random_prompt(rng: np.random.Generator) -> list[int]:
+    """Any tokens, tags among them: a prompt is never read."""
+    return rng.integers(0, VOCABULARY, size=int(rng.integers(1, 30))).tolist()
