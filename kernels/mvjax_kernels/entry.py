@@ -55,8 +55,9 @@ def attention(
     scale, soft_cap = _check_scalars(scale, soft_cap, q_BTNH.shape[-1])
     if q_offset_B is None:
         q_offset_B = jnp.zeros(q_BTNH.shape[0], jnp.int32)
+    tile = xla_attention.tile_shape(q_BTNH.shape[2] // k_BSKH.shape[2], q_BTNH.shape[1], k_BSKH.shape[1])
     o_BTNH, lse_BTN = xla_attention.attention(
-        q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap
+        q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap, *tile
     )
     return (o_BTNH, lse_BTN) if return_lse else o_BTNH
 
