@@ -204,7 +204,7 @@ def ideal_parallel(parts: tuple[Chain | Group, ...]) -> float:
 
 def grade(record: Record, text: str) -> bool:
     """Whether a response gives every part's result: its last "The answer is ..." lists them in order."""
-    found = re.findall(r"The answer is ([^\n]*)", text)
+    found = re.findall(r"The answer is ((?:-?\d+(?:, (?:and )?)?)+)", text)
     return bool(found) and re.findall(r"-?\d+", found[-1]) == re.findall(r"-?\d+", record.answer)
 
 
