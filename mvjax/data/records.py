@@ -104,7 +104,7 @@ def check_share(faults: Sequence[Fault], total: int, max_bad_share: float, where
     if len(faults) > max_bad_share * total or len(faults) == total:
         first = faults[0]
         raise UserError(
-            f"{where}: {len(faults)} of {total} records are malformed (at most {max_bad_share:.0%} may be); "
+            f"{where}: {len(faults)} of {total} records cannot be used (at most {max_bad_share:.0%} may be); "
             f"the first is {first.name}: {first.reason}"
         )
 

@@ -240,6 +240,6 @@ def test_a_file_with_faulty_lines(tmp_path):
     assert [record.id for record in curated.records] == ["problems-1", "problems-4"]
     assert curated.reasons == {"wrong arithmetic": 1, "malformed line": 1}
     assert "problems.jsonl:3" in {fault.name for fault in curated.rejected}
-    with pytest.raises(UserError, match=r"1 of 4 records are malformed.*problems.jsonl:3"):
+    with pytest.raises(UserError, match=r"1 of 4 records cannot be used.*problems.jsonl:3"):
         curate_file(path)
     assert len(curate_file(path, limit=1).records) == 1

@@ -1,0 +1,97 @@
+"""Records as tokens: the prompt, the response, the end of text, and what is trained on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mvjax.data.encode import SUFFIXES, encode_record, with_suffix
+from mvjax.errors import UserError
+from mvjax.language import TranscriptError
+
+
+@pytest.mark.parametrize("form", ["multiverse", "autoregressive"])
+def test_prompt_response_and_end(tokenizer, records, form):
+    for record in records[:8]:
+        example = encode_record(tokenizer, record, form)
+        body = record.response if form == "multiverse" else record.autoregressive
+        text = tokenizer.decode(example.tokens)
+        prompt = record.messages[0]["content"] + SUFFIXES[form]
+        assert text == f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{body}<|im_end|>"
+        start = example.layout.prompt_length
+        assert tokenizer.decode(example.tokens[:start]).endswith("assistant\n")
+        assert not example.loss[:start].any()
+        assert example.loss[start]
+        assert example.loss[-1]
+        assert example.tokens[-1] == tokenizer.eos_ids[0]
+        assert (example.id, example.mode) == (record.id, form)
+
+
+def test_the_sequential_form_has_one_segment_and_full_loss(tokenizer, records):
+    example = encode_record(tokenizer, records[1], "autoregressive")
+    assert example.layout.depth == 0
+    assert set(example.layout.segment) == {0}
+    assert example.loss[example.layout.prompt_length :].all()
+
+
+def test_no_loss_on_what_the_interpreter_writes(tokenizer, records):
+    record = next(record for record in records if record.meta["parallel"])
+    example = encode_record(tokenizer, record)
+    path_open, conclusion = tokenizer.tag_ids[8], tokenizer.tag_ids[10]
+    starts = np.flatnonzero(example.tokens == path_open)
+    assert len(starts) >= 2
+    for start in starts:
+        assert not example.loss[start : start + 4].any()  # <Path>, newline, label, ":"
+    (place,) = np.flatnonzero(example.tokens == conclusion)[-1:]
+    assert not example.loss[place : place + 2].any()
+    assert example.loss[place + 2]
+
+
+def test_tags_in_a_prompt_and_in_the_sequential_form_stay_text(tokenizer, records):
+    record = replace(
+        records[0],
+        messages=({"role": "user", "content": "What does <Parallel> mean? </Path>"},),
+        autoregressive="A <Path> is a tag.",
+        response="A tag.",
+    )
+    tags = set(tokenizer.tag_ids)
+    for form in SUFFIXES:
+        example = encode_record(tokenizer, record, form)
+        assert not tags & set(example.tokens.tolist())
+    assert "A <Path> is a tag." in tokenizer.decode(example.tokens)
+
+
+def test_earlier_answers_are_laid_out_as_transcripts(tokenizer, records):
+    record = next(record for record in records if record.meta["parallel"])
+    turns = (*record.messages, {"role": "assistant", "content": record.response}, {"role": "user", "content": "Again."})
+    example = encode_record(tokenizer, replace(record, messages=turns))
+    once = encode_record(tokenizer, record)
+    assert len(example.layout.structure.blocks) == 2 * len(once.layout.structure.blocks)
+    assert not example.loss[: example.layout.prompt_length].any()
+    assert example.loss.sum() == once.loss.sum()
+
+
+def test_the_suffix_goes_to_the_last_user_message():
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c "},
+    ]
+    out = with_suffix(messages, "autoregressive")
+    assert [message["content"] for message in out] == ["a", "b", "c" + SUFFIXES["autoregressive"]]
+    with pytest.raises(UserError, match="user"):
+        with_suffix([{"role": "system", "content": "a"}], "multiverse")
+
+
+@pytest.mark.parametrize("damage", ["</Parallel>", "</Path>", "</Goal>"])
+def test_malformed_and_cut_responses_are_rejected_by_name(tokenizer, records, damage):
+    record = next(record for record in records if record.meta["parallel"])
+    with pytest.raises(TranscriptError, match=record.id):
+        encode_record(tokenizer, replace(record, response=record.response.replace(damage, "", 1)))
+    with pytest.raises(TranscriptError, match=record.id):
+        encode_record(tokenizer, replace(record, response=record.response.split(damage)[0]))
+
+
+def test_an_unknown_form_is_refused(tokenizer, records):
+    with pytest.raises(ValueError, match="form"):
+        encode_record(tokenizer, records[0], "other")

@@ -1,0 +1,78 @@
+"""Record files: round trip, and what is skipped, counted, named."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from mvjax.data.records import Record, read_records, write_records
+from mvjax.errors import UserError
+
+GOOD = Record("a", ({"role": "user", "content": "1+1 é?"},), "2", "2", "2", "test", {"n": 1})
+
+
+def line(**changes):
+    return json.dumps({**asdict(GOOD), **changes})
+
+
+def test_what_is_written_is_read(tmp_path, records):
+    path = tmp_path / "records.jsonl"
+    assert write_records(path, [GOOD, *records]) == 1 + len(records)
+    found = read_records(path)
+    assert list(found) == [GOOD, *records]
+    assert found.faults == ()
+    assert found[0] == GOOD
+    assert len(found) == 41
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        (line(response=None), "'response' is missing or no string in record 'a'"),
+        (line(id=3), "'id'"),
+        (line(messages=[]), "'messages' is missing or empty"),
+        (line(messages=[{"role": "cook", "content": "x"}]), "role"),
+        (line(messages=[{"role": "user", "content": 1}]), "content is no string"),
+        (line(messages=[{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]), "not the user's"),
+        (line(meta=[]), "'meta'"),
+    ],
+)
+def test_a_malformed_record_is_skipped_and_named(tmp_path, bad, reason):
+    path = tmp_path / "records.jsonl"
+    path.write_text("\n".join([line(), "", bad, line()]) + "\n", encoding="utf-8")
+    found = read_records(path, max_bad_share=0.5)
+    assert list(found) == [GOOD, GOOD]
+    (fault,) = found.faults
+    assert fault.name == "records.jsonl:3"
+    assert reason in fault.reason
+    with pytest.raises(UserError, match=r"1 of 3 records cannot be used.*records\.jsonl:3"):
+        read_records(path)
+
+
+def test_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_records(tmp_path / "none.jsonl")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(UserError, match="no record"):
+        read_records(empty)
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(line().encode() + b"\n\n" + "é".encode("latin-1"))
+    with pytest.raises(UserError, match="line 3 is not UTF-8"):
+        read_records(latin)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "records.jsonl"
+    write_records(path, [GOOD])
+
+    def failing():
+        yield GOOD
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_records(path, failing())
+    assert list(read_records(path)) == [GOOD]
+    assert [file.name for file in tmp_path.iterdir()] == ["records.jsonl"]
