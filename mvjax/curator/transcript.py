@@ -39,16 +39,6 @@ def multiverse(body: Body, label: str = "") -> str:
     return "\n".join(_lines(body, label))
 
 
-def blocks_of(body: Body) -> Iterator[tuple[int, Block]]:
-    """All blocks of a body, nested ones included, with their nesting level (0 outside)."""
-    for entry in body:
-        if isinstance(entry, Block):
-            yield 0, entry
-            for path in entry.paths:
-                for level, block in blocks_of(path.body):
-                    yield level + 1, block
-
-
 def _lines(body: Body, label: str) -> Iterator[str]:
     for entry in body:
         if isinstance(entry, str):

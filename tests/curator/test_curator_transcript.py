@@ -1,7 +1,7 @@
 """Writing bodies as Multiverse text."""
 
-from mvjax.curator.transcript import Block, Path, blocks_of, multiverse
-from mvjax.language import parse_text
+from mvjax.curator.transcript import Block, Path, multiverse
+from mvjax.language import parse_text, render
 
 INNER = Block((Path("c?", ("c",)), Path("d?", ("d",))), "c and d")
 BODY = ("before", Block((Path("a?", ("a", INNER, "after")), Path("b?", (INNER,))), "a and b"), "end")
@@ -9,12 +9,7 @@ BODY = ("before", Block((Path("a?", ("a", INNER, "after")), Path("b?", (INNER,))
 
 def test_labels_follow_the_nesting():
     text = multiverse(BODY)
-    tree = parse_text(text, complete=True)
+    assert render(parse_text(text, complete=True)) == text
     labels = [part.split(":")[0] for part in text.split("<Path>\n")[1:]]
     assert labels == ["1", "1.1", "1.2", "2", "2.1", "2.2"]
-    assert tree is not None
     assert "2: Let's think in parallel.\n<Parallel>" in text
-
-
-def test_blocks_with_their_level():
-    assert [(level, len(block.paths)) for level, block in blocks_of(BODY)] == [(0, 2), (1, 2), (1, 2)]
