@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mvjax.models.config import ModelConfig
+from mvjax.models.low_rank import low_rank
 from mvjax.models.rotary import rotary_tables, rotate
 
 
@@ -35,12 +36,13 @@ class Linear(nnx.Module):
         self.lora_scale = 0.0
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        y = x @ self.weight[...].astype(x.dtype).T
+        # No `.T`: the transposed weight would be kept for the backward pass, a copy of all where layers are scanned.
+        y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_a is not None:
-            low = x @ self.lora_a[...].astype(x.dtype).T
-            y = y + self.lora_scale * (low @ self.lora_b[...].astype(x.dtype).T)
+            a, b = self.lora_a[...].astype(x.dtype), (self.lora_scale * self.lora_b[...]).astype(x.dtype)
+            y = y + low_rank(x, a, b)
         return y
 
 

@@ -76,8 +76,8 @@ class TrainConfig:
 
     dtype: str = "float32"
     """Compute type: float32 (what a CPU does best) or bfloat16. Trained parameters and Adam's moments stay float32."""
-    scan_layers: bool = False
-    """Scan over stacked layers (TPU and GPU: short compilation) instead of unrolling them (CPU: no copies)."""
+    scan_layers: bool = True
+    """Scan over stacked layers instead of unrolling them: compiles in a fraction of the time, and as fast a step."""
     remat: bool = False
     """Recompute each layer in the backward pass: less memory, a third more work."""
     loss_chunk: int = 256
