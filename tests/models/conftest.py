@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 from mvjax.models import Decoder, ModelConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
-FAMILIES = ("llama", "llama3", "qwen2", "qwen2_tied", "qwen3")
 
 
 @pytest.fixture
@@ -67,3 +66,20 @@ def causal():
         return positions, start, start
 
     return make
+
+
+_run = nnx.jit(lambda decoder, *rows: decoder(*rows))
+
+
+@pytest.fixture(scope="session")
+def logits():
+    """A decoder's logits, compiled once per shape."""
+    return lambda decoder, *rows: np.asarray(_run(decoder, *rows))
+
+
+@pytest.fixture
+def tokens():
+    """Random token ids of a tiny decoder, [2, 12], some of them 5, 9 and 60."""
+    ids = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
+    ids[:, [2, 5, 7]] = (5, 9, 60)
+    return ids

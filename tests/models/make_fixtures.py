@@ -7,6 +7,7 @@ Run from the root of the repository, with the `torch` extra installed:
 Each family gets a directory with config.json, model.safetensors and expected.npz (input ids and transformers' logits).
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def build(name: str) -> tuple[torch.nn.Module, dict]:
     """A tiny model of transformers with random weights everywhere (biases and norms too), and its config."""
     config = TINY | MODELS[name]
     torch.manual_seed(sum(map(ord, name)))
-    kind = dict(config)
+    kind = copy.deepcopy(config)  # transformers adds to it
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(kind.pop("model_type"), **kind), attn_implementation="eager"
     )

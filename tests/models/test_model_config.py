@@ -1,0 +1,81 @@
+"""ModelConfig: Hugging Face dictionaries in and out, and what is refused."""
+
+import json
+
+import pytest
+
+from mvjax.errors import UserError
+from mvjax.models import ModelConfig, RopeScaling
+
+SMOLLM2 = {
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "rope_theta": 100000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def test_smollm2_is_read():
+    config = ModelConfig.from_hf(SMOLLM2)
+    assert (config.head_dim, config.group, config.tied, config.qkv_bias, config.qk_norm) == (64, 3, True, False, False)
+    assert config.parameters == 134_515_008
+    assert config.eos == (2,)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("rope_scaling", [None, LLAMA3])
+@pytest.mark.parametrize("eos", [None, 7, [7, 9]])
+def test_round_trip(family, rope_scaling, eos):
+    config = ModelConfig.from_hf(SMOLLM2 | {"model_type": family, "rope_scaling": rope_scaling, "eos_token_id": eos})
+    assert ModelConfig.from_hf(json.loads(json.dumps(config.to_hf()))) == config
+    assert config.qkv_bias == (family == "qwen2")
+    assert config.qk_norm == (family == "qwen3")
+
+
+def test_rope_parameters_of_transformers_5():
+    old = ModelConfig.from_hf(SMOLLM2 | {"rope_theta": 500000.0, "rope_scaling": LLAMA3})
+    new = {key: value for key, value in SMOLLM2.items() if key != "rope_theta"}
+    new["rope_parameters"] = LLAMA3 | {"rope_theta": 500000.0}
+    assert ModelConfig.from_hf(new) == old
+    assert old.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "mamba"}, "mamba"),
+        ({"model_type": None}, "model_type"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_key_value_heads": 2}, "9 heads"),
+        ({"head_dim": 63}, "odd"),
+        ({"vocab_size": -5}, "vocab_size"),
+    ],
+)
+def test_unsupported_models_are_refused_by_name(change, named):
+    with pytest.raises(UserError, match=named):
+        ModelConfig.from_hf(SMOLLM2 | change)

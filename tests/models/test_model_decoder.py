@@ -1,0 +1,96 @@
+"""The decoder: equal to transformers, scanned as unrolled, documents of a pack apart, paths apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mvjax.language.layout import lay_out
+from mvjax.models import Decoder, from_checkpoint
+
+TOLERANCE = 2e-5  # of the largest logit, float32
+
+
+def close(found, wanted, tolerance=TOLERANCE):
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3"])
+def test_logits_equal_those_of_transformers(name, scan_layers, fixture_checkpoint, fixture_expected, causal, logits):
+    ids, expected = fixture_expected(name)
+    decoder = from_checkpoint(fixture_checkpoint(name), scan_layers=scan_layers)
+    close(logits(decoder, ids, *causal(*ids.shape)), expected)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_equals_unrolled_with_gradients(tiny, tokens, causal, remat):
+    losses, gradients = [], []
+    for scan_layers in (True, False):
+        decoder = tiny(scan_layers=scan_layers)
+        decoder.remat = remat
+
+        def loss(decoder, tokens, *rows):
+            return (decoder(tokens, *rows) ** 2).mean()
+
+        value, gradient = nnx.jit(nnx.value_and_grad(loss))(decoder, tokens, *causal(*tokens.shape))
+        losses.append(value)
+        gradients.append(gradient)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    scanned = gradients[0]["layers"]["self_attn"]["q_proj"]["weight"][...]
+    unrolled = jnp.stack([gradients[1]["layers"][i]["self_attn"]["q_proj"]["weight"][...] for i in range(3)])
+    close(scanned, unrolled)
+    close(gradients[0]["embed_tokens"]["weight"][...], gradients[1]["embed_tokens"]["weight"][...])
+
+
+def test_documents_of_a_pack_do_not_see_each_other(tiny, tokens, causal, logits):
+    decoder = tiny()
+    length = tokens.shape[1]
+    alone = logits(decoder, tokens, *causal(*tokens.shape))
+    packed = np.concatenate(list(tokens))[None]
+    positions = np.tile(np.arange(length, dtype=np.int32), len(tokens))[None]
+    start = (np.arange(packed.shape[1], dtype=np.int32) // length * length + length)[None, None]
+    together = logits(decoder, packed, positions, start, np.full_like(start, packed.shape[1]))
+    close(together[0].reshape(alone.shape), alone)
+
+
+def test_paths_do_not_see_their_siblings_through_any_layer(tiny, logits):
+    """Other tokens in path 1 change nothing in path 2, and something in the conclusion."""
+    names = [*"ab", "<Parallel>", "<Goal>", "<Outline>", "1", ":", "</Outline>", "<Outline>", "2", ":", "</Outline>"]
+    names += ["</Goal>", "\n", "<Path>", "\n", "1", ":", "x", "</Path>", "\n", "<Path>", "\n", "2", ":", "y", "</Path>"]
+    names += ["\n", "<Conclusion>", "z", "</Conclusion>", "</Parallel>"]
+    from random_trees import token_facts
+
+    codes_T, colon_T, separator_T = token_facts(names)
+    layout = lay_out(codes_T, colon_T, separator_T=separator_T)
+    rows = layout.position[None], layout.hide_start[None], layout.hide_end[None]
+    ids = np.arange(len(names), dtype=np.int32)[None]
+    x, conclusion = names.index("x"), names.index("<Conclusion>")
+    second = slice(names.index("y") - 4, conclusion)
+    changed = ids.copy()
+    changed[0, x] = 60
+    decoder = tiny()
+    before, after = logits(decoder, ids, *rows)[0], logits(decoder, changed, *rows)[0]
+    np.testing.assert_array_equal(before[second], after[second])
+    assert np.abs(before[conclusion:] - after[conclusion:]).max() > 1e-3
+    assert np.abs(before[x] - after[x]).max() > 1e-3
+
+
+def test_bfloat16_activations_and_parameters(fixture_checkpoint, fixture_expected, causal):
+    ids, expected = fixture_expected("qwen3")
+    decoder = from_checkpoint(fixture_checkpoint("qwen3"), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(decoder))} == {jnp.dtype(jnp.bfloat16)}
+    hidden = nnx.jit(lambda decoder, *rows: decoder.hidden(*rows))(decoder, ids, *causal(*ids.shape))
+    assert hidden.dtype == jnp.bfloat16
+    found = decoder.logits(hidden)
+    assert found.dtype == jnp.float32
+    close(found, expected, 0.05)
+
+
+def test_no_weights_are_made_for_an_abstract_decoder(tiny):
+    config = tiny().config
+    shapes = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes))) == config.parameters

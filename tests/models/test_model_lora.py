@@ -1,0 +1,178 @@
+"""Adapters and tag rows: what they train, merging, files."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mvjax.errors import UserError
+from mvjax.models import (
+    TRAINABLE,
+    LoraConfig,
+    add_lora,
+    is_adapted,
+    load_adapter,
+    merge,
+    read_adapter_metadata,
+    remove_adapter,
+    save_adapter,
+    to_checkpoint,
+)
+
+CONFIG = LoraConfig(rank=3, alpha=6.0, tag_ids=(5, 9, 60))
+SHAPES = [{"scan_layers": True}, {"scan_layers": False}, {"tied": False, "qkv_bias": True, "family": "qwen2"}]
+
+
+def adapted(decoder, config=CONFIG, seed=3):
+    """The decoder with an adapter whose parameters all differ from their start."""
+    add_lora(decoder, config)
+    for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(decoder, TRAINABLE))):
+        noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), variable.shape)
+        variable[...] = variable[...] + 0.1 * noise
+    return decoder
+
+
+@pytest.fixture
+def run(tokens, causal, logits):
+    return lambda decoder: logits(decoder, tokens, *causal(*tokens.shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_new_adapter_changes_nothing_and_merging_a_trained_one_neither(tiny, run, shape):
+    decoder = tiny(**shape)
+    before = run(decoder)
+    add_lora(decoder, CONFIG)
+    assert is_adapted(decoder)
+    np.testing.assert_allclose(run(decoder), before, atol=1e-5 * np.abs(before).max())
+    remove_adapter(decoder)
+    after = run(adapted(decoder))
+    assert np.abs(after - before).max() > 0.1 * np.abs(before).max()
+    merged = run(merge(decoder))
+    assert not is_adapted(decoder)
+    np.testing.assert_allclose(merged, after, atol=2e-5 * np.abs(after).max())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_of_adapters_and_tag_rows_alone(tiny, tokens, causal, shape):
+    decoder = adapted(tiny(**shape))
+    frozen = nnx.state(decoder, nnx.Not(TRAINABLE))
+
+    def loss(decoder):
+        return (decoder(tokens, *causal(*tokens.shape)) ** 2).mean()
+
+    gradients = nnx.jit(nnx.grad(loss, argnums=nnx.DiffState(0, TRAINABLE)))(decoder)
+    flat = dict(nnx.to_flat_state(gradients))
+    assert {path[-1] for path in flat} == {"lora_a", "lora_b", "tag_rows"}
+    layers = 1 if decoder.config.scan_layers else 3
+    tables = 1 if decoder.config.tied else 2
+    assert len(flat) == 7 * 2 * layers + tables
+    for path, gradient in flat.items():
+        assert np.abs(gradient[...]).max() > 0, path
+    for path, before in nnx.to_flat_state(frozen):
+        np.testing.assert_array_equal(before[...], dict(nnx.to_flat_state(nnx.state(decoder)))[path][...])
+
+
+def test_tag_rows_stand_in_for_rows_of_the_matrix_in_both_uses(tiny, tokens, causal):
+    decoder = tiny()
+    add_lora(decoder, LoraConfig(rank=0, tag_ids=(5, 9, 60)))
+    assert not jax.tree.leaves(nnx.state(decoder, nnx.LoRAParam))
+    decoder.embed_tokens.tag_rows[...] = jnp.ones((3, 32))
+    matrix = decoder.unembed
+    np.testing.assert_array_equal(matrix[jnp.array([5, 9, 60])], 1.0)
+    hidden = nnx.jit(lambda decoder, *rows: decoder.hidden(*rows))(decoder, tokens, *causal(*tokens.shape))
+    np.testing.assert_allclose(decoder.logits(hidden), hidden @ matrix.T, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(
+        decoder.embed_tokens.lookup(jnp.array([9, 4]), jnp.float32), matrix[jnp.array([9, 4])]
+    )
+
+
+def test_only_chosen_layers_are_adapted(tiny):
+    decoder = add_lora(tiny(), LoraConfig(rank=2, targets=("q_proj", "v_proj")))
+    assert {path[-2] for path, _ in nnx.to_flat_state(nnx.state(decoder, TRAINABLE))} == {"q_proj", "v_proj"}
+
+
+def test_a_checkpoint_of_an_adapted_decoder_is_merged_and_leaves_it_adapted(tiny):
+    decoder = adapted(tiny())
+    tensors = to_checkpoint(decoder).tensors
+    assert is_adapted(decoder)
+    merge(decoder)
+    for name, tensor in to_checkpoint(decoder).tensors.items():
+        np.testing.assert_array_equal(tensors[name], tensor)
+
+
+@pytest.mark.parametrize("scanned_first", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_round_trip_between_scanned_and_unrolled(tiny, run, tmp_path, scanned_first, dtype):
+    path = tmp_path / "adapter.safetensors"
+    decoder = adapted(tiny(scan_layers=scanned_first))
+    wanted = run(decoder)
+    save_adapter(path, decoder, dtype=dtype, metadata={"tokenizer": "abc"})
+    other = tiny(scan_layers=not scanned_first)
+    if not scanned_first:  # the same base weights in the other arrangement
+        source = nnx.state(decoder, nnx.Not(TRAINABLE))["layers"]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[source[i] for i in range(3)])
+        nnx.update(other.layers, stacked)
+    else:
+        source = nnx.state(decoder, nnx.Not(TRAINABLE))["layers"]
+        for i, block in enumerate(other.layers):
+            nnx.update(block, jax.tree.map(lambda leaf: leaf[i], source))  # noqa: B023
+    for part in ("embed_tokens", "norm"):
+        nnx.update(getattr(other, part), nnx.state(getattr(decoder, part), nnx.Not(TRAINABLE)))
+    load_adapter(path, other, tokenizer="abc")
+    tolerance = 2e-5 if dtype == jnp.float32 else 0.02
+    np.testing.assert_allclose(run(other), wanted, atol=tolerance * np.abs(wanted).max())
+    assert read_adapter_metadata(path)["tokenizer"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"ffn": 64}, "ffn"), ({"layers": 2}, "layers"), ({"vocab_size": 66}, "vocab_size"), ({"tied": False}, "tied")],
+)
+def test_an_adapter_of_another_shape_is_refused_and_nothing_is_left(tiny, tmp_path, changes, named):
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, adapted(tiny()))
+    other = tiny(**changes)
+    with pytest.raises(UserError, match=named):
+        load_adapter(path, other)
+    assert not is_adapted(other)
+
+
+def test_bad_adapter_files_are_user_errors(tiny, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    path, damaged = tmp_path / "adapter.safetensors", tmp_path / "damaged.safetensors"
+    save_adapter(path, adapted(tiny()), metadata={"tokenizer": "abc"}, dtype=jnp.float32)
+    header, tensors = read_adapter_metadata(path), load_file(path)
+    first = next(name for name in tensors if name.endswith("lora_a"))
+    cases = {
+        "missing": {name: tensor for name, tensor in tensors.items() if name != first},
+        "shape": tensors | {first: tensors[first][:, :-1]},
+    }
+    for named, content in cases.items():
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in content.items()}, damaged, metadata=header)
+        other = tiny()
+        with pytest.raises(UserError, match=named):
+            load_adapter(damaged, other)
+        assert not is_adapted(other)
+    save_file(tensors, damaged)
+    with pytest.raises(UserError, match="no adapter file"):
+        load_adapter(damaged, tiny())
+    damaged.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be read"):
+        load_adapter(damaged, tiny())
+    with pytest.raises(UserError, match="cannot be read"):
+        load_adapter(tmp_path / "absent", tiny())
+    with pytest.raises(UserError, match="another tokenizer"):
+        load_adapter(path, tiny(), tokenizer="xyz")
+
+
+def test_bad_requests_are_user_errors(tiny, tmp_path):
+    with pytest.raises(UserError, match="down"):
+        LoraConfig(targets=("down",))
+    with pytest.raises(UserError, match="64"):
+        add_lora(tiny(), LoraConfig(tag_ids=(64,)))
+    with pytest.raises(UserError, match="already"):
+        add_lora(add_lora(tiny(), CONFIG), CONFIG)
+    with pytest.raises(UserError, match="no adapter"):
+        save_adapter(tmp_path / "none.safetensors", tiny())
