@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -183,19 +184,10 @@ class Engine:
             if job is not None and job.cancelled and not job.cancel_told:
                 self._state = self._programs.call("cancel", self._sizes, _cancel, (0,), self._state, np.int32(place))
                 job.cancel_told = True
-        width = next_power(self._running)
+        width = next(count for count in self._row_counts(self._sizes.requests) if count >= self._running)
         self._make_room(max(self._used_R) + loop.lanes_of(self.config.rows, width), self._sizes.requests)
-        self._stream, self._state, told = self._programs.call(
-            f"run {width}",
-            self._sizes,
-            lambda *args: loop.run(self.model, *args, width=width),
-            (2, 3),
-            self._params,
-            self._tables,
-            self._stream,
-            self._state,
-            np.int32(self.config.sync_steps),
-        )
+        program = self._loop_program(width)
+        self._stream, self._state, told = program(*self._loop_arguments())
         report = loop.read_report(told)
         self._running, self._used_R = report.running, report.used_R.copy()
         results, fresh = [], []
@@ -216,31 +208,37 @@ class Engine:
             on_tokens(fresh)
         return results
 
-    def compile_ahead(self, requests: int = 1, slots: int | None = None, widths: Iterable[int] | None = None) -> None:
-        """Compile the loop for these row counts (all that `requests` can need, by default) at a stream size.
+    def compile_ahead(self, requests: int = 1, slots: int | None = None) -> None:
+        """Compile the loop for all row counts that so many requests can need, at a stream size.
 
         Raises UserError when the engine is busy.
         """
         if self.busy:
             raise UserError("this engine is busy; compile ahead before the first request")
-        requests = next_power(min(requests, self.config.requests))
-        slots = self._slots_for(slots or self.config.stream_step)
-        self._allocate(requests, slots)
-        most = next_power(requests * self.config.rows)
-        for width in widths or [2**power for power in range(most.bit_length())]:
-            self._programs.compile(
-                f"run {width}",
-                self._sizes,
-                lambda *args, width=width: loop.run(self.model, *args, width=width),
-                (2, 3),
-                self._params,
-                self._tables,
-                self._stream,
-                self._state,
-                np.int32(self.config.sync_steps),
-            )
+        requests = self._places_for(requests)
+        self._allocate(requests, self._slots_for(slots or self.config.stream_step))
+        for width in self._row_counts(requests):
+            self._loop_program(width)
 
     # The host's side.
+
+    def _places_for(self, requests: int) -> int:
+        """Requests that state and streams are made for, so that few sizes occur."""
+        return min(next_power(requests), self.config.requests)
+
+    def _row_counts(self, requests: int) -> list[int]:
+        """Row counts in use for so many requests: up to the first that holds all rows they can have."""
+        most = requests * self.config.rows
+        counts = [count for count in self.config.row_counts if count < most]
+        return [*counts, min([count for count in self.config.row_counts if count >= most], default=most)]
+
+    def _loop_program(self, width: int):
+        narrower = max([count for count in self._row_counts(self._sizes.requests) if count < width], default=0)
+        run = functools.partial(loop.run, self.model, width=width, narrower=narrower)
+        return self._programs.compile(f"run {width} over {narrower}", self._sizes, run, (2, 3), *self._loop_arguments())
+
+    def _loop_arguments(self):
+        return self._params, self._tables, self._stream, self._state, np.int32(self.config.sync_steps)
 
     def _job(self, prompt, limits: Limits, sampling: SamplingParams, mode: Mode, request: int) -> _Job:
         if mode not in ("parallel", "sequential", "autoregressive"):
@@ -312,7 +310,7 @@ class Engine:
     def _admit_waiting(self) -> None:
         if not self._queue:
             return
-        places = next_power(min(self.config.requests, len(self._queue) + sum(job is not None for job in self._jobs)))
+        places = self._places_for(len(self._queue) + sum(job is not None for job in self._jobs))
         if not any(self._jobs):
             batch = list(self._queue)[:places]
             need = max(self._need(job) for job in batch)
@@ -327,7 +325,7 @@ class Engine:
         """Slots for a prompt, the padding of its last chunk, and the first step."""
         chunks = chunk_plan(job.fed, self.config.prefill_chunks)
         padded = chunks[-1][0] + chunks[-1][1] if chunks else 0
-        return max(padded, job.fed + next_power(self.config.requests * self.config.rows))
+        return max(padded, job.fed + self.config.rows)
 
     def _admit(self, place: int, job: _Job) -> None:
         """Prefill a prompt and start its root."""
@@ -471,7 +469,7 @@ def _admitted(sizes: Sizes, state: st.State, place, settings: st.Settings, root:
     )
     request = request._replace(
         settings=settings,
-        rows=jax.tree.map(lambda leaf, value: leaf.at[0].set(value), request.rows, branch),
+        rows=jax.tree.map(lambda leaf, value: leaf.at[0].set(value), request.rows, st.frames_of(branch)),
         alive=jnp.bool_(True),
         numbers=jnp.int32(1),
         used=root.fed,

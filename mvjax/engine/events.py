@@ -2,6 +2,8 @@
 
 Pure functions of one request (`vmap`ped, inside one `lax.cond` of the step): events are rare. Nothing of the stream is
 copied or recomputed; a reduce renames segment numbers (lossless merge, arXiv 2506.09991, section 5).
+
+Sizes: L rows, H frames for suspended branches, N paths of a block.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from mvjax.engine import state as st
 from mvjax.engine import tables as t
 from mvjax.engine.interpreter import append_queued, choose, with_queue
 from mvjax.engine.limits import CONCLUSION_RESERVE, RESERVE
-from mvjax.engine.state import Block, Branch, Request, pack, unpack
+from mvjax.engine.state import Block, Branch, Frames, Request, Settings, frames_of, view
 from mvjax.engine.tables import Tables
 from mvjax.language import tags
 
@@ -24,67 +26,183 @@ HEAD = 3
 KEY_OF_DRAWS, KEY_OF_PATHS = 0, 1
 
 
+def at(tree, place):
+    """The entries of an array of frames or blocks at these places."""
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+def select(on: Bool[Array, "F"], then, otherwise):
+    """`then` for the frames where `on`."""
+    return jax.tree.map(lambda a, b: jnp.where(on.reshape(-1, *[1] * (a.ndim - 1)), a, b), then, otherwise)
+
+
 def fold(key: Int[Array, "2"], *data: Int[Array, ""] | int) -> Int[Array, "2"]:
     """Raw threefry key with numbers folded in, one after the other."""
     key = jax.random.wrap_key_data(key, impl="threefry2x32")
-    for value in data:
-        key = jax.random.fold_in(key, value)
+    # A loop, so that the hash is compiled once.
+    numbers = jnp.stack([jnp.asarray(value, jnp.uint32) for value in data])
+    key = lax.fori_loop(0, len(data), lambda i, key: jax.random.fold_in(key, numbers[i]), key)
     return jax.random.key_data(key)
 
 
-def label_of(parent: Branch, path: Int[Array, ""], tables: Tables) -> tuple[Int[Array, "Label"], Int[Array, ""]]:
-    """Label and length for path `path` (from 1) of the block that `parent` opens: the one read, else the default."""
-    size = parent.label.shape[0]
-    place = jnp.arange(size)
-    read = jnp.full(size, -1, jnp.int32).at[: parent.read_label.shape[1]].set(parent.read_label[path - 1])
-    read_length = parent.read_length[path - 1]
-    # The default: the parent's label, a dot (none at the root), the path's number.
-    start = jnp.where(parent.label_length > 0, parent.label_length + 1, 0)
+def label_lengths(parent: Branch, tables: Tables) -> Int[Array, "N"]:
+    """Length of the label of each path of the block that `parent` opens."""
+    default_N = jnp.where(parent.label_length > 0, parent.label_length + 1, 0) + tables.number_length
+    return jnp.where(parent.read_length > 0, parent.read_length, default_N)
+
+
+def label_of(parent: Branch, path: Int[Array, ""], tables: Tables) -> Int[Array, "Label"]:
+    """Label of path `path` (from 1) of the block that `parent` opens: the one read; else the default, which is the
+    parent's label, a dot (neither at the root) and the path's number. Its length is in `label_lengths`."""
+    place = jnp.arange(parent.label.shape[0])
+    read = parent.read_label[path - 1][jnp.minimum(place, parent.read_label.shape[1] - 1)]
+    number_at = place - jnp.where(parent.label_length > 0, parent.label_length + 1, 0)
     digits = tables.number[path - 1]
-    default = jnp.where(place < parent.label_length, parent.label, tables.dot)
-    number_at = place - start
-    in_number = (number_at >= 0) & (number_at < tables.number_length[path - 1])
-    default = jnp.where(in_number, digits[jnp.clip(number_at, 0, digits.shape[0] - 1)], default)
-    default_length = start + tables.number_length[path - 1]
-    given = read_length > 0
-    return jnp.where(given, read, default), jnp.where(given, read_length, default_length)
+    number = digits[jnp.clip(number_at, 0, digits.shape[0] - 1)]
+    default = jnp.where(place < parent.label_length, parent.label, jnp.where(number_at < 0, tables.dot, number))
+    return jnp.where(parent.read_length[path - 1] > 0, read, default)
 
 
-def share_of(available: Int[Array, ""], count: Int[Array, ""], path: Int[Array, ""], most: Int[Array, ""]) -> Int:
-    """Tokens of path `path` (from 1) of `count` that divide `available`; the lowest numbers get the remainder."""
-    share = available // count + (path <= available % count)
-    return jnp.minimum(share, most)
+def share_of(share: Int[Array, ""], extra: Int[Array, ""], path: Int[Array, ""], most: Int[Array, ""]) -> Int:
+    """Tokens of path `path` (from 1): the lowest numbers got the remainder; no more than the limit of a path."""
+    return jnp.minimum(share + (path <= extra), most)
 
 
 def new_path(parent: Branch, frame: Int, block: Block, path: Int[Array, ""], most: Int, tables: Tables) -> Branch:
-    """Path `path` (from 1) of the block of held branch `parent`, its first token chosen."""
+    """Path `path` (from 1) of the block of suspended branch `parent` in `frame`, its first token chosen."""
     number, depth = block.base + path - 1, parent.depth + 1
-    label, length = label_of(parent, path, tables)
+    label, length = label_of(parent, path, tables), label_lengths(parent, tables)[path - 1]
     place = jnp.arange(parent.queue.shape[0])
-    queue = jnp.zeros_like(parent.queue).at[2 : 2 + label.shape[0]].set(label)
+    queue = label[jnp.clip(place - 2, 0, label.shape[0] - 1)]
     queue = jnp.where(place == 0, tables.tag_id[tags.PATH_OPEN], jnp.where(place == 1, tables.separator, queue))
     queue = jnp.where(place == 2 + length, tables.colon, queue)
-    zero = jnp.int32(0)
     blank = jax.tree.map(jnp.zeros_like, parent)
-    # `blocks` counts the open block already.
+    # The parent's count of blocks has been raised for this one already.
     return append_queued(
         blank._replace(
             active=jnp.bool_(True),
             number=number,
-            parent=frame.astype(jnp.int32),
+            parent=frame,
             depth=depth,
             lineage=jnp.where(jnp.arange(parent.lineage.shape[0]) == depth, number, parent.lineage),
-            left=share_of(block.available, block.numbers, path, most),
+            left=share_of(block.share, block.extra, path, most),
             next_pos=parent.next_pos,
             bound=parent.bound - RESERVE - CONCLUSION_RESERVE,
             key=fold(parent.key, KEY_OF_PATHS, parent.blocks - 1, path),
-            stand=zero + t.BODY,
             label=label,
             label_length=length,
             queue=queue,
             queue_length=HEAD + length,
         )
     )
+
+
+def divide(branch: Branch, settings: Settings, tables: Tables) -> tuple[Bool, Int, Int, Int]:
+    """Divide what a branch has left among the paths that it has just described: whether the block must be abandoned,
+    the share, how many paths get one token more, and the tokens lent in all."""
+    count = jnp.maximum(branch.outlines, 1)
+    available = jnp.maximum(branch.left - RESERVE - CONCLUSION_RESERVE, 0)
+    share, extra = lax.div(available, count), lax.rem(available, count)
+    room = branch.bound - RESERVE - CONCLUSION_RESERVE - branch.next_pos
+    path_N = jnp.arange(1, branch.read_length.shape[0] + 1)
+    share_N = share_of(share, extra, path_N, settings.max_path_tokens)
+    least_N = HEAD + label_lengths(branch, tables) + RESERVE
+    used_N = path_N <= count
+    fails = settings.cancelled | jnp.any(used_N & ((share_N <= least_N) | (room <= least_N)))
+    return fails, share, extra, jnp.sum(jnp.where(used_N, share_N, 0))
+
+
+def end_paths(
+    rows: Branch, held: Branch, blocks: Block, ends_L: Bool[Array, "L"], settings: Settings
+) -> tuple[Branch, Block, Int[Array, "L"], Bool[Array, "L"]]:
+    """Book paths that have ended.
+
+    Returns the suspended parents and their blocks; per row the path that it goes on with in the same block (0: none),
+    and whether it goes on with the parent, because its path was the block's last.
+    """
+    frame_L = rows.parent
+    own_LH = ends_L[:, None] & (frame_L[:, None] == jnp.arange(len(blocks.base)))
+    ended_H = jnp.sum(own_LH, axis=0, dtype=jnp.int32)
+    returned_H = jnp.sum(jnp.where(own_LH, rows.left[:, None], 0), axis=0)
+    last_H = jnp.max(jnp.where(own_LH, rows.next_pos[:, None] - 1, 0), axis=0)
+
+    # A cancelled block leaves its waiting paths out: they count as ended, and their shares come back.
+    path_N = jnp.arange(1, rows.read_length.shape[1] + 1)
+    left_out_HN = (path_N > blocks.started[:, None]) & (path_N <= blocks.count[:, None])
+    left_out_HN &= settings.cancelled & (ended_H > 0)[:, None]
+    share_HN = share_of(blocks.share[:, None], blocks.extra[:, None], path_N, settings.max_path_tokens)
+    returned_H += jnp.sum(jnp.where(left_out_HN, share_HN, 0), axis=1)
+    count_H = blocks.count - jnp.sum(left_out_HN, axis=1, dtype=jnp.int32)
+
+    # Row after row: the block's waiting paths first; the last end of a complete block goes on with the parent.
+    rank_LH = jnp.cumsum(own_LH, axis=0, dtype=jnp.int32) - 1
+    rank_L = jnp.take_along_axis(rank_LH, jnp.maximum(frame_L, 0)[:, None], axis=1)[:, 0]
+    waiting_H = count_H - blocks.started
+    next_L = jnp.where(ends_L & (rank_L < waiting_H[frame_L]), blocks.started[frame_L] + rank_L + 1, 0)
+    blocks = blocks._replace(
+        count=count_H,
+        ended=blocks.ended + ended_H,
+        started=blocks.started + jnp.minimum(waiting_H, ended_H),
+        largest=jnp.maximum(blocks.largest, last_H),
+    )
+    complete_H = blocks.ended == blocks.count
+    resumes_L = ends_L & complete_H[frame_L] & (rank_L == ended_H[frame_L] - 1)
+    resumed_H = complete_H & (ended_H > 0)
+    return held._replace(left=held.left + returned_H, active=held.active & ~resumed_H), blocks, next_L, resumes_L
+
+
+def suspend(
+    rows: Branch, held: Branch, blocks: Block, forks_L: Bool[Array, "L"], shares_L: tuple, numbers: Int
+) -> tuple[Frames, Int[Array, "H 8"], Int[Array, "L"], Int[Array, "L"]]:
+    """Put forking branches into free frames and open their blocks; returns those, the frame and the first path's
+    number of each row."""
+    share_L, extra_L, lent_L = shares_L
+    count_L = jnp.where(forks_L, rows.outlines, 0)
+    base_L = numbers + jnp.cumsum(count_L) - count_L
+    # The n-th fork takes the n-th free frame.
+    nth_L = jnp.cumsum(forks_L, dtype=jnp.int32)
+    nth_free_H = jnp.cumsum(~held.active, dtype=jnp.int32)
+    taken_LH = forks_L[:, None] & ~held.active & (nth_free_H == nth_L[:, None])
+    frame_L = jnp.argmax(taken_LH, axis=1).astype(jnp.int32)
+    taken_H, row_H = jnp.any(taken_LH, axis=0), jnp.argmax(taken_LH, axis=0)
+    zero_L = jnp.zeros_like(base_L)
+    block_L = Block(
+        base=base_L,
+        numbers=count_L,
+        count=count_L,
+        started=zero_L + 1,
+        ended=zero_L,
+        largest=zero_L,
+        share=share_L,
+        extra=extra_L,
+    )
+    parent_L = rows._replace(
+        left=rows.left - lent_L,
+        stand=zero_L + t.RUNNING_BLOCK,
+        blocks=rows.blocks + 1,
+        after=zero_L + st.NOTHING,
+    )
+    held = select(taken_H, at(frames_of(parent_L), row_H), frames_of(held))
+    blocks = select(taken_H, at(st.side_by_side(block_L), row_H), st.side_by_side(blocks))
+    return held, blocks, frame_L, base_L
+
+
+def give_rows(
+    held: Branch, blocks: Block, free_L: Bool[Array, "L"]
+) -> tuple[Int[Array, "H 8"], Int[Array, "L"], Int[Array, "L"]]:
+    """Free rows to waiting paths, blocks by their first number. Returns the frame and the path (0: none) of each."""
+
+    def give(row, carry):
+        started_H, frame_L, path_L = carry
+        waiting_H = held.active & (started_H < blocks.count)
+        frame = jnp.argmin(jnp.where(waiting_H, blocks.base, jnp.iinfo(jnp.int32).max)).astype(jnp.int32)
+        on = free_L[row] & waiting_H[frame]
+        path = jnp.where(on, started_H[frame] + 1, 0)
+        return started_H.at[frame].add(on.astype(jnp.int32)), frame_L.at[row].set(frame), path_L.at[row].set(path)
+
+    none_L = jnp.zeros(free_L.shape, jnp.int32)
+    started_H, frame_L, path_L = lax.fori_loop(0, len(free_L), give, (blocks.started, none_L, none_L))
+    return st.side_by_side(blocks._replace(started=started_H)), frame_L, path_L
 
 
 def settle(
@@ -102,127 +220,67 @@ def settle(
     Args:
         event_L: NOTHING, END or FORK of each row; its last token has been fed.
     """
-    settings = request.settings
-    rows, held, blocks = pack(request.rows), pack(request.held), pack(request.blocks)
-
-    def branch_at(packed, i) -> Branch:
-        return unpack(packed[i], request.rows)
-
-    def block_at(packed, i) -> Block:
-        return unpack(packed[i], request.blocks)
-
-    def put(packed, i, value, on):
-        (value,) = pack(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], value))
-        return packed.at[i].set(jnp.where(on, value, packed[i]))
-
-    def end(row, carry):
-        rows, held, blocks, segment_S, alive, reason = carry
-        branch = branch_at(rows, row)
-        ends = event_L[row] == st.END
-        finishes = ends & (branch.depth == 0)
-        on = ends & (branch.depth > 0)
-        frame = jnp.maximum(branch.parent, 0)
-        parent, block = branch_at(held, frame), block_at(blocks, frame)
-
-        path_N = jnp.arange(1, request.rows.read_length.shape[1] + 1)
-        waiting_N = (path_N > block.started) & (path_N <= block.count)
-        share_N = share_of(block.available, block.numbers, path_N, settings.max_path_tokens)
-        left_out = jnp.where(settings.cancelled, jnp.sum(jnp.where(waiting_N, share_N, 0)), 0)
-        parent = parent._replace(left=parent.left + branch.left + left_out)
-        block = block._replace(
-            ended=block.ended + 1,
-            largest=jnp.maximum(block.largest, branch.next_pos - 1),
-            count=jnp.where(settings.cancelled, block.started, block.count),
-        )
-        more = block.started < block.count
-        reduces = block.ended == block.count
-
-        path = new_path(parent, frame, block, block.started + 1, settings.max_path_tokens, tables)
-        resumed = parent._replace(
-            active=jnp.bool_(True), next_pos=block.largest + 1, stand=jnp.int32(t.CONCLUSION), slot=branch.slot
-        )
-        resumed = append_queued(with_queue(resumed, tables.tag_id[tags.CONCLUSION_OPEN], tables.separator))
-        gone = branch._replace(active=jnp.bool_(False))
-        after = choose(on & more, path, choose(on & reduces, resumed, gone))
-
-        renamed = on & reduces & (segment_S >= block.base) & (segment_S < block.base + block.numbers)
-        segment_S = jnp.where(renamed, parent.number, segment_S)
-        rows = put(rows, row, after, ends)
-        held = put(held, frame, parent._replace(active=~reduces), on)
-        blocks = put(blocks, frame, block._replace(started=block.started + more), on)
-        reason = jnp.where(finishes, branch.cut, reason)
-        return rows, held, blocks, segment_S, alive & ~finishes, reason
-
-    def fork(row, carry):
-        rows, held, blocks, record_SC, numbers, abandoned = carry
-        branch = branch_at(rows, row)
-        on = event_L[row] == st.FORK
-        count = jnp.maximum(branch.outlines, 1)
-        available = branch.left - RESERVE - CONCLUSION_RESERVE
-        path_N = jnp.arange(1, request.rows.read_length.shape[1] + 1)
-        share_N = share_of(available, count, path_N, settings.max_path_tokens)
-        length_N = jax.vmap(lambda path: label_of(branch, path, tables)[1])(path_N)
-        room = branch.bound - RESERVE - CONCLUSION_RESERVE - branch.next_pos
-        least_N = HEAD + length_N + RESERVE
-        too_little_N = (path_N <= count) & ((share_N <= least_N) | (room <= least_N))
-        fails = settings.cancelled | (available <= 0) | jnp.any(too_little_N)
-
-        quits = with_queue(
-            branch._replace(stand=jnp.int32(t.BODY), blocks=branch.blocks + 1),
-            tables.tag_id[tags.PARALLEL_CLOSE],
-            tables.separator,
-        )
-        frame = jnp.argmin(held[:, 0])  # The first free one: `active` is the first field of a frame.
-        lent = jnp.sum(jnp.where(path_N <= count, share_N, 0))
-        parent = branch._replace(
-            left=branch.left - lent,
-            stand=jnp.int32(t.RUNNING_BLOCK),
-            blocks=branch.blocks + 1,
-            after=jnp.int32(st.NOTHING),
-        )
-        zero = jnp.int32(0)
-        block = Block(
-            base=numbers, numbers=count, count=count, started=zero + 1, ended=zero, largest=zero, available=available
-        )
-        path = new_path(parent, frame, block, zero + 1, settings.max_path_tokens, tables)
-        forks = on & ~fails
-        rows = put(rows, row, choose(fails, append_queued(quits), path), on)
-        held = put(held, frame, parent, forks)
-        blocks = put(blocks, frame, block, forks)
-        paths = jnp.stack([numbers, count])
-        at = jnp.where(forks, branch.slot, record_SC.shape[0])
-        record_SC = record_SC.at[at, st.RECORD_FORK :].set(paths, mode="drop")
-        numbers = numbers + jnp.where(forks, count, 0)
-        return rows, held, blocks, record_SC, numbers, abandoned + (on & fails)
-
-    def start(row, carry):
-        rows, held, blocks = carry
-        block_H = unpack(blocks, request.blocks)
-        waiting_H = (held[:, 0] > 0) & (block_H.started < block_H.count)
-        frame = jnp.argmin(jnp.where(waiting_H, block_H.base, jnp.iinfo(jnp.int32).max))
-        free = (rows[row, 0] == 0) & (row < settings.rows) & ~settings.cancelled
-        on = free & waiting_H[frame]
-        block = block_at(blocks, frame)
-        path = new_path(branch_at(held, frame), frame, block, block.started + 1, settings.max_path_tokens, tables)
-        rows = put(rows, row, path, on)
-        return rows, held, put(blocks, frame, block._replace(started=block.started + 1), on)
-
-    count = event_L.shape[0]
-    rows, held, blocks, segment_S, alive, reason = lax.fori_loop(
-        0, count, end, (rows, held, blocks, segment_S, request.alive, request.reason)
+    settings, rows, held, blocks = (
+        request.settings,
+        view(request.rows),
+        view(request.held),
+        st.view_block(request.blocks),
     )
-    rows, held, blocks, record_SC, numbers, abandoned = lax.fori_loop(
-        0, count, fork, (rows, held, blocks, record_SC, request.numbers, request.abandoned)
+    root_ends_L = (event_L == st.END) & (rows.depth == 0)
+    ends_L = (event_L == st.END) & (rows.depth > 0)
+    held, blocks, next_L, resumes_L = end_paths(rows, held, blocks, ends_L, settings)
+
+    # Reduce: the paths' slots become the parent's.
+    parent_L: Branch = view(at(frames_of(held), rows.parent))
+    block_L = st.view_block(at(st.side_by_side(blocks), rows.parent))
+    owned_LS = (segment_S >= block_L.base[:, None]) & (segment_S < (block_L.base + block_L.numbers)[:, None])
+    owned_LS &= resumes_L[:, None]
+    renamed_S = jnp.sum(jnp.where(owned_LS, parent_L.number[:, None], 0), axis=0)
+    segment_S = jnp.where(jnp.any(owned_LS, axis=0), renamed_S, segment_S)
+
+    # Fork, or give the block up.
+    tried_L = event_L == st.FORK
+    fails_L, *shares_L = jax.vmap(divide, (0, None, None))(rows, settings, tables)
+    forks_L, fails_L = tried_L & ~fails_L, tried_L & fails_L
+    held, blocks, fork_frame_L, base_L = suspend(rows, held, blocks, forks_L, shares_L, request.numbers)
+    slot_L = jnp.where(forks_L, rows.slot, len(segment_S))
+    paths_L2 = jnp.stack([base_L, rows.outlines], axis=1)
+    record_SC = record_SC.at[slot_L, st.RECORD_FORK :].set(paths_L2, mode="drop")
+
+    # Branches that go on writing on their row: a resumed parent its conclusion, an abandoned block its end.
+    resumed_L = parent_L._replace(
+        active=resumes_L, next_pos=block_L.largest + 1, stand=jnp.full_like(event_L, t.CONCLUSION)
     )
-    rows, held, blocks = lax.fori_loop(0, count, start, (rows, held, blocks))
+    quit_L = rows._replace(stand=jnp.full_like(event_L, t.BODY), blocks=rows.blocks + 1)
+    tag_L = jnp.where(fails_L, tables.tag_id[tags.PARALLEL_CLOSE], tables.tag_id[tags.CONCLUSION_OPEN])
+
+    def go_on(fails, quit, resumed, tag):
+        return frames_of(append_queued(with_queue(choose(fails, quit, resumed), tag, tables.separator)))
+
+    writing_L = jax.vmap(go_on)(fails_L, quit_L, resumed_L, tag_L)
+
+    # Paths that start: on the row of a sibling that ended, on the forking parent's row, on a free row.
+    gone_L = (root_ends_L | ends_L) & ~resumes_L & (next_L == 0)
+    free_L = (~rows.active | gone_L) & (jnp.arange(len(event_L)) < settings.rows) & ~settings.cancelled
+    blocks, given_frame_L, given_L = give_rows(view(held), st.view_block(blocks), free_L)
+    frame_L = jnp.where(next_L > 0, rows.parent, jnp.where(forks_L, fork_frame_L, given_frame_L))
+    path_L = jnp.where(next_L > 0, next_L, jnp.where(forks_L, 1, given_L))
+
+    def start(parent, frame, block, path):
+        return frames_of(new_path(view(parent), frame, st.view_block(block), path, settings.max_path_tokens, tables))
+
+    started_L = jax.vmap(start)(at(held, frame_L), frame_L, at(blocks, frame_L), jnp.maximum(path_L, 1))
+
+    stays_L = frames_of(rows._replace(active=rows.active & ~gone_L))
+    new_rows = select(path_L > 0, started_L, select(resumes_L | fails_L, writing_L, stays_L))
     request = request._replace(
-        rows=unpack(rows, request.rows),
-        held=unpack(held, request.held),
-        blocks=unpack(blocks, request.blocks),
-        alive=alive,
-        reason=reason,
-        numbers=numbers,
-        abandoned=abandoned,
+        rows=new_rows,
+        held=held,
+        blocks=blocks,
+        alive=request.alive & ~jnp.any(root_ends_L),
+        reason=jnp.where(jnp.any(root_ends_L), jnp.sum(jnp.where(root_ends_L, rows.cut, 0)), request.reason),
+        numbers=request.numbers + jnp.sum(jnp.where(forks_L, rows.outlines, 0)),
+        abandoned=request.abandoned + jnp.sum(fails_L, dtype=jnp.int32),
     )
     return request, segment_S, record_SC
 

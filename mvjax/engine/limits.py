@@ -85,6 +85,9 @@ class EngineConfig:
     """Requests that run at once; more wait in a queue."""
     rows: int = 8
     """Branches of one request that run at once, 1 to 32 (the bits of a visibility word)."""
+    row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Batch sizes that the loop is compiled for, as they are needed; a step runs on the smallest that holds all rows.
+    Counts beyond `requests` x `rows` are not used; fewer of them compile faster."""
     max_depth: int = 3
     """Largest `Limits.max_depth` that a request may ask for."""
     max_paths: int = 16
@@ -107,5 +110,7 @@ class EngineConfig:
             raise UserError("requests, sync_steps, stream_step and max_depth must be 1 or more")
         if not 1 <= self.max_paths <= 64:
             raise UserError(f"max_paths is {self.max_paths}; give 1 to 64, the numbers that labels are made of")
+        if not self.row_counts or list(self.row_counts) != sorted(set(self.row_counts)) or self.row_counts[0] < 1:
+            raise UserError("row_counts must be rising numbers, at least one")
         if not self.prefill_chunks or list(self.prefill_chunks) != sorted(set(self.prefill_chunks)):
             raise UserError("prefill_chunks must be rising sizes, at least one")

@@ -18,7 +18,7 @@ from mvjax.engine import interpreter, sampling
 from mvjax.engine import state as st
 from mvjax.engine.events import KEY_OF_DRAWS, any_event, fold, settle
 from mvjax.engine.model import RowPlacement, StepModel
-from mvjax.engine.state import Branch, State
+from mvjax.engine.state import Branch, State, frames_of, view
 from mvjax.engine.tables import Tables
 
 
@@ -117,7 +117,7 @@ def choose_tokens(
 def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int) -> tuple[Any, State]:
     """One step: every running branch feeds its token and decides on the next; then the events."""
     request = state.request
-    rows, settings = request.rows, request.settings
+    rows, settings = view(request.rows), request.settings
     active_RL = rows.active
     requests, row_count = active_RL.shape
     placement, row_RL, branch_W = place(active_RL, jnp.where(request.alive, request.used, 0), width)
@@ -156,7 +156,7 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
 
     running_R = count(active_RL)
     request = request._replace(
-        rows=rows,
+        rows=frames_of(rows),
         used=request.used + running_R,
         steps=request.steps + (running_R > 0),
         barred=request.barred + count(planned.sample & barred_W[row_RL]),
@@ -172,20 +172,33 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
 
 
 def run(
-    model: StepModel, params: Any, tables: Tables, stream: Any, state: State, sync_steps: Int[Array, ""], width: int
+    model: StepModel,
+    params: Any,
+    tables: Tables,
+    stream: Any,
+    state: State,
+    sync_steps: Int[Array, ""],
+    *,
+    width: int,
+    narrower: int,
 ) -> tuple[Any, State, Int[Array, "Report"]]:
-    """Steps on `width` rows until the host is needed (see the first lines of the module). Report: `read_report`."""
+    """Steps on `width` rows until the host is needed (see the first lines of the module). Report: `read_report`.
+
+    Args:
+        sync_steps: steps at most.
+        narrower: the row count below `width` that there is a program for; the loop ends when that many rows suffice.
+    """
     slots = state.segment_RS.shape[1]
-    lanes = lanes_of(state.request.rows.active.shape[1], width)
+    lanes = lanes_of(state.request.rows.scalar.shape[1], width)
     alive_R = state.request.alive
 
     def running(state):
-        return jnp.sum(state.request.rows.active, dtype=jnp.int32)
+        return jnp.sum(view(state.request.rows).active, dtype=jnp.int32)
 
     def goes_on(carry):
         _, state, steps = carry
         request, count = state.request, running(state)
-        suits = (count <= width) & (count > width // 2)
+        suits = (count <= width) & (count > narrower)
         room = jnp.all(~request.alive | (request.used + lanes <= slots))
         return suits & room & (steps < sync_steps) & jnp.all(request.alive == alive_R)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -103,6 +103,50 @@ class Branch(NamedTuple):
     cut: Int[Array, "*frames"]
 
 
+class Frames(NamedTuple):
+    """Branches as the state carries them: scalars side by side, so that the compiled step has few, small kernels."""
+
+    scalar: Int[Array, "*frames Scalars"]
+    key: UInt[Array, "*frames 2"]
+    lineage: Int[Array, "*frames D+1"]
+    read_label: Int[Array, "*frames N 16"]
+    read_length: Int[Array, "*frames N"]
+    label: Int[Array, "*frames Label"]
+    queue: Int[Array, "*frames Q"]
+
+
+SCALARS = tuple(name for name in Branch._fields if name not in Frames._fields)
+"""Fields of a branch in the order of `Frames.scalar`."""
+
+
+def view(frames: Frames) -> Branch:
+    """The branches in frames, field by field."""
+    scalars = {name: frames.scalar[..., place] for place, name in enumerate(SCALARS)}
+    vectors = {name: field for name, field in zip(Frames._fields, frames) if name != "scalar"}
+    return Branch(**vectors, **scalars | {"active": scalars["active"] > 0})
+
+
+def frames_of(branch: Branch) -> Frames:
+    """Inverse of `view`."""
+    fields = branch._asdict()
+    scalar = side_by_side([fields[name] for name in SCALARS])
+    return Frames(scalar, **{name: fields[name] for name in Frames._fields if name != "scalar"})
+
+
+def view_block(block_F: Int[Array, "*frames 8"]) -> Block:
+    """The blocks in an array of their fields."""
+    return Block(*[block_F[..., place] for place in range(len(Block._fields))])
+
+
+def side_by_side(fields: Sequence[Int[Array, "*frames"]]) -> Int[Array, "*frames Fields"]:
+    """Scalars stacked in a last axis. A chain of selects fuses into one kernel, a concatenation needs one for each."""
+    place = jnp.arange(len(fields))
+    stacked = jnp.zeros((*jnp.shape(fields[0]), len(fields)), jnp.int32)
+    for at, field in enumerate(fields):
+        stacked = jnp.where(place == at, jnp.asarray(field, jnp.int32)[..., None], stacked)
+    return stacked
+
+
 class Block(NamedTuple):
     """The open block of a held branch."""
 
@@ -116,8 +160,10 @@ class Block(NamedTuple):
     ended: Int[Array, "*frames"]
     largest: Int[Array, "*frames"]
     """Largest position of an ended path."""
-    available: Int[Array, "*frames"]
-    """Tokens that the fork divided."""
+    share: Int[Array, "*frames"]
+    """Tokens of a path, before the limit of a path."""
+    extra: Int[Array, "*frames"]
+    """Paths, from the first on, that got one token more."""
 
 
 class Settings(NamedTuple):
@@ -138,9 +184,10 @@ class Request(NamedTuple):
     """All of a request but its slots. Row r is the branch that runs there; held branches wait for their paths."""
 
     settings: Settings
-    rows: Branch
-    held: Branch
-    blocks: Block
+    rows: Frames
+    held: Frames
+    blocks: Int[Array, "*requests H 8"]
+    """Fields of each held branch's open block, see `Block`."""
     alive: Bool[Array, "*requests"]
     reason: Int[Array, "*requests"]
     numbers: Int[Array, "*requests"]
@@ -186,11 +233,12 @@ def empty_request(sizes: Sizes) -> Request:
     zero = jnp.zeros((), jnp.int32)
     floats = {"temperature", "top_p"}
     settings = {name: jnp.zeros((), jnp.float32) if name in floats else zero for name in Settings._fields}
+    frame = frames_of(empty_branch(sizes))
     return Request(
         settings=Settings(**settings | {"cancelled": jnp.zeros((), bool)}),
-        rows=repeat(empty_branch(sizes), sizes.rows),
-        held=repeat(empty_branch(sizes), sizes.held),
-        blocks=repeat(Block(*[zero] * len(Block._fields)), sizes.held),
+        rows=repeat(frame, sizes.rows),
+        held=repeat(frame, sizes.held),
+        blocks=jnp.zeros((sizes.held, len(Block._fields)), jnp.int32),
         alive=jnp.zeros((), bool),
         **dict.fromkeys(("reason", "numbers", "used", "steps", "barred", "abandoned"), zero),
     )
@@ -204,26 +252,3 @@ def empty_state(sizes: Sizes) -> State:
         segment_RS=jnp.full((sizes.requests, sizes.slots), NO_SEGMENT, jnp.int32),
         record_RSC=jnp.zeros((sizes.requests, sizes.slots, RECORD), jnp.int32),
     )
-
-
-def pack(frames: Branch | Block) -> Int[Array, "F X"]:
-    """All fields of an array of frames side by side, so that a frame moves in one slice."""
-
-    def flat(leaf):
-        leaf = jax.lax.bitcast_convert_type(leaf, jnp.int32) if leaf.dtype == jnp.uint32 else leaf.astype(jnp.int32)
-        return leaf.reshape(leaf.shape[0], -1)
-
-    return jnp.concatenate([flat(leaf) for leaf in frames], axis=1)
-
-
-def unpack(packed: Int[Array, "... X"], like: Branch | Block) -> Branch | Block:
-    """Inverse of `pack`, of one frame or of all; `like`: frames that give shapes and types."""
-    fields, start = [], 0
-    for leaf in like:
-        width = math.prod(leaf.shape[1:])
-        field = packed[..., start : start + width].reshape(*packed.shape[:-1], *leaf.shape[1:])
-        if leaf.dtype == jnp.uint32:
-            field = jax.lax.bitcast_convert_type(field, jnp.uint32)
-        fields.append(field.astype(leaf.dtype))
-        start += width
-    return type(like)(*fields)

@@ -70,7 +70,7 @@ def table(seed=0, eos=-2.0, tag=1.5):
     return jnp.asarray(logits)
 
 
-SMALL = EngineConfig(requests=2, rows=4, stream_step=128, sync_steps=16, prefill_chunks=(4, 16))
+SMALL = EngineConfig(requests=2, rows=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16))
 LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
 DRAWN = SamplingParams(temperature=1.0, seed=3)
 PROMPT = [12, 13, 14, 12, 13]
