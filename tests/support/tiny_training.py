@@ -1,0 +1,64 @@
+"""A tiny random decoder and an endless source of batches that stands in for packed data."""
+
+from __future__ import annotations
+
+import numpy as np
+from flax import nnx
+
+from mvjax.data.packing import Batch
+from mvjax.models import Decoder, LoraConfig, ModelConfig, add_lora
+from mvjax.training.model import take_apart
+
+VOCABULARY, TAGS, ROW = 50, tuple(range(38, 50)), 24
+
+
+class RandomBatches:
+    """Rows of two documents; a pure function of seed and position, with the position as state."""
+
+    def __init__(self, rows: int = 4, seed: int = 0, fixed: bool = False):
+        self.rows, self.seed, self.fixed, self.position = rows, seed, fixed, 0
+
+    def __next__(self) -> Batch:
+        rng = np.random.default_rng([self.seed, 0 if self.fixed else self.position])
+        self.position += 1
+        B, T, cut = self.rows, ROW, ROW // 2
+        row_T = np.arange(T, dtype=np.int32)
+        start_BET, end_BET = np.zeros((2, B, 2, T), np.int32)
+        start_BET[:, 0] = np.where(row_T < cut, cut, T)
+        end_BET[:, 0] = 2**31 - 1
+        predecessor_T = np.where(row_T % cut == 0, row_T, row_T - 1).astype(np.int32)
+        return Batch(
+            tokens_BT=rng.integers(0, VOCABULARY, (B, T)).astype(np.int32),
+            positions_BT=np.tile(row_T % cut, (B, 1)),
+            hide_start_BET=start_BET,
+            hide_end_BET=end_BET,
+            loss_BT=(rng.random((B, T)) < 0.7) & (row_T % cut > 0),
+            predecessor_BT=np.tile(predecessor_T, (B, 1)),
+            part_BT=rng.integers(1, 5, (B, T)).astype(np.int8),
+        )
+
+    def get_state(self) -> dict:
+        return {"position": self.position}
+
+    def set_state(self, state: dict) -> None:
+        self.position = state["position"]
+
+
+def make_trainee(lora_rank: int = 4, scan_layers: bool = False):
+    """A two-layer decoder taken apart, the same every time."""
+    shape = ModelConfig(
+        family="llama",
+        vocab_size=VOCABULARY,
+        embed=16,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=8,
+        ffn=32,
+        tied=True,
+        scan_layers=scan_layers,
+    )
+    decoder = Decoder(shape, rngs=nnx.Rngs(params=0))
+    if lora_rank:
+        add_lora(decoder, LoraConfig(rank=lora_rank, tag_ids=TAGS), seed=1)
+    return take_apart(decoder)
