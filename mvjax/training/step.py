@@ -83,7 +83,7 @@ def make_step(
     def step(state: TrainState, frozen, batch: StepBatch):
         weight = batch.targets.weight_BT.sum()
         sums, grads = spread(state.params, frozen, 1.0 / jnp.maximum(weight, 1e-9), batch)
-        norm = optax.global_norm(grads)
+        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
