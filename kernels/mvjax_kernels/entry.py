@@ -6,7 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from mvjax_kernels import xla_attention, xla_stream
 
@@ -66,7 +66,7 @@ def stream_attention(
     q_RLNH: Float[Array, "R L N H"],
     k_RKSH: Float[Array, "R K S H"],
     v_RKSH: Float[Array, "R K S H"],
-    words_RS: Int[Array, "R S"],
+    words_RS: Integer[Array, "R S"],
     *,
     scale: float | None = None,
     soft_cap: float | None = None,

@@ -85,29 +85,23 @@ def tile_spans(hide_start_BES: Int[Array, "B E S"], hide_end_BES: Int[Array, "B 
 
 
 def classify(
-    spans: TileSpans, row_start: Int[Array, "..."], row_end: Int[Array, "..."]
-) -> tuple[Bool[Array, "B ... C"], Bool[Array, "B ... C"]]:
-    """For query rows [row_start, row_end), shape [B, ...]: which key blocks they see, and which in full.
+    spans: TileSpans, first_BQ: Int[Array, "B Q"], last_BQ: Int[Array, "B Q"]
+) -> tuple[Bool[Array, "B Q C"], Bool[Array, "B Q C"]]:
+    """For tiles of query rows [first, last): which key blocks they see, and which in full.
 
     Returns:
-        (visible, full), both [B, ..., C]: the tile holds a visible pair; every pair in it is visible. `full` may miss
-        a full tile, never the other way round.
+        visible: the tile holds a visible pair. full: every pair in it is visible; may miss one, never claim one.
     """
-    first, last = row_start[..., None], row_end[..., None]
-    shape = (row_start.shape[0],) + (1,) * (row_start.ndim - 1)
-
-    def level(x_BEC, e):
-        return x_BEC[:, e].reshape(*shape, -1)
-
+    first, last = first_BQ[:, None, :, None], last_BQ[:, None, :, None]
+    start, end, hide_first, hide_last = (x[:, :, None] for x in spans[:4])
+    block_start_C, block_end_C = spans.block_start_C, spans.block_end_C
+    after = first >= block_end_C
+    seen_BEQC = jnp.maximum(first, start) < jnp.minimum(last, end)
     # Tiles that touch the diagonal hold a token and itself.
-    visible = (first < spans.block_end_C) & (last > spans.block_start_C)
-    for e in range(spans.start_BEC.shape[1]):
-        start, end = level(spans.start_BEC, e), level(spans.end_BEC, e)
-        visible |= (first >= spans.block_end_C) & (jnp.maximum(first, start) < jnp.minimum(last, end))
-    full = visible & (first >= spans.block_end_C - 1)
-    for e in range(spans.hide_first_BEC.shape[1]):
-        full &= (level(spans.hide_last_BEC, e) <= first) | (level(spans.hide_first_BEC, e) >= last)
-    return visible & (first < last), full
+    visible_B1QC = jnp.where(after, seen_BEQC.any(1, keepdims=True), last > block_start_C) & (first < last)
+    clear_BEQC = (hide_last <= first) | (hide_first >= last)
+    full_B1QC = visible_B1QC & (first >= block_end_C - 1) & clear_BEQC.all(1, keepdims=True)
+    return visible_B1QC[:, 0], full_B1QC[:, 0]
 
 
 def visible_tiles(

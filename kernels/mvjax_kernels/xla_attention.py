@@ -11,6 +11,7 @@ arrays (float32). Five products a tile; the logits are computed again from the l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mvjax_kernels.precision import precision_of
-from mvjax_kernels.tiles import INT32_MAX, TileSpans, classify, tile_spans
+from mvjax_kernels.tiles import INT32_MAX, visible_tiles
 
 TILES = ((4, 128, 128), (8, 64, 128), (2**31, 32, 128))
 """(largest query group G, query positions, keys) of a tile on CPU.
@@ -55,68 +56,98 @@ def attention(
     return _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap, rows, keys)[0]
 
 
-class _Tiles(NamedTuple):
-    """The masks' side of a call, the same in both directions."""
+class _Plan(NamedTuple):
+    """What the tiles of queries visit, the same in both directions; P = B x (query tiles a sequence) in order.
 
-    hide_start_BSE: Array
-    hide_end_BSE: Array
-    q_offset_B: Array
-    spans: TileSpans
-    count: int
-    """Query tiles a sequence."""
+    Made once, outside the loops: layers that share the intervals share it. One number a tile, T * S / (rows * keys).
+    """
 
-    def visited(self, b: Array, tile: Array, rows: int, length: int) -> tuple[Array, Array, Array]:
-        """The key blocks that a query tile sees, in order, their number, and which blocks it sees in full."""
-        first = self.q_offset_B[b] + tile * rows
-        last = self.q_offset_B[b] + jnp.minimum((tile + 1) * rows, length)
-        spans = TileSpans(*(x[b][None] if x.ndim == 3 else x for x in self.spans))
-        visible_C, full_C = (x[0] for x in classify(spans, first[None], last[None]))
-        return jnp.argsort(~visible_C, stable=True), visible_C.sum(dtype=jnp.int32), full_C
+    sequence_P: Int[Array, " P"]
+    first_row_P: Int[Array, " P"]
+    full_P: Int[Array, " P"]
+    """Key blocks of which every row of the tile sees every key."""
 
-    def mask(self, s_KXM: Array, b: Array, row_M: Array, block: Array, full: Array) -> Array:
-        """-inf for the keys of a block that a row does not see. Tiles seen in full skip the arithmetic."""
-        return lax.cond(
-            full, lambda s: s, lambda s: jnp.where(self.hidden(b, row_M, block, s.shape[1]), -jnp.inf, s), s_KXM
-        )
+    count_P: Int[Array, " P"]
+    """Key blocks to visit in all."""
 
-    def hidden(self, b: Array, row_M: Array, block: Array, keys: int) -> Array:
-        """[key, row] of one tile: the key is not visible to the row."""
-        j = block * keys
-        hidden_XM = row_M < (j + jnp.arange(keys, dtype=jnp.int32))[:, None]
-        levels = self.hide_start_BSE.shape[-1]
-        start_XE = lax.dynamic_slice(self.hide_start_BSE, (b, j, 0), (1, keys, levels))[0]
-        end_XE = lax.dynamic_slice(self.hide_end_BSE, (b, j, 0), (1, keys, levels))[0]
-        for e in range(levels):
+    visits_PC: Int[Array, "P C"]
+    """The key blocks to visit: the `full` ones, then the others."""
+
+
+def _plan(hide_start_BES, hide_end_BES, q_offset_B, length: int, rows: int, keys: int) -> _Plan:
+    visible_BQC, full_BQC = visible_tiles(
+        hide_start_BES, hide_end_BES, length, block_q=rows, block_k=keys, q_offset_B=q_offset_B
+    )
+    B, Q, C = visible_BQC.shape
+    order_BQC = jnp.where(full_BQC, 0, jnp.where(visible_BQC, C, 2 * C)) + jnp.arange(C, dtype=jnp.int32)
+    first_row_BQ = q_offset_B[:, None] + jnp.arange(Q, dtype=jnp.int32) * rows
+    return _Plan(
+        jnp.repeat(jnp.arange(B, dtype=jnp.int32), Q),
+        first_row_BQ.reshape(-1),
+        full_BQC.sum(-1, dtype=jnp.int32).reshape(-1),
+        visible_BQC.sum(-1, dtype=jnp.int32).reshape(-1),
+        jnp.sort(order_BQC).reshape(-1, C) % C,
+    )
+
+
+def _walk(tile: _Plan, visit: Callable, carry):
+    """`visit(block, carry, masked)` over the key blocks of one tile of queries (one row of the plan).
+
+    Two loops, since in one a tile without mask arithmetic would have to copy its logits past the mask.
+    """
+    for start, end, masked in ((0, tile.full_P, False), (tile.full_P, tile.count_P, True)):
+        carry = lax.fori_loop(start, end, lambda i, c, masked=masked: visit(tile.visits_PC[i], c, masked), carry)
+    return carry
+
+
+class _Mask(NamedTuple):
+    """The intervals, key blocks in full."""
+
+    hide_start_BSE: Int[Array, "B S E"]
+    hide_end_BSE: Int[Array, "B S E"]
+
+    def __call__(self, s_KXM: Array, sequence: Array, row_M: Array, block: Array) -> Array:
+        """The logits of a tile, -inf where the row does not see the key."""
+        X, E = s_KXM.shape[1], self.hide_start_BSE.shape[2]
+        key = block * X
+        start_XE = lax.dynamic_slice(self.hide_start_BSE, (sequence, key, 0), (1, X, E))[0]
+        end_XE = lax.dynamic_slice(self.hide_end_BSE, (sequence, key, 0), (1, X, E))[0]
+        hidden_XM = row_M < (key + jnp.arange(X, dtype=jnp.int32))[:, None]
+        for e in range(E):
             hidden_XM |= (row_M >= start_XE[:, e, None]) & (row_M < end_XE[:, e, None])
-        return hidden_XM
+        return jnp.where(hidden_XM, -jnp.inf, s_KXM)
 
 
-def _tiles(hide_start_BES, hide_end_BES, q_offset_B, length: int, rows: int, keys: int) -> _Tiles:
-    spans = tile_spans(hide_start_BES, hide_end_BES, keys)
+def _mask(hide_start_BES, hide_end_BES, keys: int) -> _Mask:
     # Keys that only fill the last block are hidden from every row.
-    pad = (0, -hide_start_BES.shape[2] % keys)
-    start_BSE = jnp.pad(hide_start_BES, ((0, 0), (0, 0), pad)).swapaxes(1, 2)
-    end_BSE = jnp.pad(hide_end_BES, ((0, 0), (0, 0), pad), constant_values=INT32_MAX).swapaxes(1, 2)
-    return _Tiles(start_BSE, end_BSE, q_offset_B, spans, -(-length // rows))
+    pad = ((0, 0), (0, 0), (0, -hide_start_BES.shape[2] % keys))
+    hide_end_BES = jnp.pad(hide_end_BES, pad, constant_values=INT32_MAX)
+    return _Mask(jnp.pad(hide_start_BES, pad).swapaxes(1, 2), hide_end_BES.swapaxes(1, 2))
 
 
 def _query_tiles(x_BTNH: Array, kv_heads: int, rows: int) -> Array:
-    """[B, tile, K, G * rows, H] in float32, rows beyond T zero."""
+    """[P, K, G * rows, H], rows beyond T zero."""
     B, T, N, H = x_BTNH.shape
     x_BTNH = jnp.pad(x_BTNH, ((0, 0), (0, -T % rows), (0, 0), (0, 0)))
     x = x_BTNH.reshape(B, -1, rows, kv_heads, N // kv_heads, H).transpose(0, 1, 3, 4, 2, 5)
-    return x.reshape(*x.shape[:3], -1, H)
+    return x.reshape(-1, kv_heads, N // kv_heads * rows, H)
 
 
-def _from_query_tiles(x_BQKMH: Array, rows: int, length: int) -> Array:
-    B, Q, K, _, H = x_BQKMH.shape
-    x = x_BQKMH.reshape(B, Q, K, -1, rows, H).transpose(0, 1, 4, 2, 3, 5)
-    return x.reshape(B, Q * rows, -1, H)[:, :length]
+def _from_query_tiles(x_PKMH: Array, rows: int, batch: int, length: int) -> Array:
+    """[B, T, N, H]: the inverse of `_query_tiles`."""
+    K, H = x_PKMH.shape[1], x_PKMH.shape[3]
+    x = x_PKMH.reshape(batch, -1, K, x_PKMH.shape[2] // rows, rows, H).transpose(0, 1, 4, 2, 3, 5)
+    return x.reshape(batch, -1, x.shape[3] * x.shape[4], H)[:, :length]
 
 
-def _keys_first(x_BSKH: Array, keys: int) -> Array:
-    """[B, K, S, H], slots beyond S zero."""
+def _keys_inside(x_BSKH: Array, keys: int) -> Array:
+    """[B, K, S, H], keys beyond S zero."""
     return jnp.pad(x_BSKH, ((0, 0), (0, -x_BSKH.shape[1] % keys), (0, 0), (0, 0))).swapaxes(1, 2)
+
+
+def _tile_rows(first_row: Array, rows: int, count: int) -> Array:
+    """Global row of each column of a tile: the positions, once per head of the group."""
+    return first_row + jnp.arange(count, dtype=jnp.int32) % rows
 
 
 def _cap(logits: Array, soft_cap: float | None) -> Array:
@@ -128,23 +159,22 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, s
     K = k_BSKH.shape[2]
     M = N // K * rows
     dot = partial(jnp.einsum, precision=precision_of(q_BTNH.dtype), preferred_element_type=jnp.float32)
-    tiles = _tiles(hide_start_BES, hide_end_BES, q_offset_B, T, rows, keys)
-    q_BQKMH = _query_tiles(q_BTNH, K, rows)
-    k_BKSH, v_BKHS = _keys_first(k_BSKH, keys), _keys_first(v_BSKH, keys).swapaxes(2, 3)
+    plan = _plan(hide_start_BES, hide_end_BES, q_offset_B, T, rows, keys)
+    mask = _mask(hide_start_BES, hide_end_BES, keys)
+    k_BKSH, v_BKHS = _keys_inside(k_BSKH, keys), _keys_inside(v_BSKH, keys).swapaxes(2, 3)
 
-    def query_tile(_, index):
-        b, tile = index // tiles.count, index % tiles.count
-        q_KHM = q_BQKMH[b, tile].astype(jnp.float32).swapaxes(1, 2) * scale
-        row_M = q_offset_B[b] + tile * rows + jnp.arange(M, dtype=jnp.int32) % rows
-        blocks_C, count, full_C = tiles.visited(b, tile, rows, T)
+    def query_tile(_, tile):
+        visits, q_KMH = tile
+        sequence = visits.sequence_P
+        q_KHM = q_KMH.astype(jnp.float32).swapaxes(1, 2) * scale
+        row_M = _tile_rows(visits.first_row_P, rows, M)
 
-        def key_block(step, carry):
+        def key_block(block, carry, masked):
             o_KHM, top_KM, total_KM = carry
-            block = blocks_C[step]
-            k_KXH = lax.dynamic_slice(k_BKSH, (b, 0, block * keys, 0), (1, K, keys, H))[0].astype(jnp.float32)
-            v_KHX = lax.dynamic_slice(v_BKHS, (b, 0, 0, block * keys), (1, K, H, keys))[0].astype(jnp.float32)
+            k_KXH = lax.dynamic_slice(k_BKSH, (sequence, 0, block * keys, 0), (1, K, keys, H))[0].astype(jnp.float32)
+            v_KHX = lax.dynamic_slice(v_BKHS, (sequence, 0, 0, block * keys), (1, K, H, keys))[0].astype(jnp.float32)
             s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
-            s_KXM = tiles.mask(s_KXM, b, row_M, block, full_C[block])
+            s_KXM = mask(s_KXM, sequence, row_M, block) if masked else s_KXM
             new_KM = jnp.maximum(top_KM, s_KXM.max(1))
             safe_KM = jnp.where(new_KM == -jnp.inf, 0.0, new_KM)
             p_KXM = jnp.exp(s_KXM - safe_KM[:, None])
@@ -153,15 +183,15 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, s
             return o_KHM, new_KM, total_KM * shrink_KM + p_KXM.sum(1)
 
         start = (jnp.zeros((K, H, M)), jnp.full((K, M), -jnp.inf), jnp.zeros((K, M)))
-        o_KHM, top_KM, total_KM = lax.fori_loop(0, count, key_block, start)
+        o_KHM, top_KM, total_KM = _walk(visits, key_block, start)
         empty_KM = total_KM == 0
-        o_KHM /= jnp.where(empty_KM, 1.0, total_KM)[:, None]
-        lse_KM = jnp.where(empty_KM, -jnp.inf, top_KM + jnp.log(jnp.where(empty_KM, 1.0, total_KM)))
-        return None, (o_KHM.swapaxes(1, 2).astype(q_BTNH.dtype), lse_KM)
+        some_KM = jnp.where(empty_KM, 1.0, total_KM)
+        lse_KM = jnp.where(empty_KM, -jnp.inf, top_KM + jnp.log(some_KM))
+        return None, ((o_KHM / some_KM[:, None]).swapaxes(1, 2).astype(q_BTNH.dtype), lse_KM)
 
-    _, (o, lse) = lax.scan(query_tile, None, jnp.arange(B * tiles.count, dtype=jnp.int32))
-    o_BTNH = _from_query_tiles(o.reshape(B, tiles.count, K, M, H), rows, T)
-    lse_BTN = _from_query_tiles(lse.reshape(B, tiles.count, K, M, 1), rows, T)[..., 0]
+    _, (o_PKMH, lse_PKM) = lax.scan(query_tile, None, (plan, _query_tiles(q_BTNH, K, rows)))
+    o_BTNH = _from_query_tiles(o_PKMH, rows, B, T)
+    lse_BTN = _from_query_tiles(lse_PKM[..., None], rows, B, T)[..., 0]
     saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, o_BTNH, lse_BTN)
     return (o_BTNH, lse_BTN), saved
 
@@ -170,56 +200,53 @@ def _backward(scale, soft_cap, rows, keys, saved, gradients):
     q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, o_BTNH, lse_BTN = saved
     do_BTNH, dlse_BTN = gradients
     B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
+    S, K = k_BSKH.shape[1:3]
     M = N // K * rows
     dot = partial(jnp.einsum, precision=precision_of(q_BTNH.dtype), preferred_element_type=jnp.float32)
-    tiles = _tiles(hide_start_BES, hide_end_BES, q_offset_B, T, rows, keys)
-    q_BQKMH, do_BQKMH = _query_tiles(q_BTNH, K, rows), _query_tiles(do_BTNH, K, rows)
-    k_BKSH, v_BKSH = _keys_first(k_BSKH, keys), _keys_first(v_BSKH, keys)
+    plan = _plan(hide_start_BES, hide_end_BES, q_offset_B, T, rows, keys)
+    mask = _mask(hide_start_BES, hide_end_BES, keys)
+    k_BKSH, v_BKSH = _keys_inside(k_BSKH, keys), _keys_inside(v_BSKH, keys)
     # d logit = p * (dp - sum(do * o) + dlse); rows without a key have lse -inf, where every p is exp(-inf - 0) = 0.
+    empty_BTN = lse_BTN == -jnp.inf
     shift_BTN = (do_BTNH.astype(jnp.float32) * o_BTNH.astype(jnp.float32)).sum(-1) - dlse_BTN
-    shift_BQKM = _query_tiles(jnp.where(lse_BTN == -jnp.inf, 0.0, shift_BTN)[..., None], K, rows)[..., 0]
-    lse_BQKM = _query_tiles(jnp.where(lse_BTN == -jnp.inf, 0.0, lse_BTN)[..., None], K, rows)[..., 0]
+    columns_BTN2 = jnp.where(empty_BTN[..., None], 0.0, jnp.stack([lse_BTN, shift_BTN], -1))
+    inputs = tuple(_query_tiles(x, K, rows) for x in (q_BTNH, do_BTNH, columns_BTN2))
 
-    def query_tile(carry, index):
-        b, tile = index // tiles.count, index % tiles.count
-        q_KMH = q_BQKMH[b, tile].astype(jnp.float32) * scale
-        do_KMH = do_BQKMH[b, tile].astype(jnp.float32)
+    def query_tile(carry, tile):
+        visits, (q_KMH, do_KMH, columns_KM2) = tile
+        sequence = visits.sequence_P
+        q_KMH, do_KMH = q_KMH.astype(jnp.float32) * scale, do_KMH.astype(jnp.float32)
         q_KHM, do_KHM = q_KMH.swapaxes(1, 2), do_KMH.swapaxes(1, 2)
-        lse_KM, shift_KM = lse_BQKM[b, tile], shift_BQKM[b, tile]
-        row_M = q_offset_B[b] + tile * rows + jnp.arange(M, dtype=jnp.int32) % rows
-        blocks_C, count, full_C = tiles.visited(b, tile, rows, T)
+        lse_KM, shift_KM = columns_KM2[..., 0], columns_KM2[..., 1]
+        row_M = _tile_rows(visits.first_row_P, rows, M)
 
-        def key_block(step, carry):
+        def key_block(block, carry, masked):
             dq_KHM, dk_BKSH, dv_BKSH = carry
-            block = blocks_C[step]
-            where = (b, 0, block * keys, 0)
+            where = (sequence, 0, block * keys, 0)
             k_KXH = lax.dynamic_slice(k_BKSH, where, (1, K, keys, H))[0].astype(jnp.float32)
             v_KXH = lax.dynamic_slice(v_BKSH, where, (1, K, keys, H))[0].astype(jnp.float32)
             s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
-            p_KXM = jnp.exp(tiles.mask(s_KXM, b, row_M, block, full_C[block]) - lse_KM[:, None])
+            shown_KXM = mask(s_KXM, sequence, row_M, block) if masked else s_KXM
+            p_KXM = jnp.exp(shown_KXM - lse_KM[:, None])
             ds_KXM = p_KXM * (dot("kxh,khm->kxm", v_KXH, do_KHM) - shift_KM[:, None])
             if soft_cap is not None:
                 ds_KXM *= 1.0 - jnp.square(s_KXM / soft_cap)
-            dv_KXH = dot("kxm,kmh->kxh", p_KXM, do_KMH)
-            dk_KXH = dot("kxm,kmh->kxh", ds_KXM, q_KMH)
-            dq_KHM += dot("kxh,kxm->khm", k_KXH, ds_KXM)
 
             def add(sum_BKSH, part_KXH):
                 old = lax.dynamic_slice(sum_BKSH, where, (1, K, keys, H))
                 return lax.dynamic_update_slice(sum_BKSH, old + part_KXH[None], where)
 
-            return dq_KHM, add(dk_BKSH, dk_KXH), add(dv_BKSH, dv_KXH)
+            dk_BKSH = add(dk_BKSH, dot("kxm,kmh->kxh", ds_KXM, q_KMH))
+            dv_BKSH = add(dv_BKSH, dot("kxm,kmh->kxh", p_KXM, do_KMH))
+            return dq_KHM + dot("kxh,kxm->khm", k_KXH, ds_KXM), dk_BKSH, dv_BKSH
 
-        dq_KHM, dk_BKSH, dv_BKSH = lax.fori_loop(0, count, key_block, (jnp.zeros((K, H, M)), *carry))
+        dq_KHM, dk_BKSH, dv_BKSH = _walk(visits, key_block, (jnp.zeros((K, H, M)), *carry))
         return (dk_BKSH, dv_BKSH), (dq_KHM.swapaxes(1, 2) * scale).astype(q_BTNH.dtype)
 
     zeros_BKSH = jnp.zeros(k_BKSH.shape, jnp.float32)
-    indices = jnp.arange(B * tiles.count, dtype=jnp.int32)
-    (dk_BKSH, dv_BKSH), dq = lax.scan(query_tile, (zeros_BKSH, zeros_BKSH), indices)
-    dq_BTNH = _from_query_tiles(dq.reshape(B, tiles.count, K, M, H), rows, T)
-    dk_BSKH, dv_BSKH = (x.swapaxes(1, 2)[:, : k_BSKH.shape[1]].astype(k_BSKH.dtype) for x in (dk_BKSH, dv_BKSH))
-    return dq_BTNH, dk_BSKH, dv_BSKH, None, None, None
+    (dk_BKSH, dv_BKSH), dq_PKMH = lax.scan(query_tile, (zeros_BKSH, zeros_BKSH), (plan, inputs))
+    dk_BSKH, dv_BSKH = (x.swapaxes(1, 2)[:, :S].astype(k_BSKH.dtype) for x in (dk_BKSH, dv_BKSH))
+    return _from_query_tiles(dq_PKMH, rows, B, T), dk_BSKH, dv_BSKH, None, None, None
 
 
 attention.defvjp(_forward, _backward)
