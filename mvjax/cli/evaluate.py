@@ -6,7 +6,9 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
+
+import tyro
 
 from mvjax.errors import UserError
 
@@ -15,7 +17,7 @@ from mvjax.errors import UserError
 class EvaluateArguments:
     """Run a benchmark file through the engine and report the totals."""
 
-    data: Annotated[Path, "positional"]
+    data: tyro.conf.Positional[Path]
     """JSONL: curated records, GSM8K lines (question, answer) or problem/answer lines."""
     model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
@@ -40,7 +42,8 @@ class EvaluateArguments:
     rows: int = 8
     """Branches of one answer that run at the same time."""
     check: bool = False
-    """Also run the training forward pass over every transcript and compare it with what the engine used."""
+    """Also compare the engine's logits with the training forward pass, and its tokens with those of the sequential
+    schedule, on every transcript; one request at a time."""
     output: Path | None = None
     """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped."""
     json: bool = False
@@ -49,7 +52,6 @@ class EvaluateArguments:
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    import tyro
 
     arguments = tyro.cli(EvaluateArguments, args=argv, prog="mvjax evaluate", config=(tyro.conf.OmitArgPrefixes,))
     if not arguments.data.exists():
@@ -88,35 +90,46 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
 
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
     tokenizer, model = load_for_generation(arguments.model, adapter)
+    if arguments.check:
+        from mvjax.evaluation.faithful import Checker, RecordingModel
+        from mvjax.models.load import load_with_tags
+
+        model = RecordingModel(model)
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
-    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=arguments.requests, rows=arguments.rows))
+    requests = 1 if arguments.check else arguments.requests
+    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=requests, rows=arguments.rows))
+    limits = Limits(max_new_tokens=arguments.max_new_tokens)
+    sampling = SamplingParams(
+        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
+    )
     log = None
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         log = arguments.output / "outcomes.jsonl"
-    checker = None
+    checker, check = None, None
     if arguments.check:
-        from mvjax.evaluation.faithful import Checker
+        checker = Checker(engine, load_with_tags(arguments.model, adapter=adapter)[1], tokenizer)
+        prompt_of = dict(zip((problem.id for problem in problems), prompts))
 
-        checker = Checker(arguments.model, adapter, tokenizer, prompts=dict(zip((p.id for p in problems), prompts)))
+        def check(problem, result, _):
+            checker.check(prompt_of[problem.id], result, limits=limits, sampling=sampling)
+
     outcomes = run_benchmark(
         engine,
         tokenizer,
         problems,
         prompts,
-        limits=Limits(max_new_tokens=arguments.max_new_tokens),
-        sampling=SamplingParams(
-            temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
-        ),
+        limits=limits,
+        sampling=sampling,
         mode=arguments.mode,
-        batch=arguments.requests * 4,
+        batch=1 if arguments.check else requests * 4,
         log=log,
-        on_result=checker,
+        on_result=check,
     )
     console = Console(file=sys.stderr)
     done = list(track(outcomes, total=len(problems), description=arguments.data.stem, console=console))
     summary = totals(done)
     if checker is not None:
-        summary |= checker.summary()
+        summary |= checker.agreement.summary()
     return summary

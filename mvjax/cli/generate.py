@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
+
+import tyro
 
 from mvjax.errors import UserError
 
@@ -21,7 +23,7 @@ DEMO_PROMPT = (
 class GenerateArguments:
     """Answer prompts with a Multiverse model, branches in parallel."""
 
-    prompts: Annotated[tuple[str, ...], "positional"] = ()
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Questions. None: one is read from standard input (or the demo's, with --demo)."""
     model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
@@ -55,7 +57,6 @@ class GenerateArguments:
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    import tyro
 
     arguments = tyro.cli(GenerateArguments, args=argv, prog="mvjax generate", config=(tyro.conf.OmitArgPrefixes,))
     from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
@@ -74,10 +75,11 @@ def main(argv: list[str]) -> int:
     sampling = SamplingParams(
         temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
     )
-    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=1, rows=arguments.rows))
+    rows = arguments.rows if arguments.mode == "parallel" else 1
+    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=1, rows=rows))
     compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
     with status("compiling (kept for the next time)"):
-        engine.warm_up(encoded, limits=limits, modes=("parallel", "sequential") if compare else (arguments.mode,))
+        engine.compile_ahead(1, max(map(len, encoded)) + rows)
     for text, ids in zip(prompts, encoded, strict=True):
         result = show(engine, tokenizer, text, ids, limits, sampling, arguments)
         other = None
@@ -170,7 +172,7 @@ def report(result, other, tokenizer, text, arguments) -> None:
         "tokens": result.new_tokens,
         "critical path": result.critical_path,
         "# parallel": round(result.degree, 3),
-        "finish": result.finish_reason,
+        "finish": result.reason,
         "seconds": round(result.timings.decode, 3),
         "tokens/s": round(result.new_tokens / max(result.timings.decode, 1e-9), 1),
     }

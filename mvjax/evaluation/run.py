@@ -50,7 +50,7 @@ def outcome_of(problem: Problem, result, text: str) -> Outcome:
         reference_blocks=None if problem.paths is None else list(problem.paths),
         new_tokens=result.new_tokens,
         critical_path=result.critical_path,
-        finish=result.finish_reason,
+        finish=result.reason,
         cuts=len(result.cuts),
         abandoned=result.abandoned,
         barred=result.barred,
