@@ -80,6 +80,9 @@ def run_benchmark(
         on_result: called with every fresh result (for checks that need the tokens).
     """
     done = read_log(log)
+    if log is not None and log.exists() and not log.read_bytes().endswith(b"\n"):
+        with open(log, "a", encoding="utf-8") as file:  # A line that an interruption cut must not spoil the next one.
+            file.write("\n")
     todo = []
     for problem, prompt in zip(problems, prompts, strict=True):
         if problem.id in done:

@@ -1,0 +1,79 @@
+"""A benchmark run: outcomes, totals, and going on after an interruption."""
+
+import types
+
+import pytest
+
+from mvjax.evaluation.problems import Problem
+from mvjax.evaluation.report import totals
+from mvjax.evaluation.run import run_benchmark
+
+TEXT = {"a": "The answer is 1.", "b": "The answer is 5.", "c": "The answer is 3."}
+
+
+class Engine:
+    """Answers from a table; counts what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, prompts, **_):
+        self.asked += prompts
+        return [
+            types.SimpleNamespace(
+                tokens=prompt, new_tokens=6, critical_path=3, reason="stop", cuts={}, abandoned=0, barred=1, sampled=5
+            )
+            for prompt in prompts
+        ]
+
+
+class Tokenizer:
+    def decode(self, tokens):
+        return TEXT[tokens[0]]
+
+
+PROBLEMS = [Problem(name, [], answer, paths=[]) for name, answer in (("a", "1"), ("b", "2"), ("c", "3"))]
+
+
+def outcomes(engine, log=None, problems=PROBLEMS):
+    return run_benchmark(
+        engine,
+        Tokenizer(),
+        problems,
+        [[problem.id] for problem in problems],
+        limits=None,
+        sampling=None,
+        mode="parallel",
+        batch=1,
+        log=log,
+    )
+
+
+def test_totals():
+    summary = totals(list(outcomes(Engine())))
+    assert summary["problems"] == 3
+    assert summary["accuracy"] == pytest.approx(2 / 3)
+    assert summary["# parallel"] == 2.0
+    assert summary["barred per 1000 tokens"] == pytest.approx(200)
+    assert summary["right number of paths"] == 1.0
+    assert summary["opened a block"] == 0.0
+
+
+def test_totals_of_nothing_are_none():
+    assert totals([])["accuracy"] is None
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    log = tmp_path / "outcomes.jsonl"
+    first = outcomes(Engine(), log)
+    done = [next(first), next(first)]
+    first.close()
+    log.write_text(log.read_text() + '{"id": "c", "corr')  # the line that was being written
+    engine = Engine()
+    again = list(outcomes(engine, log))
+    assert engine.asked == [["c"]]
+    assert again[:2] == done
+    assert [o.id for o in again] == ["a", "b", "c"]
+    third = Engine()
+    assert [o.id for o in outcomes(third, log)] == ["a", "b", "c"]
+    assert third.asked == []
