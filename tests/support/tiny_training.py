@@ -44,7 +44,7 @@ class RandomBatches:
         self.position = state["position"]
 
 
-def make_trainee(lora_rank: int = 4, scan_layers: bool = False):
+def make_trainee(lora_rank: int = 4, scan_layers: bool = True):
     """A two-layer decoder taken apart, the same every time."""
     shape = ModelConfig(
         family="llama",
