@@ -2,6 +2,7 @@
 
 from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
 from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder, TagRows
 from mvjax.models.lora import (
     TRAINABLE,
@@ -18,6 +19,7 @@ from mvjax.models.lora import (
 __all__ = [
     "TRAINABLE",
     "Decoder",
+    "DecoderStepModel",
     "LoraConfig",
     "ModelConfig",
     "RopeScaling",

@@ -11,6 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from mvjax.models import Decoder, ModelConfig
+from mvjax.models.decoder import hf_names
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
 
@@ -40,18 +41,24 @@ def fixture_expected():
 
 @pytest.fixture
 def tiny():
-    """Builds a tiny decoder with random weights, norms included."""
+    """Builds a tiny decoder; a weight depends on its name and the seed alone, so scanned and unrolled ones agree."""
 
     def build(*, scan_layers=True, seed=0, **changes):
-        fields = {"family": "llama", "vocab_size": 64, "embed": 32, "layers": 3, "heads": 4, "kv_heads": 2}
+        fields = {"family": "llama", "vocab_size": 64, "embed": 32, "layers": 2, "heads": 4, "kv_heads": 2}
         fields |= {"head_dim": 8, "ffn": 48, "rms_eps": 1e-5}
-        decoder = Decoder(ModelConfig(**(fields | changes), scan_layers=scan_layers), rngs=nnx.Rngs(params=seed))
-        state = nnx.state(decoder)
-        leaves, treedef = jax.tree.flatten(state)
-        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-        leaves = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-        nnx.update(decoder, jax.tree.unflatten(treedef, leaves))
-        return decoder
+        config = ModelConfig(**(fields | changes), scan_layers=scan_layers)
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0))))
+
+        def fill(path, variable):
+            names = hf_names(path, config)
+            stacked = path[0] == "layers" and scan_layers
+            shape = variable.shape[1:] if stacked else variable.shape
+            rngs = [np.random.default_rng([seed, *name.encode()]) for name in names]
+            arrays = [rng.normal(0, 0.2, shape) + ("norm" in name) for rng, name in zip(rngs, names)]
+            whole = np.stack(arrays) if stacked else arrays[0]
+            return variable.replace(jax.numpy.asarray(whole, variable.dtype))
+
+        return nnx.merge(graphdef, nnx.map_state(fill, state))
 
     return build
 

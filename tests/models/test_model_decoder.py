@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_trees import token_facts
 
 from mvjax.language.layout import lay_out
+from mvjax.language.tags import TAGS
 from mvjax.models import Decoder, from_checkpoint
 
 TOLERANCE = 2e-5  # of the largest logit, float32
@@ -18,32 +20,34 @@ def close(found, wanted, tolerance=TOLERANCE):
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3"])
+@pytest.mark.parametrize(
+    ("name", "scan_layers"),
+    [("llama", True), ("llama3", False), ("qwen2", True), ("qwen2_tied", True), ("qwen3", True)],
+)
 def test_logits_equal_those_of_transformers(name, scan_layers, fixture_checkpoint, fixture_expected, causal, logits):
     ids, expected = fixture_expected(name)
     decoder = from_checkpoint(fixture_checkpoint(name), scan_layers=scan_layers)
     close(logits(decoder, ids, *causal(*ids.shape)), expected)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_scanned_equals_unrolled_with_gradients(tiny, tokens, causal, remat):
+def test_scanned_equals_unrolled_equals_rematerialised_with_gradients(tiny, tokens, causal):
+    def loss(decoder, tokens, *rows):
+        return (decoder(tokens, *rows) ** 2).mean()
+
     losses, gradients = [], []
-    for scan_layers in (True, False):
+    for scan_layers, remat in ((True, False), (False, False), (True, True)):
         decoder = tiny(scan_layers=scan_layers)
         decoder.remat = remat
-
-        def loss(decoder, tokens, *rows):
-            return (decoder(tokens, *rows) ** 2).mean()
-
         value, gradient = nnx.jit(nnx.value_and_grad(loss))(decoder, tokens, *causal(*tokens.shape))
-        losses.append(value)
+        losses.append(float(value))
         gradients.append(gradient)
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    scanned = gradients[0]["layers"]["self_attn"]["q_proj"]["weight"][...]
-    unrolled = jnp.stack([gradients[1]["layers"][i]["self_attn"]["q_proj"]["weight"][...] for i in range(3)])
-    close(scanned, unrolled)
-    close(gradients[0]["embed_tokens"]["weight"][...], gradients[1]["embed_tokens"]["weight"][...])
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    scanned, unrolled, rematerialised = (gradient["layers"] for gradient in gradients)
+    layers = [dict(nnx.to_flat_state(unrolled[i])) for i in range(2)]
+    for path, gradient in nnx.to_flat_state(scanned):
+        close(gradient[...], jnp.stack([layer[path][...] for layer in layers]))
+        close(gradient[...], dict(nnx.to_flat_state(rematerialised))[path][...])
 
 
 def test_documents_of_a_pack_do_not_see_each_other(tiny, tokens, causal, logits):
@@ -59,17 +63,18 @@ def test_documents_of_a_pack_do_not_see_each_other(tiny, tokens, causal, logits)
 
 def test_paths_do_not_see_their_siblings_through_any_layer(tiny, logits):
     """Other tokens in path 1 change nothing in path 2, and something in the conclusion."""
-    names = [*"ab", "<Parallel>", "<Goal>", "<Outline>", "1", ":", "</Outline>", "<Outline>", "2", ":", "</Outline>"]
-    names += ["</Goal>", "\n", "<Path>", "\n", "1", ":", "x", "</Path>", "\n", "<Path>", "\n", "2", ":", "y", "</Path>"]
-    names += ["\n", "<Conclusion>", "z", "</Conclusion>", "</Parallel>"]
-    from random_trees import token_facts
-
+    outline, path = "<Outline> {k} : </Outline>", "<Path> {k} : {text} </Path>"
+    words = ["a b <Parallel> <Goal>", *(outline.format(k=k) for k in (1, 2)), "</Goal>"]
+    words += [path.format(k=k, text=text) for k, text in ((1, "x"), (2, "y"))] + [
+        "<Conclusion> z </Conclusion> </Parallel>"
+    ]
+    names = [piece for word in " ".join(words).split() for piece in ([word, "\n"] if word in TAGS else [word])]
     codes_T, colon_T, separator_T = token_facts(names)
     layout = lay_out(codes_T, colon_T, separator_T=separator_T)
     rows = layout.position[None], layout.hide_start[None], layout.hide_end[None]
     ids = np.arange(len(names), dtype=np.int32)[None]
     x, conclusion = names.index("x"), names.index("<Conclusion>")
-    second = slice(names.index("y") - 4, conclusion)
+    second = slice(names.index("y") - 4, conclusion)  # from its <Path> on
     changed = ids.copy()
     changed[0, x] = 60
     decoder = tiny()
