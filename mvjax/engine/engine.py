@@ -17,7 +17,7 @@ from jax import lax
 from mvjax.engine import loop
 from mvjax.engine import state as st
 from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode, SamplingParams
-from mvjax.engine.model import StepModel
+from mvjax.engine.model import StepModel, Stream
 from mvjax.engine.programs import Programs
 from mvjax.engine.prompt import Prompt, chunk_plan
 from mvjax.engine.result import Result, Timings, stream_record, transcript_order
@@ -108,6 +108,11 @@ class Engine:
         """Programs compiled so far. It stands still once every size in use has been seen."""
         return self._programs.compilations
 
+    @property
+    def stream(self) -> Stream:
+        """The model's stream as it stands: content of finished requests stays until others take their place."""
+        return self._stream
+
     def generate(
         self,
         prompts: Sequence[Prompt | Sequence[int]],
@@ -163,6 +168,22 @@ class Engine:
         self._next += 1
         self._queue.append(job)
         return job.request
+
+    @property
+    def params(self) -> Any:
+        """The model's parameters. Set new ones of the same shapes between requests: nothing is compiled again."""
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        if self.busy:
+            raise UserError("this engine is busy; set parameters when no request runs or waits")
+        self._params = jax.tree.map(jnp.asarray, params)
+
+    @property
+    def stream(self) -> Any:
+        """The model's stream as the last step left it (None before the first request); the next step donates it."""
+        return self._stream
 
     @property
     def busy(self) -> bool:

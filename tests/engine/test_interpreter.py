@@ -5,44 +5,31 @@ The hash model's logits depend on exactly what a row sees, so agreement also pro
 
 from __future__ import annotations
 
+import functools
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hash_model import HashModel, forward
-from random_requests import CODES, WORDS, random_bias, random_prompt, random_rules
-from reference_interpreter import Interpreter, Rules
+from random_requests import CODES, TABLES, VOCABULARY, WORDS, limits_of, random_bias, random_prompt, random_rules
+from reference_interpreter import Interpreter
 
-from mvjax.engine import Engine, EngineConfig, Limits
+from mvjax.engine import Engine, EngineConfig
 from mvjax.language import lay_out
-from mvjax.tokenizers.tables import VocabularyTables
-
-TABLES = VocabularyTables(
-    codes=CODES,
-    colon=np.array(WORDS.holds_colon),
-    newline=np.array(WORDS.holds_newline),
-    separator_id=WORDS.separator,
-    colon_id=WORDS.colon,
-    dot_id=WORDS.dot,
-    number_ids=tuple(map(tuple, WORDS.numbers)),
-    tag_ids=tuple(WORDS.tags),
-    eos_ids=tuple(WORDS.eos),
-)
 
 
-def make_engine(bias_V, requests=4, rows=8, **sizes) -> Engine:
-    model = HashModel(bias_V)
-    config = EngineConfig(requests=requests, rows=rows, stream_step=1280, sync_steps=64, **sizes)
+@functools.cache
+def compiled_engine(requests: int, rows: int) -> Engine:
+    model = HashModel(np.zeros(VOCABULARY))
+    config = EngineConfig(requests=requests, rows=rows, stream_step=1280, sync_steps=64)
     return Engine(model, model.params, TABLES, config)
 
 
-def limits_of(rules: Rules) -> Limits:
-    return Limits(
-        max_new_tokens=rules.max_new_tokens,
-        max_positions=rules.max_positions,
-        max_path_tokens=rules.max_path_tokens,
-        max_paths=rules.max_paths,
-        max_depth=rules.max_depth,
-        min_block_share=rules.min_block_share,
-    )
+def make_engine(bias_V, requests=4, rows=4) -> Engine:
+    """An engine of that size whose model has that taste; one per size, so that programs are compiled once."""
+    engine = compiled_engine(requests, rows)
+    engine.params = jnp.asarray(bias_V)
+    return engine
 
 
 def check_equal(result, reference: Interpreter) -> None:
@@ -83,7 +70,7 @@ def check_layout(result, prompt, bias_V, reference) -> None:
         np.testing.assert_array_equal(logits_TV[place], logits_V)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_requests_agree_with_the_reference(seed):
     rng = np.random.default_rng(seed)
     bias_V = random_bias(rng)
@@ -94,7 +81,7 @@ def test_random_requests_agree_with_the_reference(seed):
         batch = [(prompt, rules) for prompt, rules in batch if not rules.autoregressive]
         results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
         for (prompt, rules), result in zip(batch, results, strict=True):
-            rules.rows = 8
+            rules.rows = 4
             reference = Interpreter(WORDS, rules, bias_V, prompt).run()
             check_equal(result, reference)
             check_layout(result, prompt, bias_V, reference)
@@ -102,12 +89,12 @@ def test_random_requests_agree_with_the_reference(seed):
     assert kinds >= {"tokens", "True"}  # Cuts and nested or several blocks really happened.
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+@pytest.mark.parametrize("rows", [1, 3])
 def test_the_number_of_rows_does_not_change_the_answer(rows):
     rng = np.random.default_rng(77)
     bias_V = random_bias(rng)
     batch = [(random_prompt(rng), random_rules(rng)) for _ in range(12)]
-    engine = make_engine(bias_V, requests=2, rows=rows)
+    engine = make_engine(bias_V, requests=1, rows=rows)
     results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
     for (prompt, rules), result in zip(batch, results, strict=True):
         rules.rows, rules.autoregressive = rows, False
@@ -153,7 +140,7 @@ def test_a_million_tokens_agree():
         rng = np.random.default_rng(seed)
         seed += 1
         bias_V = random_bias(rng)
-        engine = make_engine(bias_V, requests=32)
+        engine = make_engine(bias_V, requests=16, rows=8)
         for _ in range(4):
             batch = [(random_prompt(rng), random_rules(rng)) for _ in range(64)]
             results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from reference_interpreter import Rules, Words
 
+from mvjax.engine import Limits
+from mvjax.tokenizers.tables import VocabularyTables
+
 VOCABULARY = 44
 SEPARATOR, COLON, DOT = 13, 14, 15
 WORDS = Words(
@@ -18,6 +21,29 @@ WORDS = Words(
     holds_newline=[v in (SEPARATOR, 27, 28) for v in range(VOCABULARY)],
 )
 CODES = np.array([v if v < 12 else -1 for v in range(VOCABULARY)], np.int8)
+TABLES = VocabularyTables(
+    codes=CODES,
+    colon=np.array(WORDS.holds_colon),
+    newline=np.array(WORDS.holds_newline),
+    separator_id=WORDS.separator,
+    colon_id=WORDS.colon,
+    dot_id=WORDS.dot,
+    number_ids=tuple(map(tuple, WORDS.numbers)),
+    tag_ids=tuple(WORDS.tags),
+    eos_ids=tuple(WORDS.eos),
+)
+
+
+def limits_of(rules: Rules) -> Limits:
+    """The rules of the plain interpreter as limits of the engine."""
+    return Limits(
+        max_new_tokens=rules.max_new_tokens,
+        max_positions=rules.max_positions,
+        max_path_tokens=rules.max_path_tokens,
+        max_paths=rules.max_paths,
+        max_depth=rules.max_depth,
+        min_block_share=rules.min_block_share,
+    )
 
 
 def random_bias(rng: np.random.Generator) -> np.ndarray:

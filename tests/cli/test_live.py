@@ -1,0 +1,71 @@
+"""The live view: text in order, paths of a block side by side, nothing shown twice or lost."""
+
+import io
+
+from rich.console import Console
+
+from mvjax.cli.live import Growth, View
+from mvjax.language.tags import TAGS
+
+
+def view(width=100):
+    words = {}
+
+    def encode(text):
+        return [words.setdefault(word, len(TAGS) + len(words)) if word not in TAGS else TAGS.index(word) for word in text]
+
+    def decode(tokens):
+        names = {number: word for word, number in words.items()}
+        return "".join(TAGS[token] if token < len(TAGS) else names[token] for token in tokens)
+
+    return encode, View(decode, lambda token: token if token < len(TAGS) else None, width)
+
+
+def drawn(renderable, width=100):
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(renderable)
+    return console.export_text()
+
+
+MAP = ["intro\n", "<Parallel>", "\n", "<Goal>", "\n"]
+for label in "12":
+    MAP += ["<Outline>", "\n", label, ":", f" goal{label}", "\n", "</Outline>", "\n"]
+MAP += ["</Goal>", "\n"]
+
+
+def test_paths_stand_side_by_side_between_map_and_reduce():
+    encode, shown = view()
+    growth = Growth()
+    growth.add(0, -1, encode(MAP))
+    growth.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
+    growth.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
+    lines = drawn(shown.render(growth)).splitlines()
+    assert any("left" in line and "right" in line for line in lines)
+    assert not any("Reduce" in line for line in lines)
+    growth.add(0, -1, encode(["<Conclusion>", "\n", "merged", "\n", "</Conclusion>", "\n", "</Parallel>", "\n", "after"]))
+    text = drawn(shown.render(growth))
+    for word in ("intro", "goal1", "goal2", "left", "right", "merged", "after"):
+        assert text.count(word) == 1, word
+    assert text.index("goal2") < text.index("left") < text.index("merged") < text.index("after")
+
+
+def test_narrow_terminals_stack_the_paths():
+    encode, shown = view(30)
+    growth = Growth()
+    growth.add(0, -1, encode(MAP))
+    growth.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
+    growth.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
+    text = drawn(shown.render(growth), 30)
+    assert text.index("left") < text.index("right")
+
+
+def test_an_abandoned_block_takes_no_paths_of_the_next_one():
+    encode, shown = view()
+    growth = Growth()
+    abandoned = [*MAP, "</Parallel>", "\n", "between", "\n"]
+    growth.add(0, -1, encode([*abandoned, *MAP]))
+    growth.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
+    growth.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
+    text = drawn(shown.render(growth))
+    assert text.count("left") == 1
+    assert text.index("between") < text.index("left")
