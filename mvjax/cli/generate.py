@@ -14,8 +14,9 @@ import tyro
 from mvjax.errors import UserError
 
 DEMO_PROMPT = (
-    "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. Part 2: start at 9, subtract 4, add 7, subtract 1. "
-    "Part 3: start at 2, add 8, add 5, subtract 6. Part 4: start at 7, add 4, subtract 3, add 9. What is each part?"
+    "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. "
+    "Part 2: start at 9, subtract 4, add 7, subtract 1. Part 3: start at 2, add 8, add 5, subtract 6. "
+    "Part 4: start at 7, add 4, subtract 3, add 9. What is each part?"
 )
 
 

@@ -1,10 +1,10 @@
-"""Generation: the interpreter on the device inside a jit-compiled loop, one KV stream per request."""
+"""The engine: Multiverse generation in one jit-compiled loop, branches of a request over one KV stream."""
 
 from mvjax.engine.engine import Engine, Fresh
 from mvjax.engine.limits import EngineConfig, Limits, Mode, SamplingParams
 from mvjax.engine.model import RowPlacement, StepModel
 from mvjax.engine.prompt import Prompt
-from mvjax.engine.result import Result, Timings
+from mvjax.engine.result import Result, StreamRecord, Timings
 
 __all__ = [
     "Engine",
@@ -17,5 +17,6 @@ __all__ = [
     "RowPlacement",
     "SamplingParams",
     "StepModel",
+    "StreamRecord",
     "Timings",
 ]

@@ -181,11 +181,6 @@ class Engine:
         self._params = jax.tree.map(jnp.asarray, params)
 
     @property
-    def stream(self) -> Any:
-        """The model's stream as the last step left it (None before the first request); the next step donates it."""
-        return self._stream
-
-    @property
     def busy(self) -> bool:
         """Whether requests run or wait."""
         return bool(self._queue) or any(self._jobs)

@@ -17,13 +17,13 @@ from mvjax.engine import state as st
 from mvjax.engine import tables as t
 from mvjax.engine.interpreter import append_queued, choose, with_queue
 from mvjax.engine.limits import CONCLUSION_RESERVE, RESERVE
+from mvjax.engine.sampling import KEY_OF_PATHS, fold
 from mvjax.engine.state import Block, Branch, Frames, Request, Settings, frames_of, view
 from mvjax.engine.tables import Tables
 from mvjax.language import tags
 
 HEAD = 3
 """Tokens of a path's head beside its label: <Path>, separator, ":"."""
-KEY_OF_DRAWS, KEY_OF_PATHS = 0, 1
 
 
 def at(tree, place):
@@ -34,15 +34,6 @@ def at(tree, place):
 def select(on: Bool[Array, "F"], then, otherwise):
     """`then` for the frames where `on`."""
     return jax.tree.map(lambda a, b: jnp.where(on.reshape(-1, *[1] * (a.ndim - 1)), a, b), then, otherwise)
-
-
-def fold(key: Int[Array, "2"], *data: Int[Array, ""] | int) -> Int[Array, "2"]:
-    """Raw threefry key with numbers folded in, one after the other."""
-    key = jax.random.wrap_key_data(key, impl="threefry2x32")
-    # A loop, so that the hash is compiled once.
-    numbers = jnp.stack([jnp.asarray(value, jnp.uint32) for value in data])
-    key = lax.fori_loop(0, len(data), lambda i, key: jax.random.fold_in(key, numbers[i]), key)
-    return jax.random.key_data(key)
 
 
 def label_lengths(parent: Branch, tables: Tables) -> Int[Array, "N"]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from mvjax.engine import interpreter, sampling
 from mvjax.engine import state as st
-from mvjax.engine.events import KEY_OF_DRAWS, any_event, fold, settle
+from mvjax.engine.events import any_event, settle
 from mvjax.engine.model import RowPlacement, StepModel
 from mvjax.engine.state import Branch, State, frames_of, view
 from mvjax.engine.tables import Tables
@@ -89,7 +89,8 @@ def visibility(rows: Branch, segment_RS: Int[Array, "R S"]) -> UInt[Array, "R S"
 def choose_tokens(
     logits_WV: Float[Array, "W V"],
     allowed_W: Int[Array, "W"],
-    draw_key_W2: UInt[Array, "W 2"],
+    key_W2: UInt[Array, "W 2"],
+    index_W: Int[Array, "W"],
     settings: st.Settings,
     tables: Tables,
 ) -> tuple[Int[Array, "W"], Bool[Array, "W"]]:
@@ -104,7 +105,7 @@ def choose_tokens(
     kind_V = tables.kind_V.astype(jnp.int32)
     barred_WV = (kind_V >= 0) & ((allowed_W[:, None] >> jnp.maximum(kind_V, 0)) & 1 == 0)
     open_WV = sampling.sanitised(logits_WV, barred_WV)
-    token_W, first_W = sampling.sample(open_WV, draw_key_W2, settings.temperature, settings.top_k, settings.top_p)
+    token_W, first_W = sampling.sample(open_WV, key_W2, index_W, settings.temperature, settings.top_k, settings.top_p)
     # The raw argmax is barred when the best barred logit beats the best open one; on a tie the lower id is the argmax.
     open_W = jnp.take_along_axis(logits_WV, first_W[:, None], axis=1)[:, 0]
     id_Z = tables.special_id_Z
@@ -145,8 +146,8 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     sample_W = by_row(planned.sample) & active_W
     settings_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings)
     settings_W = settings_W._replace(temperature=jnp.where(sample_W, settings_W.temperature, 0.0))
-    draw_key_W2 = jax.vmap(lambda key, index: fold(key, KEY_OF_DRAWS, index))(by_row(rows.key), by_row(rows.index))
-    drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), draw_key_W2, settings_W, tables)
+    keys = by_row(rows.key), by_row(rows.index)
+    drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, settings_W, tables)
     row_RL = jnp.minimum(row_RL, width - 1)
     act = jax.vmap(jax.vmap(interpreter.act, (0, 0, 0, None)), (0, 0, 0, None))
     rows, event_RL, abandoned_RL = act(rows, planned, drawn_W[row_RL], tables)

@@ -34,14 +34,33 @@ def first_largest(logits_WV: Float[Array, "W V"]) -> Int[Array, "W"]:
     return jnp.min(jnp.where(logits_WV == largest_W1, place_V, logits_WV.shape[1] - 1), axis=1)
 
 
-def uniforms(key_W2: UInt[Array, "W 2"]) -> Float[Array, "W"]:
-    """One number in [0, 1) per raw threefry key."""
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32")))(key_W2)
+KEY_OF_DRAWS, KEY_OF_PATHS = 0, 1
+"""Folded into a segment's key first: what the key is for."""
+
+
+def fold(key: UInt[Array, "2"], *data: Int[Array, ""] | int) -> UInt[Array, "2"]:
+    """Raw threefry key with numbers folded in, one after the other."""
+    key = jax.random.wrap_key_data(key, impl="threefry2x32")
+    # A loop, so that the hash is compiled once.
+    numbers = jnp.stack([jnp.asarray(value, jnp.uint32) for value in data])
+    key = lax.fori_loop(0, len(data), lambda i, key: jax.random.fold_in(key, numbers[i]), key)
+    return jax.random.key_data(key)
+
+
+def uniforms(key_W2: UInt[Array, "W 2"], index_W: Int[Array, "W"]) -> Float[Array, "W"]:
+    """A number in [0, 1) for the token with this index in a segment with this key."""
+
+    def draw(key, index):
+        key = fold(key, KEY_OF_DRAWS, index)
+        return jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32"))
+
+    return jax.vmap(draw)(key_W2, index_W)
 
 
 def sample(
     logits_WV: Float[Array, "W V"],
     key_W2: UInt[Array, "W 2"],
+    index_W: Int[Array, "W"],
     temperature_W: Float[Array, "W"],
     top_k_W: Int[Array, "W"],
     top_p_W: Float[Array, "W"],
@@ -53,7 +72,8 @@ def sample(
 
     Args:
         logits_WV: float32, barred tokens -inf, the others finite (`sanitised`).
-        key_W2: raw threefry keys, one per draw.
+        key_W2: raw threefry key of each row's segment.
+        index_W: index of the token to draw in its segment.
         temperature_W: 0 takes the largest logit (lowest id on ties).
         top_k_W: 0 keeps all. top_p_W: 1 keeps all.
     """
@@ -63,7 +83,7 @@ def sample(
         return token_W, token_W
 
     def drawn():
-        return _drawn(logits_WV, uniforms(key_W2), temperature_W, top_k_W, top_p_W)
+        return _drawn(logits_WV, uniforms(key_W2, index_W), temperature_W, top_k_W, top_p_W)
 
     return lax.cond(jnp.any(temperature_W > 0), drawn, greedy)
 

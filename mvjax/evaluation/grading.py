@@ -11,7 +11,7 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
 def final_answer(text: str) -> str:
-    """The last stated answer of a response: `\\boxed{...}`, else "the answer is ...", else its last number; "" if none."""
+    """The last stated answer of a response: `\\boxed{...}`, "the answer is ...", or its last number; "" if none."""
     for pattern in (BOXED, ANSWER):
         found = [match["answer"] for match in pattern.finditer(text)]
         if found:
@@ -36,7 +36,7 @@ def numbers(text: str) -> list[Fraction]:
 
 
 def is_correct(response: str, answer: str) -> bool:
-    """Whether a response's final answer equals the reference: all numbers equal in order, or the same text if there are none.
+    """Whether a response's final answer equals the reference: all numbers in order, or the text if there are none.
 
     Units, currency signs and punctuation do not count. An answer in several numbers ("6, 9, 4") must match as a whole.
     """

@@ -21,7 +21,7 @@ class Problem:
     answer: str
     """The reference answer in its short form."""
     paths: Sequence[int] | None = None
-    """Paths of each block of the reference transcript in the order of their opening (outermost only); None if there is no
+    """Paths of each block of the reference transcript in the order of their opening (outermost only); None without a
     reference, empty if the reference is sequential."""
     meta: dict[str, Any] = field(default_factory=dict)
 

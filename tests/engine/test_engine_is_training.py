@@ -1,4 +1,4 @@
-"""The engine with a real decoder: its logits are those of the training forward pass, and the schedule does not matter."""
+"""The engine with a real decoder: its logits are those of training, and the schedule does not matter."""
 
 import dataclasses
 import types

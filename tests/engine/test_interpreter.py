@@ -1,4 +1,4 @@
-"""The device's interpreter against the one in plain Python, on random logits: every legal stream of tokens, sensible or not.
+"""The device's interpreter against the one in plain Python, on random logits: every legal stream of tokens.
 
 The hash model's logits depend on exactly what a row sees, so agreement also proves visibility, positions and slots.
 """
@@ -46,7 +46,7 @@ def check_equal(result, reference: Interpreter) -> None:
 
 
 def check_layout(result, prompt, bias_V, reference) -> None:
-    """The finished transcript is well-formed; laid out and run through the model in one pass it gives the same logits."""
+    """The finished transcript is well-formed; one pass of the model over its layout gives the same logits."""
     tokens_T = np.array([*prompt, *result.tokens.tolist()])
     codes_T = CODES[tokens_T].copy()
     codes_T[: len(prompt)] = -1

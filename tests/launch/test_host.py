@@ -17,7 +17,8 @@ def launch(tmp_path, *arguments, statuses=()):
     count.write_text("0")
     listed = " ".join(map(str, statuses))
     (programs / "mvjax").write_text(
-        f'#!/usr/bin/env bash\nn=$(cat {count}); echo $((n + 1)) > {count}; s=({listed}); echo "$@"; exit "${{s[$n]}}"\n'
+        f"#!/usr/bin/env bash\nn=$(cat {count}); echo $((n + 1)) > {count}\n"
+        f'statuses=({listed}); echo "$@"; exit "${{statuses[$n]}}"\n'
     )
     (programs / "mvjax").chmod(0o755)
     path = f"{programs}:/usr/bin:/bin"

@@ -1,12 +1,11 @@
-"""A model with exact arithmetic: its logits are a hash of what a row sees, so any wrong visible set, position or order shows.
+"""A model with exact arithmetic: its logits are a hash of what a row sees, so a wrong visible set or position shows.
 
-A row that sees the slots `s` with tokens `t_s` at positions `p_s` has the state `sum_s mix(t_s, p_s) mod 2^32`; its logits are
-`mix(state, v)` for every token `v`, as integers of 22 bits (exact in float32) plus a bias per token.
+A row that sees the slots `s` with tokens `t_s` at positions `p_s` has the state `sum_s mix(t_s, p_s) mod 2^32`; its
+logits are `mix(state, v)` for every token `v`, as integers of 22 bits (exact in float32) plus a bias per token.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

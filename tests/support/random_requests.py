@@ -47,7 +47,7 @@ def limits_of(rules: Rules) -> Limits:
 
 
 def random_bias(rng: np.random.Generator) -> np.ndarray:
-    """A taste: how much likelier tags, ends, colons and newlines are than other text (quarters are exact in float32)."""
+    """A taste: how much likelier tags, ends, colons and newlines are than other text (in quarters: exact)."""
     bias_V = np.zeros(VOCABULARY, np.float32)
     bias_V[:12] += rng.integers(0, 8) / 4
     bias_V[[2, 4]] += rng.integers(0, 16) / 4

@@ -1,6 +1,7 @@
 """The interpreter in plain Python: the rules of generation written down once more, slowly and without arrays.
 
-One object per branch, one loop over steps. Nothing here is shared with `mvjax.engine`; the tests compare the two token by token.
+One object per branch, one loop over steps. Nothing here is shared with `mvjax.engine`; the tests compare the two
+token by token.
 """
 
 from __future__ import annotations
