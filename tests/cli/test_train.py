@@ -1,0 +1,193 @@
+"""`mvjax train` from the command line's side: a tiny model through the whole path, and every mistake one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
+
+from mvjax.cli.main import main
+from mvjax.data.records import Record, write_records
+from mvjax.models import load_adapter, merge
+from mvjax.models.load import load_with_tags
+from mvjax.weights import load_checkpoint
+
+ROOT = Path(__file__).parents[2]
+RESPONSE = (
+    "Let's think in parallel.\n<Parallel>\n<Goal>\n"
+    "<Outline>\n1: Add {a}.\n</Outline>\n<Outline>\n2: Add {b}.\n</Outline>\n</Goal>\n<Path>\n1: {a}+1={a1}.\n</Path>\n<Path>\n2: {b}+1={b1}.\n</Path>\n<Conclusion>\n{a1}, {b1}.\n"
+    "</Conclusion>\n</Parallel>\nDone."
+)  # fmt: skip
+
+
+def make_records(path, count=12, broken=0):
+    records = []
+    for i in range(count):
+        response = RESPONSE.format(a=i, b=2 * i, a1=i + 1, b1=2 * i + 1)
+        if i < broken:
+            response = response.replace("</Goal>\n", "")
+        text = f"{i}+1={i + 1}. {2 * i}+1={2 * i + 1}."
+        records.append(Record(f"r{i}", ({"role": "user", "content": f"{i} and {2 * i}?"},), response, text, "", "test"))
+    write_records(path, records)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A directory with a model, data and a preset for them."""
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(hidden_size=32, intermediate_size=64)
+    write_gguf_model(tmp_path / "tiny.gguf", config, tiny_tensors(config), kind="F32")
+    make_records(tmp_path / "data.jsonl")
+    (tmp_path / "preset.py").write_text(
+        "from mvjax.training.config import TrainConfig\n"
+        'config = TrainConfig(name="tiny", model="tiny.gguf", data=("data.jsonl",), row_length=512, rows=2, steps=3,\n'
+        "    levels=2, learning_rate=1e-2, lora_rank=2, tensorboard=False, devices=1, loss_chunk=64,\n"
+        "    steps_per_save=2)\n"
+    )
+    return tmp_path
+
+
+def train(*arguments):
+    return main(["train", *map(str, arguments)])
+
+
+def test_lora_run_leaves_an_adapter_that_changes_the_model(place, capsys):
+    assert train("preset.py") == 0
+    run = place / "runs" / "tiny"
+    assert {"config.json", "metrics.jsonl", "checkpoints", "adapter.safetensors"} <= {p.name for p in run.iterdir()}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line[f"loss_{part}"] > 0 for line in lines for part in ("sequential", "path", "tag", "conclusion"))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    tokenizer, decoder = load_with_tags(place / "tiny.gguf")
+    before = np.asarray(decoder.unembed).copy()
+    merge(load_adapter(run / "adapter.safetensors", decoder, tokenizer=tokenizer.fingerprint))
+    changed = np.flatnonzero(np.abs(np.asarray(decoder.unembed) - before).max(1))
+    assert list(changed) == sorted(tokenizer.tag_ids)
+    capsys.readouterr()
+    assert train("preset.py") == 0  # a second start finds it finished
+    assert "resumed at step 3" in capsys.readouterr().out
+
+
+def test_full_run_in_bfloat16_leaves_a_model_directory(place):
+    assert train("preset.py", "--lora-rank", 0, "--dtype", "bfloat16", "--form", "autoregressive", "--steps", 2) == 0
+    checkpoint = load_checkpoint(place / "runs" / "tiny" / "model")
+    start = load_checkpoint(place / "tiny.gguf")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.asarray(checkpoint.tensors[name]).dtype == np.float32
+    assert np.abs(np.asarray(checkpoint.tensors[name]) - np.asarray(start.tensors[name])).max() > 1e-3
+    _, decoder = load_with_tags(place / "runs" / "tiny" / "model")
+    assert decoder.config.vocab_size == 272
+
+
+def test_passes_decide_the_steps_and_restart_and_overrides_work(place, capsys):
+    assert train("preset.py", "--steps", 0, "--passes", 1, "--repeat", 2, "--name", "other") == 0
+    steps = json.loads((place / "runs/other/metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert train("preset.py", "--steps", 0, "--passes", 2, "--repeat", 2, "--name", "other") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: runs/other: this run was started with another configuration (passes was 1")
+    assert error.count("\n") == 1
+    assert train("preset.py", "--steps", 0, "--passes", 2, "--repeat", 2, "--name", "other", "--restart") == 0
+    more = json.loads((place / "runs/other/metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert 1 < steps < more
+
+
+def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
+    """Ctrl-C to the process itself, at the second step's line; the same command then goes on."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"}
+    script = "import sys; from mvjax.cli.main import run; run()"
+    command = [sys.executable, "-c", script, "train", "preset.py", "--steps", "40", "--name"]
+    with subprocess.Popen([*command, "cut"], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("step 2/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "SIGINT: saving after this step" in rest
+    assert "stopped; the same command goes on" in rest
+    assert not (place / "runs/cut/adapter.safetensors").exists()
+    for name in ("cut", "whole"):
+        subprocess.run([*command, name], env=environment, check=True, capture_output=True)
+    cut, whole = (load_file(place / "runs" / name / "adapter.safetensors") for name in ("cut", "whole"))
+    assert cut.keys() == whole.keys()
+    for name in cut:
+        np.testing.assert_array_equal(cut[name].view(np.uint8), whole[name].view(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.py"], "nowhere.py: cannot be read"),
+        (["--steps", "3"], "the configuration comes first"),
+        (["preset.py", "--stepz", "3"], "there is no field --stepz; did you mean --steps?"),
+        (["preset.py", "--wonder", "3"], "there is no field --wonder; mvjax train --help lists them"),
+        (["preset.py", "--steps", "many"], "--steps many: the value must be of type int"),
+        (["preset.py", "5"], "what is '5' for?"),
+        (["preset.py", "--rows", "0"], "rows = 0 must be greater than 0"),
+        (["preset.py", "--dtype", "float8"], "dtype = 'float8'; use float32 or bfloat16"),
+        (["preset.py", "--form", "tree"], "form = 'tree'; use multiverse or autoregressive"),
+        (["preset.py", "--learning-rate", "nan"], "learning_rate = nan must be"),
+        (["preset.py", "--curriculum", "0.5", "2"], "curriculum = (0.5, 2.0)"),
+        (["preset.py", "--repeat", "1", "2"], "repeat = (1, 2)"),
+        (["preset.py", "--name", "a/b"], "name = 'a/b' must be a plain directory name"),
+        (["preset.py", "--model", "gone.gguf"], "gone.gguf"),
+        (["preset.py", "--data", "gone.jsonl"], "gone.jsonl"),
+        (["preset.py", "--row-length", "32"], "more than the row of 32"),
+        (["preset.py", "--lora-targets", "q_proj", "x_proj"], "there is no linear layer 'x_proj'"),
+        (["preset.py", "--devices", "99"], "devices = 99"),
+        (["empty.py"], "empty.py: has no `config = TrainConfig(...)`"),
+        (["wrong.py"], "wrong.py: is no valid configuration: got an unexpected keyword argument 'stepz'"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(place, capsys, arguments, message):
+    (place / "empty.py").write_text("x = 1\n")
+    (place / "wrong.py").write_text("from mvjax.training.config import TrainConfig\nconfig = TrainConfig(stepz=3)\n")
+    assert train(*arguments) == 2
+    out = capsys.readouterr()
+    assert out.err.startswith("error: ")
+    assert message in out.err
+    assert out.err.count("\n") == 1
+    assert not (place / "runs").exists()
+
+
+def test_malformed_records_are_left_out_and_too_many_end_the_run(place, capsys):
+    make_records(place / "data.jsonl", broken=2)
+    assert train("preset.py") == 2
+    error = capsys.readouterr().err
+    assert "2 of 12 records" in error
+    assert "r0" in error
+    assert train("preset.py", "--max-bad-share", "0.2") == 0
+
+
+def test_help_lists_every_field_with_its_meaning_and_the_presets_value(place, capsys):
+    assert train("--help") == 0
+    text = capsys.readouterr().out
+    assert "--learning-rate (1e-05)\n      Peak learning rate." in text
+    assert train("preset.py", "--help") == 0
+    assert "--learning-rate (0.01)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_presets_load_and_say_how_they_are_run(preset):
+    from mvjax.cli.train import load_config
+
+    config = load_config(preset).check()
+    assert config.name == preset.stem
+    assert f"mvjax train configs/{preset.name}" in preset.read_text()
+    assert "Hardware:" in preset.read_text()
+
+
+def test_twins_differ_in_form_alone():
+    from dataclasses import replace
+
+    from mvjax.cli.train import load_config
+
+    demo, twin = (load_config(ROOT / "configs" / f"{name}.py") for name in ("demo", "demo_autoregressive"))
+    assert replace(twin, name=demo.name, form=demo.form) == demo
