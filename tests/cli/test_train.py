@@ -21,9 +21,10 @@ from mvjax.weights import load_checkpoint
 ROOT = Path(__file__).parents[2]
 RESPONSE = (
     "Let's think in parallel.\n<Parallel>\n<Goal>\n"
-    "<Outline>\n1: Add {a}.\n</Outline>\n<Outline>\n2: Add {b}.\n</Outline>\n</Goal>\n<Path>\n1: {a}+1={a1}.\n</Path>\n<Path>\n2: {b}+1={b1}.\n</Path>\n<Conclusion>\n{a1}, {b1}.\n"
-    "</Conclusion>\n</Parallel>\nDone."
-)  # fmt: skip
+    "<Outline>\n1: Add {a}.\n</Outline>\n<Outline>\n2: Add {b}.\n</Outline>\n</Goal>\n"
+    "<Path>\n1: {a}+1={a1}.\n</Path>\n<Path>\n2: {b}+1={b1}.\n</Path>\n"
+    "<Conclusion>\n{a1}, {b1}.\n</Conclusion>\n</Parallel>\nDone."
+)
 
 
 def make_records(path, count=12, broken=0):
