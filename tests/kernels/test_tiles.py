@@ -1,0 +1,76 @@
+"""The tile lists against the oracle's pairs."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mvjax_kernels import visible_tiles
+from oracle import interval_mask, tile_any
+from packed_trees import INT32_MAX, TreeShape, packed_batch
+
+SHAPES = [(64, 16, 16, 5), (97, 16, 24, 2), (97, 32, 8, 6), (40, 7, 9, 4), (33, 64, 64, 1)]
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def counted(hide_start_BES, hide_end_BES, length, block_q, block_k, q_offset_B=None):
+    return visible_tiles(hide_start_BES, hide_end_BES, length, block_q=block_q, block_k=block_k, q_offset_B=q_offset_B)
+
+
+@pytest.mark.parametrize(("length", "block_q", "block_k", "levels"), SHAPES)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), paths=st.integers(1, 5), text=st.integers(1, 20))
+def test_tiles_of_packed_trees_are_exactly_those_with_a_visible_pair(
+    length, block_q, block_k, levels, seed, depth, paths, text
+):
+    shape = TreeShape(depth=depth, paths=paths, text=text, padding=0.3)
+    start_BET, end_BET, visible_BTT = packed_batch(seed, 2, length, levels, shape)
+    np.testing.assert_array_equal(interval_mask(start_BET, end_BET, length), visible_BTT)
+    visited_BQC, full_BQC = counted(start_BET, end_BET, length, block_q, block_k)
+    np.testing.assert_array_equal(visited_BQC, tile_any(visible_BTT, block_q, block_k))
+    assert not (full_BQC & tile_any(~visible_BTT, block_q, block_k)).any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), data=st.data())
+def test_chunks_of_queries_see_the_tiles_of_their_rows(seed, data):
+    start_BET, end_BET, visible_BTT = packed_batch(seed, 2, 80, 4)
+    offset_B = np.array([data.draw(st.integers(0, 57)) for _ in range(2)], np.int32)
+    visited_BQC, full_BQC = counted(start_BET, end_BET, 23, 8, 16, offset_B)
+    chunk_BTS = np.stack([rows[o : o + 23] for rows, o in zip(visible_BTT, offset_B)])
+    np.testing.assert_array_equal(visited_BQC, tile_any(chunk_BTS, 8, 16))
+    assert not (full_BQC & tile_any(~chunk_BTS, 8, 16)).any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_any_intervals_miss_no_pair(seed):
+    rng = np.random.default_rng(seed)
+    start_BES = rng.integers(-5, 90, (2, 3, 75)).astype(np.int32)
+    end_BES = (start_BES + rng.integers(-4, 80, start_BES.shape)).astype(np.int32)
+    end_BES[rng.random(end_BES.shape) < 0.1] = INT32_MAX
+    offset_B = rng.integers(0, 40, 2).astype(np.int32)
+    visible_BTS = interval_mask(start_BES, end_BES, 50, offset_B)
+    visited_BQC, full_BQC = counted(start_BES, end_BES, 50, 16, 8, offset_B)
+    assert not (tile_any(visible_BTS, 16, 8) & ~np.asarray(visited_BQC)).any()
+    assert not (full_BQC & tile_any(~visible_BTS, 16, 8)).any()
+
+
+def test_causal_tiles_below_the_diagonal_are_full():
+    start_BES, end_BES = np.full((1, 1, 64), 64, np.int32), np.full((1, 1, 64), INT32_MAX, np.int32)
+    visited_BQC, full_BQC = counted(start_BES, end_BES, 64, 16, 16)
+    np.testing.assert_array_equal(visited_BQC[0], np.tril(np.ones((4, 4), bool)))
+    np.testing.assert_array_equal(full_BQC[0], np.tril(np.ones((4, 4), bool), -1))
+
+
+def test_full_tiles_of_a_wide_block_are_found():
+    """Two long paths: the tiles between them are not visited, those from the question and to the end are full."""
+    start_ES, end_ES = np.zeros((2, 128), np.int32), np.zeros((2, 128), np.int32)
+    start_ES[0], end_ES[0] = 128, INT32_MAX
+    start_ES[1, 32:64], end_ES[1, 32:64] = 64, 96
+    start_ES[1, 64:96], end_ES[1, 64:96] = 96, 96
+    visited_BQC, full_BQC = counted(start_ES[None], end_ES[None], 128, 32, 32)
+    np.testing.assert_array_equal(visited_BQC[0], [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(full_BQC[0], [[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
