@@ -1,0 +1,183 @@
+"""What each benchmark can be told. Imports nothing heavy: the command line reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvjax.errors import UserError
+
+SYNC = 8
+"""Steps of one stay in a loop, the engine's or the bare one: timings are taken stay by stay."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all benchmarks share."""
+
+    output: Path = Path("runs/bench")
+    """Directory that gets NAME.json."""
+    repeat: int = 5
+    """Repetitions; a figure is their median, with the smallest and the largest."""
+
+    def check(self) -> None:
+        """Raise UserError for the first value that makes no sense."""
+        if self.repeat is not None and self.repeat < 1:
+            raise UserError(f"--repeat {self.repeat}: give 1 or more")
+        if self.output.exists() and not self.output.is_dir():
+            raise UserError(f"{self.output} is a file: --output must name a directory")
+
+
+@dataclass(frozen=True)
+class ModelBench(Bench):
+    """A benchmark of a model."""
+
+    model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+    """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+
+
+@dataclass(frozen=True)
+class EngineBench(ModelBench):
+    """Engine step over the bare jitted forward at the same rows; cost of a fork with its reduce; recompilations."""
+
+    rows: tuple[int, ...] = (1, 2, 4, 8)
+    """Branches that run at the same time; 1 must be among them (a fork is counted in its steps)."""
+    slots: int = 512
+    """Length of the stream."""
+    steps: int = 48
+    """Steps with all rows live, in each repetition; fewer where the stream is too short for them."""
+    engine_rows: int = 8
+    """Rows that the engine is built for, whatever number runs."""
+    row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Row counts that the engine's loop is compiled for; fewer compile faster."""
+
+    def check(self) -> None:
+        super().check()
+        check_rows(self.rows)
+        if 1 not in self.rows:
+            raise UserError("--rows: 1 must be among them, for the cost of a fork is counted in its steps")
+        if not 1 <= self.engine_rows <= 32:
+            raise UserError(f"--engine-rows {self.engine_rows}: give 1 to 32")
+        if self.steps < 3 * SYNC:
+            raise UserError(f"--steps {self.steps}: give {3 * SYNC} or more, timings are taken {SYNC} steps at a time")
+
+
+@dataclass(frozen=True)
+class DecodeBench(EngineBench):
+    """Tokens per second with so many rows live, beside greedy `transformers` generation with PyTorch."""
+
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Branches that run at the same time; 1 must be among them (the other counts are compared with it)."""
+    torch: bool = True
+    """Compare with transformers; off where the packages are missing."""
+
+
+@dataclass(frozen=True)
+class ParallelBench(ModelBench):
+    """Wall clock of the parallel over the sequential schedule, beside the bound of the bare forward."""
+
+    adapter: str = "demo"
+    """LoRA adapter (safetensors) of a model that opens blocks: a file, "demo" for the one that ships with mvjax, or
+    "none" for scripted transcripts with paths of equal length."""
+    degrees: tuple[int, ...] = (2, 4, 8)
+    """Parts of the synthetic items."""
+    items: int = 3
+    """Items of each degree."""
+    slots: int = 1024
+    """Length of the stream; prompt and answer must fit."""
+    path_steps: int = 48
+    """Tokens of a scripted path."""
+    engine_rows: int = 8
+    """Rows that the engine is built for."""
+    row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Row counts that the engine's loop is compiled for; fewer compile faster."""
+
+    def check(self) -> None:
+        super().check()
+        check_rows(self.degrees, "--degrees")
+        if min(self.degrees) < 2 or max(self.degrees) > min(16, self.engine_rows):
+            raise UserError(
+                f"--degrees: give numbers from 2 to {min(16, self.engine_rows)} (--engine-rows, 16 at most)"
+            )
+        if self.items < 1:
+            raise UserError(f"--items {self.items}: give 1 or more")
+        if self.path_steps < 16:
+            raise UserError(f"--path-steps {self.path_steps}: give 16 or more")
+
+
+@dataclass(frozen=True)
+class TrainingBench(ModelBench):
+    """LoRA training step against transformers with PyTorch and a dense mask, on the same packed row."""
+
+    row_length: int = 2048
+    """Tokens in the packed row."""
+    rank: int = 16
+    """Rank of the adapters."""
+    degree: int = 8
+    """Most parts of the synthetic items that fill the row."""
+
+    def check(self) -> None:
+        super().check()
+        if self.row_length < 64:
+            raise UserError(f"--row-length {self.row_length}: give 64 or more")
+        if self.rank < 1:
+            raise UserError(f"--rank {self.rank}: give 1 or more")
+        if not 2 <= self.degree <= 16:
+            raise UserError(f"--degree {self.degree}: give 2 to 16")
+
+
+@dataclass(frozen=True)
+class AttentionBench(Bench):
+    """Temporary memory of compiled attention, forward and backward, against the length (nothing is executed)."""
+
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+    """Tokens T."""
+    heads: int = 9
+    """Query heads."""
+    kv_heads: int = 3
+    """Key and value heads."""
+    head_dim: int = 64
+    """Width of a head."""
+    levels: int = 4
+    """Levels of hidden intervals."""
+
+    def check(self) -> None:
+        super().check()
+        if len(self.lengths) < 2 or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 1:
+            raise UserError("--lengths: give at least two, rising")
+        for name in ("heads", "kv_heads", "head_dim", "levels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more")
+        if self.heads % self.kv_heads:
+            raise UserError(f"--heads {self.heads} is no multiple of --kv-heads {self.kv_heads}")
+
+
+@dataclass(frozen=True)
+class LayoutBench(Bench):
+    """Time to lay out a long transcript: segments, positions, hidden intervals, loss."""
+
+    repeat: int = 20
+    """Repetitions; a figure is their median, with the smallest and the largest."""
+    tokens: int = 32768
+    """Tokens of the transcript."""
+
+    def check(self) -> None:
+        super().check()
+        if self.tokens < 200:
+            raise UserError(f"--tokens {self.tokens}: give 200 or more")
+
+
+@dataclass(frozen=True)
+class AllBench(ModelBench):
+    """All benchmarks, one after the other; what needs a package that is missing is skipped, with its reason."""
+
+    repeat: int | None = None
+    """Repetitions of each; None: each benchmark's own number."""
+    adapter: str = "demo"
+    """Adapter of the parallel benchmark."""
+
+
+def check_rows(rows: tuple[int, ...], name: str = "--rows") -> None:
+    """Raise UserError unless these are different row counts that an engine can run, rising."""
+    if not rows or list(rows) != sorted(set(rows)) or rows[0] < 1 or rows[-1] > 16:
+        raise UserError(f"{name} {' '.join(map(str, rows))}: give rising numbers from 1 to 16")
