@@ -180,8 +180,8 @@ def report(result, other, tokenizer, text, arguments) -> None:
     if other is not None:
         measures["seconds, path after path"] = round(other.timings.decode, 3)
         measures["speed-up"] = round(other.timings.decode / max(result.timings.decode, 1e-9), 2)
-        measures["same tokens"] = "yes" if result.tokens == other.tokens else "no"
-    transcript = tokenizer.decode(result.tokens)
+        measures["same tokens"] = "yes" if result.tokens.tolist() == other.tokens.tolist() else "no"
+    transcript = tokenizer.decode(result.tokens.tolist())
     if arguments.json:
         record = {"prompt": text, "response": transcript, **{k.replace(" ", "_"): v for k, v in measures.items()}}
         print(json.dumps(record, ensure_ascii=False))

@@ -93,7 +93,7 @@ def run_benchmark(
         chosen = todo[start : start + batch]
         results = engine.generate([prompt for _, prompt in chosen], limits=limits, sampling=sampling, mode=mode)
         for (problem, _), result in zip(chosen, results, strict=True):
-            outcome = outcome_of(problem, result, tokenizer.decode(result.tokens))
+            outcome = outcome_of(problem, result, tokenizer.decode(result.tokens.tolist()))
             if on_result is not None:
                 on_result(problem, result, outcome)
             if log is not None:

@@ -2,13 +2,15 @@
 
 import types
 
+import numpy as np
 import pytest
 
 from mvjax.evaluation.problems import Problem
 from mvjax.evaluation.report import totals
 from mvjax.evaluation.run import run_benchmark
 
-TEXT = {"a": "The answer is 1.", "b": "The answer is 5.", "c": "The answer is 3."}
+TEXT = {7: "The answer is 1.", 8: "The answer is 5.", 9: "The answer is 3."}
+PROMPT = {"a": [7], "b": [8], "c": [9]}
 
 
 class Engine:
@@ -21,7 +23,7 @@ class Engine:
         self.asked += prompts
         return [
             types.SimpleNamespace(
-                tokens=prompt, new_tokens=6, critical_path=3, reason="stop", cuts={}, abandoned=0, barred=1, sampled=5
+                tokens=np.array(prompt), new_tokens=6, critical_path=3, reason="stop", cuts={}, abandoned=0, barred=1, sampled=5
             )
             for prompt in prompts
         ]
@@ -40,7 +42,7 @@ def outcomes(engine, log=None, problems=PROBLEMS):
         engine,
         Tokenizer(),
         problems,
-        [[problem.id] for problem in problems],
+        [PROMPT[problem.id] for problem in problems],
         limits=None,
         sampling=None,
         mode="parallel",
@@ -71,7 +73,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     log.write_text(log.read_text() + '{"id": "c", "corr')  # the line that was being written
     engine = Engine()
     again = list(outcomes(engine, log))
-    assert engine.asked == [["c"]]
+    assert engine.asked == [PROMPT["c"]]
     assert again[:2] == done
     assert [o.id for o in again] == ["a", "b", "c"]
     third = Engine()
