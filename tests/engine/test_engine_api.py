@@ -1,107 +1,341 @@
-"""The engine's Python API with a model whose logits are a random table: stops, limits, queue, streaming, errors."""
+"""The engine's Python API, with the hash model: stops, limits, queue, streaming, cancelling, growth, layouts, errors."""
 
 import dataclasses
+import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hash_model import HashModel
+from random_requests import CODES, TABLES, VOCABULARY
 
-from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits, SamplingParams
-from mvjax.language import tags
-from mvjax.language.layout import lay_out
+from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams
+from mvjax.engine.prompt import chunk_plan
+from mvjax.errors import UserError
+from mvjax.language import lay_out, tags
 
-WORDS = ["\n", ":", ".", *map(str, range(1, 10)), "a", "b", "c", "d:", "e\n", "f"]
-EOS = len(WORDS)
-FIRST_TAG = EOS + 1
-VOCAB = FIRST_TAG + len(tags.TAGS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    codes: np.ndarray
-    colon: np.ndarray
-    newline: np.ndarray
-    separator_id: int = 0
-    colon_id: int = 1
-    dot_id: int = 2
-    number_ids: tuple = tuple(tuple(2 + int(digit) for digit in str(n).replace("0", "1")) for n in range(1, 65))
-    eos_ids: tuple = (EOS,)
+LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
+DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(6)]
+PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(6)]
+END = TABLES.eos_ids[0]
 
 
-def vocabulary(with_tags=True):
-    codes = np.full(VOCAB, -1, np.int8)
-    if with_tags:
-        codes[FIRST_TAG:] = np.arange(len(tags.TAGS))
-    texts = [*WORDS, "<eos>", *tags.TAGS]
-    return Vocabulary(codes, np.array([":" in text for text in texts]), np.array(["\n" in text for text in texts]))
+class WatchfulModel(HashModel):
+    """Also records how many slots each prompt token sees."""
 
-
-class TableModel:
-    """Logits looked up by a hash of token and position in a random table; the stream only records the tokens."""
-
-    vocab_size = VOCAB
-    max_position = 100_000
+    max_position = 10_000
 
     def init_stream(self, requests, slots):
-        return jnp.full((requests, slots), -1, jnp.int32)
+        return super().init_stream(requests, slots) | {"seen": jnp.zeros((requests, slots), jnp.int32)}
 
     def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
-        tokens_T = jnp.where(jnp.arange(len(tokens_T)) < length, tokens_T, -1)
-        return jax.lax.dynamic_update_slice(stream, tokens_T[None], (request, offset))
+        slots = stream["seen"].shape[1]
+        slot_T, slot_S = offset + jnp.arange(len(tokens_T)), jnp.arange(slots)
+        sees_TS = slot_S <= slot_T[:, None]
+        for start_S, end_S in zip(hide_start_ES, hide_end_ES):
+            sees_TS &= ~((slot_T[:, None] >= start_S) & (slot_T[:, None] < end_S))
+        at_T = jnp.where(jnp.arange(len(tokens_T)) < length, slot_T, slots)
+        seen = stream["seen"].at[request, at_T].set(jnp.sum(sees_TS, axis=1), mode="drop")
+        hashed = super().prefill(
+            params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length
+        )
+        return hashed | {"seen": seen}
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
-        slot_W = rows.start_R[rows.request_W] + rows.lane_W
-        slot_W = jnp.where(rows.active_W, slot_W, stream.shape[1])
-        stream = stream.at[rows.request_W, slot_W].set(tokens_W, mode="drop")
-        # Reads what the row sees, so that a wrong visibility would show.
-        bit_WS = (words_RS[rows.request_W] >> rows.lane_W[:, None].astype(jnp.uint32)) & 1
-        seen_W = jnp.sum(jnp.where(bit_WS == 1, stream[rows.request_W] + 7, 0), axis=1)
-        return params[(tokens_W * 31 + positions_W * 17 + seen_W * 13) % params.shape[0]], stream
-
-
-def table(seed=0, eos=-2.0, tag=1.5):
-    """Random logits, with tags made likelier so that blocks form, and the end of text less likely."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(509, VOCAB)).astype(np.float32)
-    logits[:, EOS] += eos
-    logits[:, FIRST_TAG:] += tag
-    return jnp.asarray(logits)
+    def decode(self, params, stream, *step):
+        logits_WV, hashed = super().decode(params, stream, *step)
+        return logits_WV, hashed | {"seen": stream["seen"]}
 
 
-SMALL = EngineConfig(requests=2, rows=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16))
-LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
-DRAWN = SamplingParams(temperature=1.0, seed=3)
-PROMPT = [12, 13, 14, 12, 13]
+def taste():
+    """Blocks are likely, the end of the text is not."""
+    bias_V = np.zeros(VOCABULARY, np.float32)
+    bias_V[: len(tags.TAGS)] = 3
+    bias_V[[tags.PATH_CLOSE, tags.THINK_CLOSE, *TABLES.eos_ids]] = -5
+    bias_V[[tags.THINK_OPEN]] = -5
+    return bias_V
 
 
-@pytest.fixture(scope="module")
+@functools.cache
+def shared_engine() -> Engine:
+    """Two requests, four rows each; one row count, so that little is compiled."""
+    config = EngineConfig(requests=2, rows=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16))
+    return Engine(WatchfulModel(taste()), taste(), TABLES, config)
+
+
+@pytest.fixture
 def engine():
-    return Engine(TableModel(), table(), vocabulary(), SMALL)
+    """The shared engine, idle, with its usual parameters."""
+    engine = shared_engine()
+    engine.params = taste()
+    return engine
 
 
-def same(a, b):
+@functools.cache
+def answers():
+    """What the shared engine says to all prompts."""
+    engine = shared_engine()
+    engine.params = taste()
+    return engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN)
+
+
+def same(result, other):
     """Equal answers, whatever the schedule."""
     for name in ("tokens", "written", "segment", "position", "parent"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
-    assert (a.reason, a.cuts, a.abandoned, a.barred) == (b.reason, b.cuts, b.abandoned, b.barred)
+        np.testing.assert_array_equal(getattr(result, name), getattr(other, name), name)
+    for name in ("reason", "cuts", "abandoned", "barred"):
+        assert getattr(result, name) == getattr(other, name), name
 
 
-def test_transcripts_are_well_formed_and_laid_out_as_the_language_says(engine):
-    prompts = [[*PROMPT, n % 9] for n in range(12)]
-    samplings = [SamplingParams(temperature=1.0, seed=seed) for seed in range(12)]
-    results = engine.generate(prompts, limits=LIMITS, sampling=samplings)
-    assert sum(len(result.parent) > 1 for result in results) >= 6
-    facts = vocabulary()
-    for prompt, result in zip(prompts, results):
-        tokens = np.array([*prompt, *result.tokens])
-        layout = lay_out(
-            facts.codes[tokens], facts.colon[tokens], len(prompt), engine_output=True, complete=True, max_depth=9
-        )
+def layout_of(prompt, result):
+    tokens_T = np.array([*prompt, *result.tokens])
+    codes_T = CODES[tokens_T].copy()
+    codes_T[: len(prompt)] = tags.TEXT
+    return lay_out(codes_T, TABLES.colon[tokens_T], len(prompt), engine_output=True, complete=True)
+
+
+def test_measures_are_those_of_the_transcript():
+    assert any(len(result.parent) > 2 for result in answers())
+    for prompt, result in zip(PROMPTS, answers()):
+        layout = layout_of(prompt, result)
         np.testing.assert_array_equal(layout.segment[len(prompt) :], result.segment)
         np.testing.assert_array_equal(layout.position[len(prompt) :], result.position)
         np.testing.assert_array_equal(layout.parent, result.parent)
-        assert layout.critical_path == result.critical_path <= LIMITS.max_new_tokens
-        assert result.new_tokens <= LIMITS.max_new_tokens
+        assert layout.critical_path == result.critical_path
+        assert layout.new_tokens == result.new_tokens == len(result.stream.token) <= LIMITS.max_new_tokens
+        assert layout.degree == result.degree
         assert result.sampled + result.written.sum() == result.new_tokens
+        assert result.critical_path <= result.steps <= result.new_tokens + 1
+        assert result.timings.decode > 0
+        assert result.timings.prefill >= 0
+        assert (result.reason == "stop") == (0 not in result.cuts)
+
+
+def test_what_the_interpreter_writes_is_no_training_target():
+    for prompt, result in zip(PROMPTS, answers()):
+        loss_T = layout_of(prompt, result).loss[len(prompt) :]
+        if not result.cuts and not result.abandoned:
+            np.testing.assert_array_equal(result.written, ~loss_T)
+        else:
+            assert not loss_T[result.written].all()
+
+
+def test_modes(engine):
+    sequential = engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN, mode="sequential")
+    for parallel, result in zip(answers(), sequential):
+        same(parallel, result)
+        assert result.steps in (result.new_tokens, result.new_tokens + 1)
+    assert sum(result.steps for result in answers()) < sum(result.steps for result in sequential)
+    for result in engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN, mode="autoregressive"):
+        assert tags.PARALLEL_OPEN not in CODES[result.tokens]
+        assert len(result.parent) == 1
+        assert result.degree == 1
+
+
+def test_nothing_is_compiled_again_whatever_the_settings(engine):
+    answers()
+    before = engine.compilations
+    engine.generate(PROMPTS[:3], limits=Limits(max_new_tokens=60, max_positions=50, max_paths=2, min_block_share=10))
+    engine.generate(PROMPTS[:2], limits=LIMITS, sampling=SamplingParams(temperature=0.3, top_p=0.5), mode="sequential")
+    engine.generate([PROMPTS[0] * 3, PROMPTS[1]], limits=LIMITS)
+    assert engine.compilations == before
+
+
+def test_a_place_is_used_again_and_the_order_of_requests_does_not_matter(engine):
+    backwards = engine.generate(PROMPTS[::-1], limits=LIMITS, sampling=DRAWN[::-1])
+    assert [result.request for result in backwards] == list(range(6))
+    for result, other in zip(answers(), backwards[::-1]):
+        same(result, other)
+    assert max(result.timings.queued for result in backwards) > min(result.timings.decode for result in backwards)
+
+
+def test_the_seed_decides(engine):
+    one, other = engine.generate([PROMPTS[0]] * 2, limits=LIMITS, sampling=[DRAWN[0], DRAWN[1]])
+    same(one, answers()[0])
+    assert other.tokens.tolist() != one.tokens.tolist()
+
+
+def test_end_of_text_stops(engine):
+    bias_V = taste()
+    bias_V[END] = 100
+    engine.params = bias_V
+    result = engine.generate(PROMPTS[:2], limits=LIMITS)[0]
+    assert (result.reason, result.new_tokens, result.cuts, result.critical_path) == ("stop", 0, {}, 0)
+    assert (result.degree, result.steps, result.barred) == (1.0, 1, 0)
+
+
+def test_limits_stop(engine):
+    plain_V = np.where(CODES >= 0, -100, 0).astype(np.float32)
+    plain_V[list(TABLES.eos_ids)] = -100
+    engine.params = plain_V
+    few, short = engine.generate(
+        PROMPTS[:2], limits=[Limits(max_new_tokens=30), Limits(max_new_tokens=100, max_positions=20)]
+    )
+    # Sampling ends when no more than the reserve of 8 is left; nothing is open that needs it.
+    assert (few.reason, few.new_tokens, few.cuts) == ("tokens", 22, {0: "tokens"})
+    assert (short.reason, short.critical_path, short.cuts) == ("positions", 12, {0: "positions"})
+
+
+def test_streaming_brings_every_token_once(engine):
+    heard, parents = {}, {}
+
+    def listen(updates):
+        for request, segment, parent, tokens in updates:
+            assert tokens
+            assert parents.setdefault((request, segment), parent) == parent
+            heard.setdefault((request, segment), []).extend(tokens)
+
+    results = engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN, on_tokens=listen)
+    for result in results:
+        stream = result.stream
+        for number in np.unique(stream.origin):
+            assert heard.pop((result.request, number)) == stream.token[stream.origin == number].tolist()
+            fork = np.flatnonzero((stream.fork <= number) & (number < stream.fork + stream.paths))
+            assert parents[result.request, number] == (stream.origin[fork[0]] if number else -1)
+    assert not heard
+
+
+def test_cancelling_winds_up_one_request(engine):
+    def cancel_first(updates):
+        if any(update.request == 0 for update in updates):
+            engine.cancel(0)
+
+    first, second = engine.generate(PROMPTS[:2], limits=LIMITS, sampling=DRAWN[:2], on_tokens=cancel_first)
+    assert first.reason == "cancelled"
+    assert first.cuts[0] == "cancelled"
+    assert first.new_tokens < answers()[0].new_tokens
+    layout_of(PROMPTS[0], first)
+    same(second, answers()[1])
+
+
+def test_an_interrupted_call_leaves_a_usable_engine(engine):
+    def stop(updates):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPTS[:2], limits=LIMITS, on_tokens=stop)
+    assert not engine.busy
+    same(engine.generate(PROMPTS[:2], limits=LIMITS, sampling=DRAWN[:2])[1], answers()[1])
+
+
+def test_requests_may_come_while_others_run(engine):
+    numbers = [engine.submit(prompt, limits=LIMITS, sampling=DRAWN[at]) for at, prompt in enumerate(PROMPTS[:2])]
+    with pytest.raises(UserError, match="busy"):
+        engine.generate(PROMPTS)
+    results = engine.advance()
+    numbers += [engine.submit(prompt, limits=LIMITS, sampling=DRAWN[2 + at]) for at, prompt in enumerate(PROMPTS[2:5])]
+    while engine.busy:
+        results += engine.advance()
+    assert sorted(result.request for result in results) == numbers
+    for result in results:
+        same(result, answers()[numbers.index(result.request)])
+
+
+def test_streams_grow(engine):
+    """Answers do not change when streams, and the requests at once, grow on the way."""
+    config = dataclasses.replace(engine.config, stream_step=96, row_counts=(4,), rows=2)
+    small = Engine(engine.model, taste(), TABLES, config)
+    number = small.submit(PROMPTS[0], limits=LIMITS, sampling=DRAWN[0])
+    results = small.advance()
+    more = [small.submit(prompt, limits=LIMITS, sampling=DRAWN[at + 1]) for at, prompt in enumerate(PROMPTS[1:2])]
+    while small.busy:
+        results += small.advance()
+    for result in results:
+        same(result, answers()[[number, *more].index(result.request)])
+    assert small.stream["token"].shape == (2, 192)
+
+
+def test_earlier_turns_keep_their_layout(engine):
+    """A prompt that holds a transcript: paths hide from their siblings, positions go on after the largest."""
+    first = next(result for result in answers() if len(result.parent) > 2)
+    prompt = PROMPTS[first.request]
+    layout = layout_of(prompt, first)
+    question = [25, 26, 27]
+    tokens = [*prompt, *first.tokens.tolist(), *question]
+    count = len(tokens)
+    last = layout.position.max()
+    pad = [(0, 0), (0, len(question))]
+    follow_up = Prompt(
+        tokens,
+        positions=np.concatenate([layout.position, last + 1 + np.arange(len(question))]),
+        hide_start=np.pad(layout.hide_start, pad),
+        hide_end=np.pad(layout.hide_end, pad),
+    )
+    plain, laid_out = engine.generate([tokens, follow_up], limits=Limits(max_new_tokens=20))
+    assert (laid_out.prompt_length, laid_out.position[0]) == (count, last + len(question) + 1)
+    assert plain.position[0] == count
+    row_TT, column_TT = np.mgrid[:count, :count]
+    sees_TT = column_TT <= row_TT
+    np.testing.assert_array_equal(engine.stream["seen"][0, : count - 1], sees_TT.sum(axis=1)[:-1])
+    for start_T, end_T in zip(follow_up.hide_start, follow_up.hide_end):
+        sees_TT &= ~((row_TT >= start_T) & (row_TT < end_T))
+    np.testing.assert_array_equal(engine.stream["seen"][1, : count - 1], sees_TT.sum(axis=1)[:-1])
+
+
+def test_tags_in_a_prompt_are_text(engine):
+    typed = [20, tags.PARALLEL_OPEN, tags.GOAL_OPEN, tags.GOAL_CLOSE, tags.PATH_CLOSE, 21]
+    for result in engine.generate([typed, [21]], limits=LIMITS, sampling=DRAWN[:2]):
+        layout_of(typed if result.request == 0 else [21], result)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "message"),
+    [
+        ([], {}, "empty"),
+        ([1, VOCABULARY], {}, f"token {VOCABULARY}"),
+        ([1.5], {}, "token ids"),
+        ([1] * 40_000, {}, "has 40000 tokens"),
+        ([1] * 9_999, {}, "beyond the model's 10000"),
+        (Prompt([1, 2], positions=np.array([3, 3])), {}, "ends inside a block"),
+        (Prompt([1, 2], positions=np.array([3])), {}, "positions of shape"),
+        (Prompt([1], hide_start=np.zeros((1, 1))), {}, "only one of hide_start and hide_end"),
+        (Prompt([1], hide_start=np.zeros((1, 2)), hide_end=np.zeros((1, 2))), {}, "intervals of shapes"),
+        (Prompt([1], hide_start=np.zeros((9, 1)), hide_end=np.zeros((9, 1))), {}, "9 levels deep"),
+        (Prompt([1], hide_start=np.zeros((1, 1)), hide_end=np.full((1, 1), 2**31 - 1)), {}, "ends inside a block"),
+        ([1], {"limits": Limits(max_new_tokens=8)}, "max_new_tokens is 8"),
+        ([1], {"limits": Limits(max_positions=8)}, "max_positions is 8"),
+        ([1], {"limits": Limits(max_path_tokens=0)}, "max_path_tokens is 0"),
+        ([1], {"limits": Limits(max_paths=17)}, "max_paths is 17"),
+        ([1], {"limits": Limits(max_depth=4)}, "max_depth is 4"),
+        ([1], {"sampling": SamplingParams(temperature=-1)}, "temperature is -1"),
+        ([1], {"sampling": SamplingParams(temperature=float("nan"))}, "temperature is nan"),
+        ([1], {"sampling": SamplingParams(top_k=-1)}, "top_k is -1"),
+        ([1], {"sampling": SamplingParams(top_p=0.0)}, "top_p is 0"),
+        ([1], {"sampling": SamplingParams(seed=-1)}, "seed is -1"),
+        ([1], {"mode": "fast"}, "mode is 'fast'"),
+        ([1], {"limits": [LIMITS, LIMITS]}, "2 limits"),
+    ],
+)
+def test_bad_requests_are_refused_at_once(engine, prompt, settings, message):
+    with pytest.raises(UserError, match=message):
+        engine.generate([prompt], **settings)
+    assert not engine.busy
+
+
+def test_models_and_vocabularies_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="tokenizer has 44 tokens but the model only 43"):
+        Engine(HashModel(np.zeros(VOCABULARY - 1)), np.zeros(1), TABLES)
+    with pytest.raises(UserError, match="end-of-text token 3"):
+        Engine(HashModel(np.zeros(VOCABULARY)), np.zeros(1), dataclasses.replace(TABLES, eos_ids=(3,)))
+    untagged = dataclasses.replace(TABLES, codes=np.full(VOCABULARY, -1, np.int8))
+    with pytest.raises(UserError, match="no control tags"):
+        Engine(HashModel(np.zeros(VOCABULARY)), np.zeros(1), untagged).generate([[1]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rows": 33}, {"rows": 0}, {"requests": 0}, {"max_paths": 65}, {"row_counts": (4, 2)}, {"prefill_chunks": ()}],
+)
+def test_bad_sizes_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        EngineConfig(**wrong)
+
+
+def test_chunks_cover_a_prompt_and_are_at_least_half_full():
+    for length in range(700):
+        chunks = chunk_plan(length, (16, 64, 256))
+        assert sum(count for *_, count in chunks) == length
+        assert [offset for offset, *_ in chunks] == [
+            sum(size for _, size, _ in chunks[:at]) for at in range(len(chunks))
+        ]
+        assert all(count == size for _, size, count in chunks[:-1])
+        assert all(2 * count > size or size == 16 for _, size, count in chunks)

@@ -1,0 +1,168 @@
+"""Sampling against a naive NumPy version: kept sets, distributions, and that a row's draw depends on that row alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvjax.engine import sampling
+
+ROWS = 4096
+sample = jax.jit(sampling.sample)
+
+
+def naive_probabilities(logits_V, temperature, top_k, top_p):
+    """Probabilities of the kept tokens, in float64."""
+    scaled_V = np.asarray(logits_V, np.float64) / temperature
+    if 0 < top_k < len(scaled_V):
+        scaled_V = np.where(scaled_V >= np.sort(scaled_V)[-top_k], scaled_V, -np.inf)
+    weight_V = np.exp(scaled_V - scaled_V.max())
+    weight_V /= weight_V.sum()
+    if top_p < 1:
+        above_V = np.array([weight_V[weight_V > weight].sum() for weight in weight_V])
+        weight_V = np.where(above_V < top_p, weight_V, 0)
+    return weight_V / weight_V.sum()
+
+
+def draws(logits_V, temperature, top_k, top_p, seed=0):
+    """Tokens drawn with ROWS different keys."""
+    rng = np.random.default_rng(seed)
+    tokens, _ = sample(
+        jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (ROWS, len(logits_V))),
+        jnp.asarray(rng.integers(0, 2**32, (ROWS, 2), np.uint32)),
+        jnp.arange(ROWS, dtype=jnp.int32) % 7,
+        jnp.full(ROWS, temperature, jnp.float32),
+        jnp.full(ROWS, top_k, jnp.int32),
+        jnp.full(ROWS, top_p, jnp.float32),
+    )
+    return np.asarray(tokens)
+
+
+@pytest.mark.parametrize("vocab_size", [23, 300])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [
+        (1.0, 0, 1.0),
+        (0.7, 0, 0.9),
+        (3.0, 0, 0.95),
+        (1.0, 5, 1.0),
+        (1.3, 50, 0.95),
+        (2.0, 100, 1.0),
+        (5.0, 150, 0.8),
+        (1.0, 1, 0.5),
+        (1.0, 299, 0.99),
+    ],
+)
+def test_draws_follow_the_naive_distribution(vocab_size, temperature, top_k, top_p):
+    logits_V = np.random.default_rng(vocab_size).normal(size=vocab_size).astype(np.float32) * 2
+    expected_V = naive_probabilities(logits_V, temperature, top_k, top_p)
+    counts_V = np.bincount(draws(logits_V, temperature, top_k, top_p), minlength=vocab_size)
+    assert not counts_V[expected_V == 0].any()
+    # Rare tokens together in one class, so that chi-square holds.
+    common_V = expected_V * ROWS >= 5
+    rest = [(counts_V[~common_V].sum(), expected_V[~common_V].sum())]
+    pairs = [*zip(counts_V[common_V], expected_V[common_V]), *[pair for pair in rest if pair[1] * ROWS >= 5]]
+    chi_square = sum((count - p * ROWS) ** 2 / (p * ROWS) for count, p in pairs)
+    freedom = len(pairs) - 1
+    assert chi_square <= freedom + 4 * np.sqrt(2 * max(freedom, 1))
+
+
+def test_tokens_that_tie_with_the_last_one_are_kept():
+    logits_V = np.zeros(300, np.float32)
+    logits_V[:3] = 1.0
+    assert set(draws(logits_V, 1.0, 2, 1.0)) == {0, 1, 2}
+    assert len(set(draws(logits_V, 1.0, 10, 1.0))) == 300
+    # Mass 0.02 is reached within the three; just beyond them, all of the others tie.
+    assert set(draws(logits_V, 1.0, 0, 0.02)) == {0, 1, 2}
+    assert len(set(draws(logits_V, 1.0, 0, 0.5))) == 300
+
+
+def mixed_rows(vocab_size=2000):
+    """Rows that take every way through the sampler."""
+    rng = np.random.default_rng(5)
+    settings = [
+        (temperature, top_k, top_p)
+        for temperature in (0.0, 0.6, 1.0, 4.0)
+        for top_k in (0, 1, 40, 500)
+        for top_p in (0.3, 0.95, 1.0)
+    ]
+    count = len(settings)
+    temperature_W, top_k_W, top_p_W = np.array(settings).T
+    return (
+        rng.normal(size=(count, vocab_size)).astype(np.float32) * rng.uniform(0.5, 4, (count, 1)).astype(np.float32),
+        rng.integers(0, 2**32, (count, 2), np.uint32),
+        rng.integers(0, 1000, count).astype(np.int32),
+        temperature_W.astype(np.float32),
+        top_k_W.astype(np.int32),
+        top_p_W.astype(np.float32),
+    )
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it():
+    rows = mixed_rows()
+    together_W, _ = sample(*rows)
+    order_W = np.random.default_rng(1).permutation(len(rows[0]))
+    shuffled_W, _ = sample(*[field[order_W] for field in rows])
+    np.testing.assert_array_equal(together_W[order_W], shuffled_W)
+    for width in (1, 8):
+        parts = [sample(*[field[at : at + width] for field in rows])[0] for at in range(0, len(rows[0]), width)]
+        np.testing.assert_array_equal(together_W, np.concatenate(parts))
+
+
+def test_draws_stay_in_the_kept_set_whatever_the_setting():
+    rows = mixed_rows()
+    tokens_W, first_W = sample(*rows)
+    np.testing.assert_array_equal(first_W, rows[0].argmax(axis=1))
+    for token, logits_V, temperature, top_k, top_p in zip(np.asarray(tokens_W), rows[0], *rows[3:]):
+        if temperature == 0:
+            assert token == logits_V.argmax()
+        else:
+            assert naive_probabilities(logits_V, temperature, top_k, top_p)[token] > 0
+
+
+def few_rows(logits_WV, temperature_W):
+    """Tokens and most probable tokens of a few rows, padded to one shape for all tests."""
+    rows, vocab_size = logits_WV.shape
+    padded_WV = np.full((8, 2000), -np.inf, np.float32)
+    padded_WV[rows:, 0] = 0
+    padded_WV[:rows, :vocab_size] = logits_WV
+    temperature_W = np.pad(temperature_W, (0, 8 - rows)).astype(np.float32)
+    zero_W = np.zeros(8, np.int32)
+    tokens = sample(padded_WV, np.ones((8, 2), np.uint32), zero_W, temperature_W, zero_W, np.ones(8, np.float32))
+    return [np.asarray(token_W)[:rows] for token_W in tokens]
+
+
+def test_greedy_takes_the_lowest_id_on_ties():
+    logits_WV = np.zeros((2, 100), np.float32)
+    logits_WV[0, [41, 7, 99]] = 2.5
+    for other in (0.0, 1.0):  # With a row beside it that samples, the candidates decide.
+        tokens_W, first_W = few_rows(logits_WV, np.array([0.0, other]))
+        assert (tokens_W[0], first_W[0]) == (7, 7)
+
+
+def test_uniforms_are_those_of_the_key_and_index():
+    root = jax.random.key(11, impl="threefry2x32")
+    expected = [jax.random.uniform(jax.random.fold_in(jax.random.fold_in(root, 0), index)) for index in (0, 5, 1000)]
+    key_W2 = jnp.broadcast_to(jax.random.key_data(root), (3, 2))
+    np.testing.assert_array_equal(sampling.uniforms(key_W2, jnp.array([0, 5, 1000])), jnp.stack(expected))
+
+
+def test_some_open_token_can_always_be_chosen():
+    logits_WV = np.array(
+        [[np.nan] * 4, [-np.inf] * 4, [np.inf, np.nan, np.inf, 0], [-np.inf, 0, np.nan, 5]], np.float32
+    )
+    barred_WV = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], bool)
+    open_WV = np.asarray(sampling.sanitised(logits_WV, barred_WV))
+    for temperature in (0.0, 1.0):
+        tokens_W, _ = few_rows(open_WV, np.full(4, temperature))
+        assert not barred_WV[np.arange(4), tokens_W].any()
+        np.testing.assert_array_equal(tokens_W[2:], [2, 1])
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks into the program that the CPU compiler makes")
+def test_the_vocabulary_is_not_sorted():
+    shapes = [np.zeros((2, 5000), np.float32), np.zeros((2, 2), np.uint32), *[np.zeros(2, np.int32)] * 4]
+    shapes[3] = shapes[5] = np.zeros(2, np.float32)
+    program = sample.lower(*shapes).compile().as_text()
+    assert " sort(" not in program
+    assert "TopK" in program
