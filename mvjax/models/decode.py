@@ -131,20 +131,31 @@ class DecoderStepModel:
         from start_R[r] to start_R[r] + Lanes must be free). Bit l of words_RS[r, s]: lane l of request r sees slot s,
         this step's slots included.
         """
-        count = tokens_W.shape[0]
-        row_RL = jnp.minimum(rows.row_RL, count - 1)
+        width, (requests, lanes) = tokens_W.shape[0], rows.row_RL.shape
+        row_RL = jnp.minimum(rows.row_RL, width - 1)
+        # One request's rows are put in the order of its lanes once, instead of in every layer.
+        ordered = requests == 1 and lanes <= width
+        if ordered:
+            tokens_W, positions_W = tokens_W[row_RL[0]], positions_W[row_RL[0]]
 
-        def lanes(x_XHW):
-            return x_XHW[:, :, row_RL].transpose(2, 3, 0, 1)
+        def to_lanes(x_NHW):
+            x_WNH = x_NHW.transpose(2, 0, 1)
+            return x_WNH[None] if ordered else x_WNH[row_RL]
+
+        def from_lanes(x_RLNH):
+            x_WNH = x_RLNH[0] if ordered else x_RLNH[rows.request_W, rows.lane_W]
+            return x_WNH.reshape(x_WNH.shape[0], -1).T
 
         def write(kv_RKSH, new_KHW):
-            return write_lanes(kv_RKSH, lanes(new_KHW).swapaxes(1, 2), rows.start_R)
+            return write_lanes(kv_RKSH, to_lanes(new_KHW).swapaxes(1, 2), rows.start_R)
 
         def attend(q_NHW, k_RKSH, v_RKSH):
-            o_RLNH = mvjax_kernels.stream_attention(lanes(q_NHW), k_RKSH, v_RKSH, words_RS, backend=self.backend)
-            return o_RLNH[rows.request_W, rows.lane_W].reshape(count, -1).T
+            q_RLNH = to_lanes(q_NHW)
+            return from_lanes(mvjax_kernels.stream_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, backend=self.backend))
 
         x_DW, stream = self.run(params, stream, tokens_W, positions_W, write, attend)
+        if ordered:
+            x_DW = x_DW[:, jnp.minimum(rows.lane_W, lanes - 1)]
         x_DW = norm(x_DW, params["norm"], self.config.rms_eps)
         head_VD = params["embed"] if self.config.tied else params["head"]
         return jnp.matmul(head_VD, x_DW, preferred_element_type=jnp.float32).T, stream
@@ -208,10 +219,13 @@ def project(config: ModelConfig, weights: dict, x_DW, cos_HW, sin_HW):
     if config.qkv_bias:
         qkv = qkv + weights["qkv_bias"][:, None]
     qkv = qkv.reshape(-1, config.head_dim, x_DW.shape[1])
-    q_NHW, k_KHW, v_KHW = jnp.split(qkv, (config.heads, config.heads + config.kv_heads))
+    qk_XHW, v_KHW = jnp.split(qkv, (config.heads + config.kv_heads,))
     if config.qk_norm:
+        q_NHW, k_KHW = jnp.split(qk_XHW, (config.heads,))
         q_NHW, k_KHW = norm(q_NHW, weights["q_norm"], config.rms_eps), norm(k_KHW, weights["k_norm"], config.rms_eps)
-    return rotate(q_NHW, cos_HW, sin_HW, axis=1), rotate(k_KHW, cos_HW, sin_HW, axis=1), v_KHW
+        qk_XHW = jnp.concatenate((q_NHW, k_KHW))
+    q_NHW, k_KHW = jnp.split(rotate(qk_XHW, cos_HW, sin_HW, axis=1), (config.heads,))
+    return q_NHW, k_KHW, v_KHW
 
 
 def feed_forward(config: ModelConfig, weights: dict, x_DW: jax.Array) -> jax.Array:
