@@ -85,19 +85,19 @@ def play(model, layouts, tokens, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("unroll", "changes"),
+    ("requests", "unroll", "changes"),
     [
-        (True, {}),
-        (False, {"scan_layers": False}),
-        (True, {"family": "qwen2", "qkv_bias": True, "tied": False}),
-        (False, {"family": "qwen3", "qk_norm": True, "head_dim": 16}),
+        (1, True, {}),
+        (2, False, {"scan_layers": False}),
+        (2, True, {"family": "qwen2", "qkv_bias": True, "tied": False}),
+        (1, False, {"family": "qwen3", "qk_norm": True, "head_dim": 16}),
     ],
 )
-def test_decode_gives_the_logits_of_the_training_forward(unroll, changes, tiny, logits):
+def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, changes, tiny, logits):
     decoder = tiny(**changes)
     model = DecoderStepModel(decoder, unroll=unroll)
     assert isinstance(model, StepModel)
-    layouts = transcripts(2)
+    layouts = transcripts(requests)
     rng = np.random.default_rng(1)
     tokens = [rng.integers(0, model.vocab_size, len(layout.segment)).astype(np.int32) for layout in layouts]
     found = play(model, layouts, tokens)

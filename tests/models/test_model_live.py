@@ -1,0 +1,84 @@
+"""Live comparison with transformers and PyTorch (slow)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from mvjax.models import DecoderStepModel, from_checkpoint, to_checkpoint
+from mvjax.weights import load_checkpoint, save_checkpoint
+
+pytestmark = pytest.mark.slow
+
+TOLERANCE = 2e-5  # of the largest logit, float32
+
+
+def reference(model, ids):
+    import torch
+
+    with torch.no_grad():
+        return model(torch.asarray(ids, dtype=torch.long)).logits.float().numpy()
+
+
+def compare(decoder, model, ids, causal):
+    wanted = reference(model, ids)
+    found = nnx.jit(lambda decoder, *rows: decoder(*rows))(decoder, ids, *causal(*ids.shape))
+    assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+    return wanted
+
+
+@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3"])
+def test_transformers_loads_what_is_saved_and_agrees(name, fixture_checkpoint, tmp_path, causal):
+    transformers = pytest.importorskip("transformers")
+    decoder = from_checkpoint(fixture_checkpoint(name))
+    save_checkpoint(tmp_path / "model", to_checkpoint(decoder))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    ids = np.random.default_rng(7).integers(3, 96, (3, 70)).astype(np.int32)
+    compare(decoder, model.eval(), ids, causal)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """SmolLM2-135M-Instruct's GGUF file, our decoder of it and transformers' model of it, dequantised, float32."""
+    path = os.environ.get("MVJAX_SMOLLM2")
+    if not path:
+        pytest.skip("MVJAX_SMOLLM2 does not name SmolLM2-135M-Instruct's GGUF file")
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    path = Path(path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
+    )
+    return from_checkpoint(load_checkpoint(path), scan_layers=False), model.eval()
+
+
+def test_smollm2_equals_transformers(smollm2, causal):
+    decoder, model = smollm2
+    ids = np.random.default_rng(3).integers(0, 49152, (1, 96)).astype(np.int32)
+    compare(decoder, model, ids, causal)
+
+
+def test_smollm2_decodes_as_transformers_computes(smollm2):
+    """Prefill, then one row fed token by token: the logits of transformers' forward."""
+    import jax
+
+    from mvjax.engine.model import RowPlacement
+
+    decoder, model = smollm2
+    step = DecoderStepModel(decoder)
+    ids = np.random.default_rng(4).integers(0, 49152, 48).astype(np.int32)
+    wanted = reference(model, ids[None])[0]
+    slots, prompt = 64, 32
+    hide, row = np.full((1, slots), slots, np.int32), np.zeros(1, np.int32)
+    stream = jax.jit(step.prefill, donate_argnums=1)(
+        step.params, step.init_stream(1, slots), ids[:prompt], np.arange(prompt), hide, hide, 0, 0, prompt
+    )
+    decode = jax.jit(step.decode, donate_argnums=1)
+    for t in range(prompt, len(ids)):
+        words = (np.arange(slots) <= t).astype(np.uint32)[None]
+        placement = RowPlacement(row, row, row[None], np.array([t], np.int32), row == 0)
+        logits, stream = decode(step.params, stream, ids[[t]], np.array([t], np.int32), placement, words)
+        assert np.abs(logits[0] - wanted[t]).max() <= TOLERANCE * np.abs(wanted).max()
