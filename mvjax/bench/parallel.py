@@ -141,7 +141,7 @@ def bound(rows: Sequence[int], steps: dict[int, float], config: EngineConfig) ->
         rows: live rows of each step.
         steps: seconds of a bare step by row count.
     """
-    return sum(rows) * steps[1] / sum(steps[bucket(live, config)] for live in rows)
+    return sum(rows) * steps[bucket(1, config)] / sum(steps[bucket(live, config)] for live in rows)
 
 
 def find_adapter(name: str) -> Path | None:

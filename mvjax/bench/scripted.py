@@ -218,7 +218,7 @@ def rows_of_steps(result: Result) -> list[int]:
     """Rows that were live in each step of a request.
 
     Branches that run side by side are in step: each feeds one token, and the tokens fed together have one position.
-    The first step feeds the last token of the prompt. Raises `RowsRanShort` where paths waited: they are out of step.
+    The first step feeds the last token of the prompt. Raises `RowsRanShort` where paths ran out of step with others.
     """
     position_T = result.stream.position
     ends_T = [*np.flatnonzero(np.diff(position_T)).tolist(), len(position_T) - 1]

@@ -1,0 +1,115 @@
+"""Every benchmark at toy size: it runs, and what it reports is well formed. Nothing is said about time."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mvjax.bench import config as settings
+from mvjax.bench import decode, engine, parallel
+from mvjax.bench.report import Report
+from mvjax.bench.scripted import SAMPLED, drive, rows_of_steps
+from mvjax.bench.timing import Spread
+from mvjax.cli import bench
+from mvjax.language import tags
+
+
+def finished(measure, config):
+    """The report of a benchmark, seen to be writable and printable."""
+    config.check()
+    said = []
+    report = Report(type(config).__name__, {})
+    measure(config, report, said.append)
+    assert said
+    assert json.loads(json.dumps(report.to_dict()))["rows"]
+    report.table()
+    for row in report.rows:
+        for value in row.values():
+            if isinstance(value, Spread):
+                assert value.low <= value.median <= value.high
+                assert math.isfinite(value.low + value.high)
+    return report
+
+
+def bar(report, beginning):
+    """The value of the one bar whose name begins so."""
+    (found,) = [bar for bar in report.bars if bar.what.startswith(beginning)]
+    return found.value
+
+
+@pytest.mark.parametrize("sampling", [SAMPLED, engine.GREEDY])
+def test_a_script_is_followed_to_the_letter(loaded, scripts, sampling):
+    tokenizer, _ = loaded
+    made, (plain, block) = scripts
+    run = drive(made, block.prompt, block.limits, "parallel", sampling)
+    result = run.result
+    assert (result.reason, result.cuts, result.abandoned) == ("stop", {}, 0)
+    assert block.slots == len(block.prompt) + result.new_tokens
+    codes = tokenizer.tables().codes[result.tokens]
+    assert [(codes == tag).sum() for tag in (tags.OUTLINE_OPEN, tags.PATH_OPEN, tags.PARALLEL_CLOSE)] == [2, 2, 1]
+    assert np.bincount(result.segment)[1:].tolist() == [block.steps, block.steps]
+    assert run.live.count(2) == block.steps
+    assert len(run.live) == result.steps == result.critical_path + 1
+    assert drive(made, block.prompt, block.limits, "sequential", sampling).result.tokens.tolist() == (
+        result.tokens.tolist()
+    )
+    text = drive(made, plain.prompt, plain.limits, plain.mode, sampling).result
+    assert (text.reason, text.new_tokens, text.sampled) == ("stop", plain.steps, plain.steps)
+    assert (tokenizer.tables().codes[text.tokens] == tags.TEXT).all()
+    assert rows_of_steps(text) == [1] * (plain.steps + 1)
+
+
+def test_engine(toy, shared):
+    report = finished(engine.measure, settings.EngineBench(model=toy, rows=(1, 2), steps=24, **shared))
+    assert [(row["rows"], row["choice"]) for row in report.rows] == [
+        (rows, choice) for rows in (1, 2) for choice in ("greedy", "sampled")
+    ]
+    for row in report.rows:
+        assert row["engine/bare"].count == 2
+        assert row["engine ms"].low > 0
+        assert ("fork+reduce, steps" in row) == (row["rows"] == 2)
+    assert all(row["idle steps"] == 0 for row in report.rows if row["rows"] == 2)
+    assert bar(report, "programs compiled by the engine") == 0
+    assert bar(report, "programs compiled by anybody") == 0
+    assert bar(report, "copies of a stream") == 0
+
+
+def test_decode(toy, shared):
+    report = finished(decode.measure, settings.DecodeBench(model=toy, rows=(1, 2), steps=24, torch=False, **shared))
+    assert [row["rows"] for row in report.rows] == [1, 2]
+    assert report.rows[0]["times one row"] == Spread(1.0, 1.0, 1.0, 2)
+    for row in report.rows:
+        per_second = row["rows"] * 1e3 / row["step ms"].high
+        assert row["tokens/s"].low == pytest.approx(per_second)
+    assert any("switched off" in note for note in report.notes)
+
+
+def test_parallel_with_scripts(toy, shared):
+    chosen = settings.ParallelBench(model=toy, adapter="none", degrees=(2,), path_steps=24, **shared)
+    report = finished(parallel.measure, chosen)
+    (row,) = report.rows
+    assert row["same tokens"] is True
+    assert row["# parallel"].median == pytest.approx((13 + 2 * 24 + 4 - 1) / (13 + 24 + 4 - 1))
+    assert row["speed-up"].count == row["bare bound"].count == 2
+    assert row["efficiency"].low == pytest.approx(row["speed-up"].low / row["# parallel"].median)
+
+
+@pytest.mark.slow
+def test_decode_beside_transformers(toy, shared):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    report = finished(decode.measure, settings.DecodeBench(model=toy, rows=(1,), steps=24, **shared))
+    assert [row["side"] for row in report.rows] == ["mvjax", "transformers"]
+    assert bar(report, "one row over transformers").count == 2
+
+
+@pytest.mark.slow
+def test_training_beside_transformers(toy, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    chosen = settings.TrainingBench(model=toy, row_length=1024, rank=2, degree=2, repeat=2, output=tmp_path)
+    bench.run(chosen)
+    rows = json.loads((tmp_path / "training.json").read_text())["rows"]
+    assert [row["side"] for row in rows] == ["mvjax", "transformers"]
+    assert rows[0]["loss of the first step"] == pytest.approx(rows[1]["loss of the first step"], rel=1e-4)
