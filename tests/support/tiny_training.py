@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from mvjax.data.packing import Batch
 from mvjax.models import Decoder, LoraConfig, ModelConfig, add_lora
-from mvjax.training.model import take_apart
+from mvjax.training.model import Trainee, take_apart
 
 VOCABULARY, TAGS, ROW = 50, tuple(range(38, 50)), 24
 
@@ -44,7 +46,7 @@ class RandomBatches:
         self.position = state["position"]
 
 
-def make_trainee(lora_rank: int = 4, scan_layers: bool = True):
+def make_trainee(lora_rank: int = 4, scan_layers: bool = True) -> Trainee:
     """A two-layer decoder taken apart, the same every time."""
     shape = ModelConfig(
         family="llama",
@@ -58,7 +60,33 @@ def make_trainee(lora_rank: int = 4, scan_layers: bool = True):
         tied=True,
         scan_layers=scan_layers,
     )
-    decoder = Decoder(shape, rngs=nnx.Rngs(params=0))
+    # Filled by NumPy: the decoder's own initialisation compiles a program for each shape.
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(shape, rngs=nnx.Rngs(params=0))))
+    rng = np.random.default_rng(0)
+    fill = jax.tree.map(lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape) + (len(x.shape) < 2), x.dtype), state)
+    decoder = nnx.merge(graphdef, fill)
     if lora_rank:
         add_lora(decoder, LoraConfig(rank=lora_rank, tag_ids=TAGS), seed=1)
     return take_apart(decoder)
+
+
+def make_simple_trainee() -> Trainee:
+    """One matrix between a frozen embedding and the output: for tests of the loop, which does not care what it runs."""
+    rng = np.random.default_rng(0)
+    table_VD, matrix_DD = rng.normal(size=(VOCABULARY, 16)), rng.normal(size=(16, 16))
+
+    def forward(params, frozen, tokens_BT, *_):
+        return jnp.tanh(frozen[tokens_BT] @ params["matrix"]), frozen, params["tag_rows"]
+
+    def join(params):
+        raise NotImplementedError
+
+    return Trainee(
+        params={"matrix": jnp.asarray(matrix_DD, jnp.float32), "tag_rows": jnp.ones((len(TAGS), 16))},
+        frozen=jnp.asarray(table_VD, jnp.float32),
+        groups={"matrix": "base", "tag_rows": "tags"},
+        forward=forward,
+        tag_ids=TAGS,
+        train_base=False,
+        join=join,
+    )

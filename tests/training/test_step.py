@@ -60,7 +60,8 @@ def test_gradient_equals_finite_differences_of_the_loss():
         params = {name: jax.numpy.asarray(before[name] + size * direction[name]) for name in before}
         return float(one_step(batch, 1, dataclasses.replace(trainee, params=params))[1]["loss"])
 
-    assert (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2 == pytest.approx(slope, rel=2e-2)
+    # A step small enough for the third-order term (it falls with the square) and large enough for float32 losses.
+    assert (loss_at(1e-3) - loss_at(-1e-3)) / 2e-3 == pytest.approx(slope, rel=5e-3)
     assert metrics["finite"]
 
 
