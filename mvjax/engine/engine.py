@@ -100,6 +100,8 @@ class Engine:
         self._stream = self._state = None
         self._running = 0
         self._next = 0
+        # Sizes are chosen anew for the first request that finds the engine idle; while requests run they only grow.
+        self._resize = True
 
     # What callers use.
 
@@ -146,6 +148,7 @@ class Engine:
         ]
         self._queue.extend(jobs)
         self._next = len(jobs)
+        self._resize = True
         results = {}
         try:
             while len(results) < len(prompts):
@@ -166,6 +169,7 @@ class Engine:
         """Put a request into the queue; returns its number. `advance` runs it. Raises UserError as `generate`."""
         job = self._job(prompt, limits, sampling, mode, self._next)
         self._next += 1
+        self._resize |= not self.busy
         self._queue.append(job)
         return job.request
 
@@ -327,10 +331,10 @@ class Engine:
         if not self._queue:
             return
         places = self._places_for(len(self._queue) + sum(job is not None for job in self._jobs))
-        if not any(self._jobs):
-            batch = list(self._queue)[:places]
-            need = max(self._need(job) for job in batch)
+        if self._resize and not any(self._jobs):
+            need = max(self._need(job) for job in list(self._queue)[:places])
             self._allocate(places, self._slots_for(need))
+            self._resize = False
         elif places > self._sizes.requests:
             self._make_room(0, places)
         for place, job in enumerate(self._jobs):

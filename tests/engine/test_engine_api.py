@@ -1,4 +1,4 @@
-"""The engine's Python API, with the hash model: stops, limits, queue, streaming, cancelling, growth, layouts, errors."""
+"""The engine's Python API, with the hash model: stops, limits, queue, streaming, cancelling, growth, errors."""
 
 import dataclasses
 import functools
@@ -136,7 +136,7 @@ def test_nothing_is_compiled_again_whatever_the_settings(engine):
     before = engine.compilations
     engine.generate(PROMPTS[:3], limits=Limits(max_new_tokens=60, max_positions=50, max_paths=2, min_block_share=10))
     engine.generate(PROMPTS[:2], limits=LIMITS, sampling=SamplingParams(temperature=0.3, top_p=0.5), mode="sequential")
-    engine.generate([PROMPTS[0] * 3, PROMPTS[1]], limits=LIMITS)
+    engine.generate([PROMPTS[0][1:], PROMPTS[1]], limits=LIMITS, mode="autoregressive")
     assert engine.compilations == before
 
 
