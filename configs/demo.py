@@ -10,7 +10,9 @@ Prepare, from the repository root (GSM8K's train.jsonl is openai/grade-school-ma
 
 Command: mvjax train configs/demo.py
 Hardware: two CPU cores, 8 GB of memory.
+Run time: about 20 seconds a step on two busy cores.
 Leaves the adapter (LoRA of rank 16 and the twelve tag rows) in runs/demo/adapter.safetensors.
+Result: the adapter in mvjax/assets is this run stopped at step 81 (loss 0.2 to 0.6); the full run has not been done.
 """  # noqa: E501
 
 from mvjax.training.config import TrainConfig
