@@ -100,7 +100,9 @@ def classify(
     # Tiles that touch the diagonal hold a token and itself.
     visible_B1QC = jnp.where(after, seen_BEQC.any(1, keepdims=True), last > block_start_C) & (first < last)
     clear_BEQC = (hide_last <= first) | (hide_first >= last)
-    full_B1QC = visible_B1QC & (first >= block_end_C - 1) & clear_BEQC.all(1, keepdims=True)
+    # The last block may hold padding behind the keys, which only the mask hides.
+    whole_C = jnp.arange(block_end_C.shape[-1]) < block_end_C.shape[-1] - 1
+    full_B1QC = visible_B1QC & (first >= block_end_C - 1) & clear_BEQC.all(1, keepdims=True) & whole_C
     return visible_B1QC[:, 0], full_B1QC[:, 0]
 
 
