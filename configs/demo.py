@@ -3,10 +3,10 @@
 Prepare, from the repository root (GSM8K's train.jsonl is openai/grade-school-math's):
 
     make model
-    mvjax curate synthetic --output runs/data/synthetic.jsonl --count 420 --degree 1-8 --length 2-5 --nesting 0-0 --seed 1
-    mvjax curate synthetic --output runs/data/nested.jsonl --count 50 --degree 2-3 --length 2-3 --nesting 1-1 --seed 2
-    mvjax curate gsm8k train.jsonl --output runs/data/gsm8k_parallel.jsonl --limit 2300 --no-sequential
-    mvjax curate gsm8k train.jsonl --output runs/data/gsm8k_both.jsonl --limit 260
+    mvjax curate synthetic --output runs/data/synthetic.jsonl --count 440 --degree 1-8 --length 2-4 --nesting 0-0 --seed 1
+    mvjax curate synthetic --output runs/data/nested.jsonl --count 40 --degree 2-3 --length 2-3 --nesting 1-1 --seed 2
+    mvjax curate gsm8k train.jsonl --output runs/data/gsm8k_parallel.jsonl --limit 800 --no-sequential
+    mvjax curate gsm8k train.jsonl --output runs/data/gsm8k_both.jsonl --limit 200
 
 Command: mvjax train configs/demo.py
 Hardware: two CPU cores, 8 GB of memory.
@@ -29,7 +29,7 @@ config = TrainConfig(
     row_length=1024,
     levels=4,
     rows=2,
-    steps=130,
+    steps=80,
     learning_rate=1e-3,
     final_learning_rate=0.05,
     warmup=0.05,

@@ -76,6 +76,8 @@ class DecodeBench(EngineBench):
 class ParallelBench(ModelBench):
     """Wall clock of the parallel over the sequential schedule, beside the bound of the bare forward."""
 
+    repeat: int = 3
+    """Repetitions; a figure is their median over items and repetitions, with the smallest and the largest."""
     adapter: str = "demo"
     """LoRA adapter (safetensors) of a model that opens blocks: a file, "demo" for the one that ships with mvjax, or
     "none" for scripted transcripts with paths of equal length."""

@@ -27,8 +27,8 @@ class EvaluateArguments:
     """How to generate; autoregressive also asks with the autoregressive prompt suffix."""
     limit: int | None = None
     """Only the first so many problems."""
-    max_new_tokens: int = 512
-    """Most tokens of an answer."""
+    max_new_tokens: int = 1024
+    """Most tokens of an answer, those of all paths together."""
     temperature: float = 0.0
     """0 picks the likeliest token."""
     top_k: int = 0
@@ -98,7 +98,17 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
     requests = 1 if arguments.check else arguments.requests
-    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=requests, rows=arguments.rows))
+    # Few row counts and one stream size: compiling takes longer than the steps that finer ones would save.
+    rows = arguments.rows if arguments.mode == "parallel" else 1
+    longest = max(map(len, prompts), default=1) + arguments.max_new_tokens + rows
+    longest = -(-longest // EngineConfig.stream_step) * EngineConfig.stream_step
+    config = EngineConfig(
+        requests=requests,
+        rows=rows,
+        row_counts=tuple(sorted({1, rows, requests * rows})),
+        stream_step=min(longest, EngineConfig.max_slots),
+    )
+    engine = Engine(model, model.params, tokenizer, config)
     limits = Limits(max_new_tokens=arguments.max_new_tokens)
     sampling = SamplingParams(
         temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed

@@ -19,6 +19,9 @@ DEMO_PROMPT = (
     "Part 4: start at 7, add 4, subtract 3, add 9. What is each part?"
 )
 
+ROOM = 512
+"""New tokens that streams have room for from the start; they grow where an answer is longer."""
+
 
 @dataclass(frozen=True)
 class GenerateArguments:
@@ -77,10 +80,14 @@ def main(argv: list[str]) -> int:
         temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
     )
     rows = arguments.rows if arguments.mode == "parallel" else 1
-    engine = Engine(model, model.params, tokenizer, EngineConfig(requests=1, rows=rows))
+    # Few row counts: the first answer waits for every program that is compiled.
+    config = EngineConfig(requests=1, rows=rows, row_counts=(1, rows) if rows > 1 else (1,))
+    engine = Engine(model, model.params, tokenizer, config)
     compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
     with status("compiling (kept for the next time)"):
-        engine.compile_ahead(1, max(map(len, encoded)) + rows)
+        lengths = [len(ids) for ids in encoded]
+        room = max(lengths) + min(arguments.max_new_tokens, ROOM) + rows
+        engine.compile_ahead(1, min(room, config.max_slots), lengths)
     for text, ids in zip(prompts, encoded, strict=True):
         result = show(engine, tokenizer, text, ids, limits, sampling, arguments)
         other = None

@@ -85,7 +85,7 @@ def override(config: TrainConfig, words: list[str]) -> TrainConfig:
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean --{close[0].replace('_', '-')}?" if close else "; mvjax train --help lists them"
             raise UserError(f"train: there is no field {flag}{hint}")
-    for group in groups:
+    for group in map(as_switch, groups):
         output = io.StringIO()
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -93,8 +93,17 @@ def override(config: TrainConfig, words: list[str]) -> TrainConfig:
         except SystemExit as error:
             name = group[0][2:].split("=")[0].replace("-", "_")
             kind = next((str(f.type) for f in dataclasses.fields(config) if f.name == name), "a switch without value")
-            raise UserError(f"train: {' '.join(group)}: the value must be of type {kind}") from error
+            several = "; put spaces between the values" if kind.startswith("tuple") else ""
+            raise UserError(f"train: {' '.join(group)}: the value must be of type {kind}{several}") from error
     return config
+
+
+def as_switch(group: list[str]) -> list[str]:
+    """`--flag true` and `--flag=false` as `--flag` and `--no-flag`; other words as they are."""
+    flag, value = group[0].split("=", 1) if "=" in group[0] and len(group) == 1 else (*group, "", "")[:2]
+    if len(group) > 2 or value.lower() not in ("true", "false"):
+        return group
+    return [flag if value.lower() == "true" else f"--no-{flag[2:]}"]
 
 
 def describe_fields(config: TrainConfig | None) -> str:

@@ -20,6 +20,8 @@ LARGEST = 20
 """No running result of a chain leaves 0..20: sums that a small model can learn by heart."""
 LARGEST_SUM = 30
 """No sum of sub-parts is larger."""
+DRAWS = 20
+"""Draws of a part before one with another part's result is taken."""
 TEST_SHARE = 5
 """One chain in five belongs to the test split."""
 
@@ -161,7 +163,15 @@ def item(config: SyntheticConfig, index: int) -> Record:
 
     # One part reaches the full depth; one in eight of the others is as deep, the rest is flat.
     deepest = rng.randrange(degree)
-    parts = tuple(part(nesting if k == deepest or rng.random() < 0.125 else 0) for k in range(degree))
+    parts: tuple[Chain | Group, ...] = ()
+    for k in range(degree):
+        levels = nesting if k == deepest or rng.random() < 0.125 else 0
+        # Parts with different results, where a few draws find them: a mixed-up answer then shows.
+        for _ in range(DRAWS):
+            drawn = part(levels)
+            if drawn.value not in {earlier.value for earlier in parts}:
+                break
+        parts += (drawn,)
     answer = ", ".join(str(part.value) for part in parts)
     last_line = f"The answer is {answer}."
     opening = f"There {'are' if degree > 1 else 'is'} {counted(degree, wording)}."
@@ -307,13 +317,14 @@ def announced(part: Group, label: str, wording: Wording) -> str:
 
 
 def solved(part: Chain | Group, label: str, wording: Wording) -> str:
-    """The calculation of a part, such as "5+3=8. 8-2=6. Part 2 is 6."."""
+    """The calculation of a part, rewritten step by step, such as "5+3-2=8-2=6. Part 2 is 6."."""
     if isinstance(part, Chain):
         value, steps = part.start, part.steps
     else:
         value, steps = part.parts[0].value, tuple(sub_part.value for sub_part in part.parts[1:])
-    sentences = []
-    for step in steps:
-        sentences.append(f"{value}{'+' if step >= 0 else '-'}{abs(step)}={value + step}.")
+    terms = [f"{'+' if step >= 0 else '-'}{abs(step)}" for step in steps]
+    forms = [f"{value}{''.join(terms)}"]
+    for k, step in enumerate(steps, 1):
         value += step
-    return " ".join([*sentences, f"{wording.noun.capitalize()} {label} {wording.verb} {value}."])
+        forms.append(f"{value}{''.join(terms[k:])}")
+    return f"{'='.join(forms)}. {wording.noun.capitalize()} {label} {wording.verb} {value}."

@@ -1,6 +1,7 @@
 """The engine: Multiverse generation in one jit-compiled loop, branches of a request over one KV stream."""
 
-from mvjax.engine.engine import Engine, Fresh
+from mvjax.engine.engine import Engine
+from mvjax.engine.job import Fresh
 from mvjax.engine.limits import EngineConfig, Limits, Mode, SamplingParams
 from mvjax.engine.model import RowPlacement, StepModel
 from mvjax.engine.prompt import Prompt

@@ -44,7 +44,7 @@ def lanes_of(rows: int, width: int) -> int:
     return min(rows, width)
 
 
-def place(active_RL: Bool[Array, "R L"], used_R: Int[Array, "R"], width: int) -> tuple[RowPlacement, Int, Int]:
+def place(active_RL: Bool[Array, "R L"], start_R: Int[Array, "R"], width: int) -> tuple[RowPlacement, Int, Int]:
     """Compact rows for the running branches, requests in order, their rows in order.
 
     Returns the placement, the row of the batch of each branch (`width` for none) and the branch of each row.
@@ -66,7 +66,7 @@ def place(active_RL: Bool[Array, "R L"], used_R: Int[Array, "R"], width: int) ->
         request_W=branch_W // rows,
         lane_W=jnp.where(active_W, lane_RL.reshape(-1)[branch_W], 0),
         row_RL=row_of_lane_RL.astype(jnp.int32),
-        start_R=used_R,
+        start_R=start_R,
         active_W=active_W,
     )
     return placement, row_RL, branch_W
@@ -121,7 +121,10 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     rows, settings = view(request.rows), request.settings
     active_RL = rows.active
     requests, row_count = active_RL.shape
-    placement, row_RL, branch_W = place(active_RL, jnp.where(request.alive, request.used, 0), width)
+    # A finished request has no lanes, but a model may still write there: behind what it holds.
+    slots = state.segment_RS.shape[1]
+    start_R = jnp.minimum(request.used, slots - lanes_of(row_count, width))
+    placement, row_RL, branch_W = place(active_RL, start_R, width)
     active_W = placement.active_W
 
     def by_row(field_RL):
@@ -130,7 +133,7 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     # Feed: the tokens enter the streams.
     slot_RL = request.used[:, None] + jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
     rows = rows._replace(slot=jnp.where(active_RL, slot_RL, rows.slot))
-    slot_W = jnp.where(active_W, by_row(slot_RL), state.segment_RS.shape[1])
+    slot_W = jnp.where(active_W, by_row(slot_RL), slots)
     token_W, position_W, number_W = by_row(rows.token), by_row(rows.position), by_row(rows.number)
     zero_W = jnp.zeros_like(token_W)
     record_WC = jnp.stack([token_W, position_W, number_W, by_row(rows.flags), zero_W, zero_W], axis=1)

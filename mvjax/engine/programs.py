@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -24,6 +26,19 @@ class Programs:
     def compilations(self) -> int:
         """Programs compiled so far."""
         return len(self._compiled)
+
+    def sizes(self, prefix: str) -> set[Sizes]:
+        """Sizes that a program whose name starts so has been compiled for."""
+        return {sizes for name, sizes in self._compiled if name.startswith(prefix)}
+
+    def compile_ahead(self, sizes: Sizes, programs: Iterable[tuple]) -> None:
+        """Compile programs side by side, each (name, function, donate, *args); `seconds` grows by the whole time."""
+        start, before = time.perf_counter(), self.seconds
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            waiting = [pool.submit(self.compile, name, sizes, *rest) for name, *rest in programs]
+            for future in waiting:
+                future.result()
+        self.seconds = before + time.perf_counter() - start
 
     def compile(self, name: str, sizes: Sizes, function: Callable, donate: tuple[int, ...], *args: Any) -> Any:
         """The compiled program; arguments are looked at for their shapes only."""

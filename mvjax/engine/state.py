@@ -180,6 +180,28 @@ class Settings(NamedTuple):
     cancelled: Bool[Array, "*requests"]
 
 
+class Root(NamedTuple):
+    """What a request's first branch starts from."""
+
+    token: Int[Array, ""]
+    """Last token of the prompt."""
+    position: Int[Array, ""]
+    fed: Int[Array, ""]
+    """Prompt tokens before it."""
+    left: Int[Array, ""]
+    bound: Int[Array, ""]
+    seed: UInt[Array, ""]
+
+
+class Counts(NamedTuple):
+    """What is counted of a request; fields of `Request`."""
+
+    reason: Int[Array, ""]
+    steps: Int[Array, ""]
+    barred: Int[Array, ""]
+    abandoned: Int[Array, ""]
+
+
 class Request(NamedTuple):
     """All of a request but its slots. Row r is the branch that runs there; held branches wait for their paths."""
 

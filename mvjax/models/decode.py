@@ -37,6 +37,7 @@ class DecoderStepModel:
 
     params: pytree of weights, adapters merged; hand it to `prefill` and `decode` as an argument of the jitted program.
     vocab_size: width of the logits.
+    max_position: positions the model was trained for; the engine refuses requests that may go beyond.
     """
 
     def __init__(self, decoder: Decoder, *, unroll: bool | None = None, dtype=None, backend: str = "auto"):
@@ -49,7 +50,7 @@ class DecoderStepModel:
         if is_adapted(decoder):
             decoder = merge(nnx.clone(decoder))
         self.config: ModelConfig = decoder.config
-        self.vocab_size = decoder.config.vocab_size
+        self.vocab_size, self.max_position = decoder.config.vocab_size, decoder.config.max_position
         self.unroll = jax.default_backend() == "cpu" if unroll is None else unroll
         self.dtype = decoder.dtype if dtype is None else jnp.dtype(dtype)
         self.backend = backend

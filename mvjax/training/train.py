@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -14,7 +16,7 @@ from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.config import TrainConfig
 from mvjax.training.model import take_apart
 from mvjax.training.run import Outcome, run
-from mvjax.weights import load_checkpoint, saving, with_tag_rows, write_checkpoint
+from mvjax.weights import Checkpoint, load_checkpoint, saving, with_tag_rows, write_checkpoint
 
 
 def train(config: TrainConfig, *, restart: bool = False, console=None) -> Outcome:
@@ -28,19 +30,23 @@ def train(config: TrainConfig, *, restart: bool = False, console=None) -> Outcom
         raise UserError("config: model is not set; give --model, a GGUF file or a Hugging Face directory")
     if not config.data:
         raise UserError("config: data is not set; give --data, files that `mvjax curate` wrote")
-    dataset, tokenizer = load_data(config)
+    plain = load_tokenizer(config.tokenizer or config.model)
+    tokenizer = plain.with_control_tags()
+    dataset = load_data(config, tokenizer)
     steps = config.steps or dataset.batches_in(config.passes)
-    decoder = load_model(config, tokenizer)
+    # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
+    checkpoint, _ = with_tag_rows(load_checkpoint(config.model), plain)
+    decoder = load_model(config, checkpoint, tokenizer)
     trainee = take_apart(decoder)
     outcome = run(config, trainee, iter(dataset), steps, restart=restart, console=console)
     if outcome.finished:
-        write_model(outcome, config, trainee.join(outcome.state.params), tokenizer)
+        decoder = trainee.join(outcome.state.params)
+        write_model(outcome, config, decoder, tokenizer, checkpoint.generation)
     return outcome
 
 
-def load_data(config: TrainConfig) -> tuple[PackedBatches, Tokenizer]:
-    """The endless packed dataset of the configuration, and the tokenizer with control tags."""
-    tokenizer = load_tokenizer(config.tokenizer or config.model).with_control_tags()
+def load_data(config: TrainConfig, tokenizer: Tokenizer) -> PackedBatches:
+    """The endless packed dataset of the configuration; the tokenizer has the control tags."""
     records: list[Record] = []
     repeat: list[int] = []
     for number, path in enumerate(config.data):
@@ -56,13 +62,11 @@ def load_data(config: TrainConfig) -> tuple[PackedBatches, Tokenizer]:
         max_bad_share=config.max_bad_share,
     )
     corpus = Corpus(records, tokenizer, pipeline, ", ".join(config.data))
-    return PackedBatches(corpus, pipeline, [repeat[index] for index in corpus.indices]), tokenizer
+    return PackedBatches(corpus, pipeline, [repeat[index] for index in corpus.indices])
 
 
-def load_model(config: TrainConfig, tokenizer: Tokenizer) -> Decoder:
-    """The decoder to train, with rows for the tags and, for LoRA, adapters."""
-    # As loaded, before any tags were added: rows of tags that the base model has already are trained ones.
-    checkpoint, _ = with_tag_rows(load_checkpoint(config.model), load_tokenizer(config.tokenizer or config.model))
+def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Decoder:
+    """The decoder to train from a checkpoint with rows for the tags; for LoRA, with adapters."""
     dtype = jnp.dtype(config.dtype)
     lora = config.lora_rank > 0
     decoder = from_checkpoint(
@@ -78,14 +82,17 @@ def load_model(config: TrainConfig, tokenizer: Tokenizer) -> Decoder:
     return decoder
 
 
-def write_model(outcome: Outcome, config: TrainConfig, decoder: Decoder, tokenizer: Tokenizer) -> Path:
-    """Write what the run was for; returns the path."""
+def write_model(
+    outcome: Outcome, config: TrainConfig, decoder: Decoder, tokenizer: Tokenizer, generation: dict[str, Any]
+) -> Path:
+    """Write what the run was for; returns the path. `generation`: the base model's keys of generation_config.json."""
     if config.lora_rank:
         path = outcome.directory / "adapter.safetensors"
         metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(outcome.state.step))}
         save_adapter(path, decoder, metadata=metadata)
         return path
-    path, checkpoint = outcome.directory / "model", to_checkpoint(decoder)
+    path = outcome.directory / "model"
+    checkpoint = dataclasses.replace(to_checkpoint(decoder), generation=generation)
     with saving(path, checkpoint.nbytes) as directory:
         write_checkpoint(directory, checkpoint, "safetensors")
         tokenizer.save(directory)

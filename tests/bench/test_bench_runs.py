@@ -12,6 +12,7 @@ from mvjax.bench.report import Report
 from mvjax.bench.scripted import SAMPLED, drive, rows_of_steps
 from mvjax.bench.timing import Spread
 from mvjax.cli import bench
+from mvjax.errors import UserError
 from mvjax.language import tags
 
 
@@ -93,6 +94,46 @@ def test_parallel_with_scripts(toy, shared):
     assert row["# parallel"].median == pytest.approx((13 + 2 * 24 + 4 - 1) / (13 + 24 + 4 - 1))
     assert row["speed-up"].count == row["bare bound"].count == 2
     assert row["efficiency"].low == pytest.approx(row["speed-up"].low / row["# parallel"].median)
+
+
+def test_items_of_the_synthetic_family(toy, loaded):
+    tokenizer, _ = loaded
+    chosen = settings.ParallelBench(model=toy, items=2, slots=2000)
+    items = parallel.synthetic_items(chosen, tokenizer, 4)
+    assert [item.degree for item in items] == [4, 4]
+    assert len({item.name for item in items}) == 2
+    for item in items:
+        assert "in parallel before answering." in tokenizer.decode(item.prompt)
+        assert len(item.prompt) + item.limits.max_new_tokens + chosen.engine_rows == 2000
+    with pytest.raises(UserError, match="leaves no room"):
+        parallel.synthetic_items(settings.ParallelBench(model=toy, slots=300), tokenizer, 4)
+
+
+@pytest.mark.slow
+def test_parallel_with_an_adapter(toy, tmp_path):
+    from mvjax.models import LoraConfig, add_lora, save_adapter
+    from mvjax.models.load import load_with_tags
+
+    tokenizer, decoder = load_with_tags(toy)
+    add_lora(decoder, LoraConfig(rank=1, alpha=1.0, tag_ids=tokenizer.tag_ids))
+    save_adapter(tmp_path / "adapter.safetensors", decoder, metadata={"tokenizer": tokenizer.fingerprint})
+    chosen = settings.ParallelBench(
+        model=toy,
+        adapter=str(tmp_path / "adapter.safetensors"),
+        degrees=(2,),
+        items=2,
+        slots=700,
+        engine_rows=2,
+        row_counts=(2,),
+        repeat=1,
+    )
+    chosen.check()
+    report = Report("parallel", {})
+    parallel.measure(chosen, report, lambda _: None)
+    # What the random model writes is its own affair; blocks with more paths than rows are left out.
+    left_out = sum("is left out" in note for note in report.notes)
+    assert sum(row["items"] for row in report.rows) + left_out == 2
+    assert all(row["same tokens"] for row in report.rows)
 
 
 @pytest.mark.slow

@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hash_model import HashModel
+from hash_model import HashModel, forward
 from random_requests import CODES, TABLES, VOCABULARY
 
-from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams
+from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, admission
 from mvjax.engine.prompt import chunk_plan
+from mvjax.engine.state import Sizes, empty_state
 from mvjax.errors import UserError
 from mvjax.language import lay_out, tags
 
@@ -164,9 +166,7 @@ def test_end_of_text_stops(engine):
 
 
 def test_limits_stop(engine):
-    plain_V = np.where(CODES >= 0, -100, 0).astype(np.float32)
-    plain_V[list(TABLES.eos_ids)] = -100
-    engine.params = plain_V
+    engine.params = plain_taste()
     few, short = engine.generate(
         PROMPTS[:2], limits=[Limits(max_new_tokens=30), Limits(max_new_tokens=100, max_positions=20)]
     )
@@ -230,18 +230,34 @@ def test_requests_may_come_while_others_run(engine):
         same(result, answers()[numbers.index(result.request)])
 
 
+def plain_taste():
+    """Only text, and no end of it."""
+    bias_V = np.where(CODES >= 0, -100, 0).astype(np.float32)
+    bias_V[list(TABLES.eos_ids)] = -100
+    return bias_V
+
+
 def test_streams_grow(engine):
-    """Answers do not change when streams, and the requests at once, grow on the way."""
-    config = dataclasses.replace(engine.config, stream_step=96, row_counts=(4,), rows=2)
-    small = Engine(engine.model, taste(), TABLES, config)
-    number = small.submit(PROMPTS[0], limits=LIMITS, sampling=DRAWN[0])
-    results = small.advance()
-    more = [small.submit(prompt, limits=LIMITS, sampling=DRAWN[at + 1]) for at, prompt in enumerate(PROMPTS[1:2])]
-    while small.busy:
-        results += small.advance()
-    for result in results:
-        same(result, answers()[[number, *more].index(result.request)])
-    assert small.stream["token"].shape == (2, 192)
+    engine.params = plain_taste()
+    for prompt, result in zip(PROMPTS, engine.generate(PROMPTS[:2], limits=Limits(max_new_tokens=280))):
+        assert engine.stream["token"].shape == (2, 512)
+        tokens_T = np.array([*prompt, *result.tokens])
+        logits_TV = forward(tokens_T, np.arange(len(tokens_T)), np.tri(len(tokens_T)), plain_taste())
+        np.testing.assert_array_equal(logits_TV[len(prompt) - 1 : -1].argmax(axis=1), result.tokens)
+
+
+def test_growing_keeps_what_is_there():
+    small = Sizes(requests=1, slots=8, rows=2, max_depth=1, max_paths=2, number_length=1)
+    large = dataclasses.replace(small, requests=2, slots=16)
+    model = HashModel(np.zeros(VOCABULARY))
+    kept = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1), (model.init_stream(1, 8), empty_state(small)))
+    grown = admission.grow(*kept, model=model, sizes=large)
+    empty = (model.init_stream(2, 16), empty_state(large))
+    for old, new, blank in zip(*map(jax.tree.leaves, (kept, grown, empty))):
+        inside = tuple(slice(length) for length in old.shape)
+        assert new.shape == blank.shape
+        np.testing.assert_array_equal(new[inside], old)
+        np.testing.assert_array_equal(new.at[inside].set(new.dtype.type(0)), blank.at[inside].set(new.dtype.type(0)))
 
 
 def test_earlier_turns_keep_their_layout(engine):

@@ -23,7 +23,14 @@ class Engine:
         self.asked += prompts
         return [
             types.SimpleNamespace(
-                tokens=np.array(prompt), new_tokens=6, critical_path=3, reason="stop", cuts={}, abandoned=0, barred=1, sampled=5
+                tokens=np.array(prompt),
+                new_tokens=6,
+                critical_path=3,
+                reason="stop",
+                cuts={},
+                abandoned=0,
+                barred=1,
+                sampled=5,
             )
             for prompt in prompts
         ]

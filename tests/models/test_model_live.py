@@ -45,9 +45,8 @@ def smollm2():
     path = os.environ.get("MVJAX_SMOLLM2")
     if not path:
         pytest.skip("MVJAX_SMOLLM2 does not name SmolLM2-135M-Instruct's GGUF file")
-    transformers = pytest.importorskip("transformers")
-    import torch
-
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    pytest.importorskip("accelerate", reason="transformers reads GGUF files with accelerate only")
     path = Path(path)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"

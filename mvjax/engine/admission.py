@@ -1,0 +1,62 @@
+"""Changes of the state between stays in the loop: a request is admitted, cancelled, read; the streams grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+from mvjax.engine import state as st
+from mvjax.engine.state import Sizes, State
+
+
+def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.Root, *, sizes: Sizes) -> State:
+    """The state with a new request at `place`: its prompt is prefilled but for the last token, which is chosen."""
+    branch = st.empty_branch(sizes)
+    branch = branch._replace(
+        active=jnp.bool_(True),
+        lineage=branch.lineage.at[0].set(0),
+        left=root.left,
+        next_pos=root.position + 1,
+        bound=root.bound,
+        key=jax.random.key_data(jax.random.key(root.seed, impl="threefry2x32")),
+        token=root.token,
+        position=root.position,
+        slot=root.fed,
+    )
+    request = st.empty_request(sizes)
+    request = request._replace(
+        settings=settings,
+        rows=jax.tree.map(lambda leaf, value: leaf.at[0].set(value), request.rows, st.frames_of(branch)),
+        alive=jnp.bool_(True),
+        numbers=jnp.int32(1),
+        used=root.fed,
+    )
+    segment_S = jnp.where(jnp.arange(sizes.slots) < root.fed, 0, st.NO_SEGMENT)
+    return State(
+        request=jax.tree.map(lambda leaf, value: leaf.at[place].set(value), state.request, request),
+        segment_RS=state.segment_RS.at[place].set(segment_S),
+        record_RSC=state.record_RSC.at[place].set(0),
+    )
+
+
+def cancel(state: State, place: Int[Array, ""]) -> State:
+    """The state with a request told to wind up."""
+    settings = state.request.settings
+    settings = settings._replace(cancelled=settings.cancelled.at[place].set(True))
+    return state._replace(request=state.request._replace(settings=settings))
+
+
+def fetch(state: State, place: Int[Array, ""]) -> tuple[Int[Array, "S 6"], Int[Array, "S"], st.Counts]:
+    """A request's slot records, the segment of each slot, and its counts."""
+    counts = st.Counts(*[getattr(state.request, name)[place] for name in st.Counts._fields])
+    return state.record_RSC[place], state.segment_RS[place], counts
+
+
+def grow(stream: Any, state: State, *, model: Any, sizes: Sizes) -> tuple[Any, State]:
+    """Stream and state with more slots or places; what they hold stays where it is."""
+    empty = (model.init_stream(sizes.requests, sizes.slots), st.empty_state(sizes))
+    return jax.tree.map(lambda new, kept: lax.dynamic_update_slice(new, kept, (0,) * new.ndim), empty, (stream, state))
