@@ -88,6 +88,8 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     from mvjax.evaluation.run import run_benchmark
     from mvjax.models.load import load_for_generation
 
+    limits = Limits(max_new_tokens=arguments.max_new_tokens)
+    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).checked()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
     tokenizer, model = load_for_generation(arguments.model, adapter)
     if arguments.check:
@@ -98,21 +100,19 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
     requests = 1 if arguments.check else arguments.requests
-    # Few row counts and one stream size: compiling takes longer than the steps that finer ones would save.
+    # Few row counts and one stream size: compiling takes longer than what finer ones would save.
     rows = arguments.rows if arguments.mode == "parallel" else 1
     longest = max(map(len, prompts), default=1) + arguments.max_new_tokens + rows
     longest = -(-longest // EngineConfig.stream_step) * EngineConfig.stream_step
     config = EngineConfig(
         requests=requests,
         rows=rows,
-        row_counts=tuple(sorted({1, rows, requests * rows})),
+        row_counts=tuple(sorted({requests, rows, 2 * rows, requests * rows})) if rows > 1 else (requests,),
         stream_step=min(longest, EngineConfig.max_slots),
     )
     engine = Engine(model, model.params, tokenizer, config)
-    limits = Limits(max_new_tokens=arguments.max_new_tokens)
-    sampling = SamplingParams(
-        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
-    )
+    for prompt in prompts:
+        engine.check(prompt, limits, sampling, arguments.mode)
     log = None
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
     from mvjax.models.load import load_for_generation
 
     prompts = questions(arguments)
+    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).checked()
     adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
     status = Status(quiet=arguments.json)
     with status("loading the model"):
@@ -76,13 +77,12 @@ def main(argv: list[str]) -> int:
 
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     limits = Limits(max_new_tokens=arguments.max_new_tokens, max_positions=arguments.max_positions)
-    sampling = SamplingParams(
-        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
-    )
     rows = arguments.rows if arguments.mode == "parallel" else 1
     # Few row counts: the first answer waits for every program that is compiled.
     config = EngineConfig(requests=1, rows=rows, row_counts=(1, rows) if rows > 1 else (1,))
     engine = Engine(model, model.params, tokenizer, config)
+    for ids in encoded:
+        engine.check(ids, limits, sampling, arguments.mode)
     compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
     with status("compiling (kept for the next time)"):
         lengths = [len(ids) for ids in encoded]

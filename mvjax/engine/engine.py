@@ -137,6 +137,12 @@ class Engine:
         self._queue.append(job)
         return job.request
 
+    def check(
+        self, prompt: Prompt | Sequence[int], limits: Limits, sampling: SamplingParams = GREEDY, mode: Mode = "parallel"
+    ) -> None:
+        """Raise the UserError that `generate` would raise for this request; nothing is compiled or run."""
+        self._job(prompt, limits, sampling, mode, 0)
+
     @property
     def params(self) -> Any:
         """The model's parameters. Set new ones of the same shapes between requests: nothing is compiled again."""

@@ -9,7 +9,7 @@ import pytest
 from mvjax.data.pipeline import Corpus, PackedBatches, PipelineConfig, batches
 from mvjax.errors import UserError
 
-CONFIG = PipelineConfig(row_length=1000, rows=3, levels=3, window=16, seed=5, shares=(0.0, 0.5, 1.0))
+CONFIG = PipelineConfig(row_length=1200, rows=3, levels=3, window=16, seed=5, shares=(0.0, 0.5, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def test_batches_hold_the_documents_whole(corpus):
     seen = Counter()
     for _ in range(dataset.batches_in(1)):
         batch = next(walk)
-        assert batch.tokens_BT.shape == (3, 1000)
+        assert batch.tokens_BT.shape == (3, CONFIG.row_length)
         for row in range(3):
             starts = np.flatnonzero(batch.positions_BT[row] == 0)
-            for start, end in zip(starts, [*starts[1:], 1000]):
+            for start, end in zip(starts, [*starts[1:], CONFIG.row_length]):
                 seen[batch.tokens_BT[row, start:end].tobytes()] += 1
     for index in range(len(corpus)):
         assert seen[corpus.example(index, "autoregressive").tokens.tobytes()] >= 1
