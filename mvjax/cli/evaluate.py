@@ -133,7 +133,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
         limits=limits,
         sampling=sampling,
         mode=arguments.mode,
-        batch=1 if arguments.check else requests * 4,
+        together=requests,
         log=log,
         on_result=check,
     )

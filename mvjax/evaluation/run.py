@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -68,16 +69,19 @@ def run_benchmark(
     limits,
     sampling,
     mode: str,
-    batch: int,
+    together: int,
     log: Path | None = None,
     on_result: Callable[[Problem, object, Outcome], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Yield an `Outcome` per problem, `batch` problems at a time; those already in `log` are not run again.
+    """Yield an `Outcome` per problem as it is done; those already in `log` come first and are not run again.
 
     Args:
+        engine: an idle `Engine`.
         prompts: token ids of each problem's prompt.
-        log: JSONL file of outcomes, appended after every batch, so that an interrupted run goes on where it was.
-        on_result: called with every fresh result (for checks that need the tokens).
+        together: problems in the engine at the same time.
+        log: JSONL file of outcomes, appended one by one, so that an interrupted run goes on where it was.
+        on_result: called with every fresh result (for checks that need the tokens); with `together` 1 the engine is
+            idle then.
     """
     done = read_log(log)
     if log is not None and log.exists() and not log.read_bytes().endswith(b"\n"):
@@ -89,17 +93,24 @@ def run_benchmark(
             yield done[problem.id]
         else:
             todo.append((problem, prompt))
-    for start in range(0, len(todo), batch):
-        chosen = todo[start : start + batch]
-        results = engine.generate([prompt for _, prompt in chosen], limits=limits, sampling=sampling, mode=mode)
-        for (problem, _), result in zip(chosen, results, strict=True):
-            outcome = outcome_of(problem, result, tokenizer.decode(result.tokens.tolist()))
-            if on_result is not None:
-                on_result(problem, result, outcome)
-            if log is not None:
-                with open(log, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
-            yield outcome
+    waiting, running = collections.deque(todo), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < together:
+                problem, prompt = waiting.popleft()
+                running[engine.submit(prompt, limits=limits, sampling=sampling, mode=mode)] = problem
+            for result in engine.advance():
+                problem = running.pop(result.request)
+                outcome = outcome_of(problem, result, tokenizer.decode(result.tokens.tolist()))
+                if on_result is not None:
+                    on_result(problem, result, outcome)
+                if log is not None:
+                    with open(log, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+                yield outcome
+    finally:
+        for request in running:
+            engine.cancel(request)
 
 
 def read_log(log: Path | None) -> dict[str, Outcome]:

@@ -14,15 +14,22 @@ PROMPT = {"a": [7], "b": [8], "c": [9]}
 
 
 class Engine:
-    """Answers from a table; counts what it was asked."""
+    """Answers from a table, the last submitted first; counts what it was asked."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.waiting, self.most = [], [], 0
 
-    def generate(self, prompts, **_):
-        self.asked += prompts
+    def submit(self, prompt, **_):
+        self.asked.append(prompt)
+        self.waiting.append((len(self.asked), prompt))
+        self.most = max(self.most, len(self.waiting))
+        return len(self.asked)
+
+    def advance(self):
+        request, prompt = self.waiting.pop()
         return [
             types.SimpleNamespace(
+                request=request,
                 tokens=np.array(prompt),
                 new_tokens=6,
                 critical_path=3,
@@ -32,8 +39,10 @@ class Engine:
                 barred=1,
                 sampled=5,
             )
-            for prompt in prompts
         ]
+
+    def cancel(self, request):
+        self.waiting = [waiting for waiting in self.waiting if waiting[0] != request]
 
 
 class Tokenizer:
@@ -44,7 +53,7 @@ class Tokenizer:
 PROBLEMS = [Problem(name, [], answer, paths=[]) for name, answer in (("a", "1"), ("b", "2"), ("c", "3"))]
 
 
-def outcomes(engine, log=None, problems=PROBLEMS):
+def outcomes(engine, log=None, problems=PROBLEMS, together=1):
     return run_benchmark(
         engine,
         Tokenizer(),
@@ -53,7 +62,7 @@ def outcomes(engine, log=None, problems=PROBLEMS):
         limits=None,
         sampling=None,
         mode="parallel",
-        batch=1,
+        together=together,
         log=log,
     )
 
@@ -70,6 +79,22 @@ def test_totals():
 
 def test_totals_of_nothing_are_none():
     assert totals([])["accuracy"] is None
+
+
+def test_as_many_at_a_time_as_asked_for():
+    engine = Engine()
+    done = list(outcomes(engine, together=2))
+    assert engine.most == 2
+    assert [o.id for o in done] == ["b", "c", "a"]
+    assert [o.correct for o in done] == [False, True, True]
+
+
+def test_an_interrupted_run_leaves_the_engine_idle():
+    engine = Engine()
+    run = outcomes(engine, together=3)
+    next(run)
+    run.close()
+    assert engine.waiting == []
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
