@@ -85,7 +85,9 @@ def override(config: TrainConfig, words: list[str]) -> TrainConfig:
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean --{close[0].replace('_', '-')}?" if close else "; mvjax train --help lists them"
             raise UserError(f"train: there is no field {flag}{hint}")
-    for group in map(as_switch, groups):
+    for group in groups:
+        if isinstance(getattr(config, group[0][2:].split("=")[0].replace("-", "_"), None), bool):
+            group = as_switch(group)
         output = io.StringIO()
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -100,10 +102,9 @@ def override(config: TrainConfig, words: list[str]) -> TrainConfig:
 
 def as_switch(group: list[str]) -> list[str]:
     """`--flag true` and `--flag=false` as `--flag` and `--no-flag`; other words as they are."""
-    flag, value = group[0].split("=", 1) if "=" in group[0] and len(group) == 1 else (*group, "", "")[:2]
-    if len(group) > 2 or value.lower() not in ("true", "false"):
-        return group
-    return [flag if value.lower() == "true" else f"--no-{flag[2:]}"]
+    flag, *value = [*group[0].split("=", 1), *group[1:]]
+    switches = {"true": [flag], "false": [f"--no-{flag[2:]}"]}
+    return switches.get(" ".join(value).lower(), group)
 
 
 def describe_fields(config: TrainConfig | None) -> str:

@@ -66,16 +66,6 @@ class DecoderStepModel:
             blank = [jnp.zeros((config.layers, *shape), self.dtype) for _ in range(2)]
         return Stream(*blank)
 
-    def grow_stream(self, stream: Stream, slots: int) -> Stream:
-        """The stream with room for `slots` slots a request (at least what it has), contents kept."""
-
-        def grow(kv):
-            more = [(0, 0)] * kv.ndim
-            more[-2] = (0, slots - kv.shape[-2])
-            return jnp.pad(kv, more)
-
-        return jax.tree.map(grow, stream)
-
     def prefill(
         self,
         params: Any,

@@ -71,7 +71,7 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_python_names_what_there_is(code):
-    """The imports work, and every name that the code calls exists with these arguments."""
+    """The imports work and the rest can be parsed; it is not run, for it needs the model."""
     imports = [line for line in code.splitlines() if line.startswith(("from ", "import "))]
     assert imports
     exec("\n".join(imports), {})

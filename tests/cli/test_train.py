@@ -14,6 +14,7 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
 from mvjax.data.records import Record, write_records
+from mvjax.errors import UserError
 from mvjax.models import load_adapter, merge
 from mvjax.models.load import load_with_tags
 from mvjax.weights import load_checkpoint
@@ -192,3 +193,19 @@ def test_twins_differ_in_form_alone():
 
     demo, twin = (load_config(ROOT / "configs" / f"{name}.py") for name in ("demo", "demo_autoregressive"))
     assert replace(twin, name=demo.name, form=demo.form) == demo
+
+
+def test_switches_take_a_word_and_other_fields_keep_theirs():
+    from mvjax.cli.train import override
+    from mvjax.training.config import TrainConfig
+
+    for words, value in (
+        (["--tensorboard", "False"], False),
+        (["--tensorboard=true"], True),
+        (["--no-tensorboard"], False),
+        (["--tensorboard"], True),
+    ):
+        assert override(TrainConfig(tensorboard=not value), words).tensorboard is value
+    assert override(TrainConfig(), ["--name", "true"]).name == "true"
+    with pytest.raises(UserError, match="type bool"):
+        override(TrainConfig(), ["--tensorboard", "perhaps"])

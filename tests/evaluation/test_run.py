@@ -89,7 +89,7 @@ def test_as_many_at_a_time_as_asked_for():
     assert [o.correct for o in done] == [False, True, True]
 
 
-def test_an_interrupted_run_leaves_the_engine_idle():
+def test_an_interrupted_run_cancels_what_is_in_the_engine():
     engine = Engine()
     run = outcomes(engine, together=3)
     next(run)
