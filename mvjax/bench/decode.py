@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mvjax.bench import torch_model
 from mvjax.bench.config import DecodeBench
-from mvjax.bench.engine import check_steps, find_copies
+from mvjax.bench.engine import find_copies, timed_engine
 from mvjax.bench.report import Bar, Report
-from mvjax.bench.scripted import PROMPT, drive, fitting_steps, scripted_engine
+from mvjax.bench.scripted import PROMPT, drive
 from mvjax.bench.timing import Spread, alternate, ratios
 
 TORCH_BAR, ROWS_BAR = 2.0, 3.7
@@ -23,15 +23,7 @@ PAUSE = 0.2
 
 def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> None:
     """Fill the report. All row counts, and transformers, take turns in every repetition."""
-    from mvjax.models.load import load_for_generation
-
-    say("loading the model")
-    tokenizer, model = load_for_generation(config.model)
-    rows = max(config.engine_rows, *config.rows)
-    plans = [(paths, fitting_steps(paths, config.steps, config.slots, rows)) for paths in config.rows]
-    for paths, steps in plans:
-        check_steps(paths, steps, config.slots)
-    engine, scripts = scripted_engine(model, model.params, tokenizer, plans, config.slots, rows, config.row_counts)
+    model, engine, scripts = timed_engine(config, say)
 
     def side(script):
         return lambda: drive(engine, script.prompt, script.limits, script.mode)

@@ -13,12 +13,16 @@ from mvjax.bench.scripted import (
     GREEDY,
     SAMPLED,
     Run,
+    Script,
     drive,
     fitting_steps,
     loop_programs,
     scripted_engine,
 )
 from mvjax.bench.timing import CompilationCounter, Spread, ratios
+from mvjax.engine.engine import Engine
+from mvjax.engine.model import StepModel
+from mvjax.errors import UserError
 
 KINDS = {"greedy": GREEDY, "sampled": SAMPLED}
 STEP_BAR, FORK_BAR = 1.15, 2.0
@@ -26,15 +30,7 @@ STEP_BAR, FORK_BAR = 1.15, 2.0
 
 def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> None:
     """Fill the report. Engine and bare forward take turns, stay by stay; greedy and sampled, row count by row count."""
-    from mvjax.models.load import load_for_generation
-
-    say("loading the model")
-    tokenizer, model = load_for_generation(config.model)
-    rows = max(config.engine_rows, *config.rows)
-    plans = [(paths, fitting_steps(paths, config.steps, config.slots, rows)) for paths in config.rows]
-    for paths, steps in plans:
-        check_steps(paths, steps, config.slots)
-    engine, scripts = scripted_engine(model, model.params, tokenizer, plans, config.slots, rows, config.row_counts)
+    model, engine, scripts = timed_engine(config, say)
     bare = {}
     for paths in config.rows:
         say(f"compiling the bare forward for {paths} rows")
@@ -90,7 +86,8 @@ def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> 
     report.notes += copies
     report.notes.append(
         f"stream of {config.slots} slots, {SYNC} steps a stay; the engine's time includes the steering of the script, "
-        "the host's side of a stay, and the interpreter for " + f"{rows} rows whatever number is live"
+        "the host's side of a stay, and the interpreter for "
+        f"{engine.config.rows} rows whatever number is live"
     )
     report.notes.append(
         "fork+reduce: time of the two stays beyond steady steps, in bare single-row steps, and idle steps"
@@ -115,18 +112,29 @@ def fork_cost(run: Run, single: Run, bare_step: float) -> float:
     return extra / bare_step + run.result.steps - run.result.critical_path - 1
 
 
-def check_steps(paths: int, steps: int, slots: int) -> None:
-    """UserError where a stream is too short for timings of so many paths."""
-    from mvjax.errors import UserError
+def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[StepModel, Engine, list[Script]]:
+    """The model, an engine of it, and a script for each of `config.rows` that keeps them live long enough to be timed.
 
-    if steps < 3 * SYNC:
-        raise UserError(
-            f"a stream of {slots} slots holds {max(steps, 0)} steps of {paths} rows, {3 * SYNC} are needed; "
-            "give more --slots or fewer --rows"
-        )
+    Raises:
+        UserError: the stream is too short for that.
+    """
+    from mvjax.models.load import load_for_generation
+
+    say("loading the model")
+    tokenizer, model = load_for_generation(config.model)
+    rows = max(config.engine_rows, *config.rows)
+    plans = [(paths, fitting_steps(paths, config.steps, config.slots, rows)) for paths in config.rows]
+    for paths, steps in plans:
+        if steps < 3 * SYNC:
+            raise UserError(
+                f"a stream of {config.slots} slots holds {max(steps, 0)} steps of {paths} rows, {3 * SYNC} are "
+                "needed; give more --slots or fewer --rows"
+            )
+    engine, scripts = scripted_engine(model, model.params, tokenizer, plans, config.slots, rows, config.row_counts)
+    return model, engine, scripts
 
 
-def find_copies(engine, bare: dict[int, BareLoop], model) -> list[str]:
+def find_copies(engine: Engine, bare: dict[int, BareLoop], model: StepModel) -> list[str]:
     """Where the engine's loops and the bare ones make a buffer of a stream array's size; empty as it should be."""
     import jax
 

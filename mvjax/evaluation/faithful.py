@@ -17,8 +17,9 @@ from flax import nnx
 from mvjax.engine.result import transcript_order
 from mvjax.language import lay_out
 
-PADDING = 128
-"""Transcripts are padded to multiples of this many tokens, so that few sizes are compiled."""
+PADDING = 512
+"""Transcripts are padded to multiples of this many tokens, so that few sizes are compiled: a pass over some padding
+costs far less than another program."""
 
 
 class RecordingModel:

@@ -40,7 +40,7 @@ def shared(monkeypatch, loaded, scripts):
         assert (model, slots, rows, row_counts) == (loaded[1], SLOTS, ROWS, (ROWS,))
         return engine, [next(s for s in made if (s.paths, s.steps) == plan) for plan in plans]
 
-    for room in ("engine", "decode", "parallel"):
+    for room in ("engine", "parallel"):
         monkeypatch.setattr(f"mvjax.bench.{room}.scripted_engine", give)
     monkeypatch.setattr(loading, "load_for_generation", lambda *_: loaded)
     return {"slots": SLOTS, "engine_rows": ROWS, "row_counts": (ROWS,), "repeat": 2}

@@ -131,7 +131,7 @@ def test_parallel_with_an_adapter(toy, tmp_path):
     report = Report("parallel", {})
     parallel.measure(chosen, report, lambda _: None)
     # What the random model writes is its own affair; blocks with more paths than rows are left out.
-    left_out = sum("is left out" in note for note in report.notes)
+    left_out = sum("had to wait for rows" in note for note in report.notes)
     assert sum(row["items"] for row in report.rows) + left_out == 2
     assert all(row["same tokens"] for row in report.rows)
 
