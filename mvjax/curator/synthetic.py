@@ -296,19 +296,24 @@ def block(parts: tuple[Chain | Group, ...], label: str, wording: Wording) -> Blo
 def lines(part: Chain | Group, label: str, wording: Wording) -> Body:
     """The text of a part's path."""
     if isinstance(part, Chain):
-        return (solved(part, label, wording),)
+        return (worked(part, label, wording),)
     return (announced(part, label, wording), block(part.parts, label, wording), solved(part, label, wording))
 
 
 def flat(part: Chain | Group, label: str, wording: Wording) -> Iterator[str]:
     """The same sentences one after the other, each part under its label."""
     if isinstance(part, Chain):
-        yield f"{label}: {solved(part, label, wording)}"
+        yield f"{label}: {worked(part, label, wording)}"
         return
     yield f"{label}: {announced(part, label, wording)}"
     for k, sub_part in enumerate(part.parts, 1):
         yield from flat(sub_part, f"{label}.{k}", wording)
     yield solved(part, label, wording)
+
+
+def worked(part: Chain, label: str, wording: Wording) -> str:
+    """What the prompt says of a part, word for word, then its calculation: what a path needs then stands in it."""
+    return " ".join([*described_part(part, label, wording), solved(part, label, wording)])
 
 
 def announced(part: Group, label: str, wording: Wording) -> str:

@@ -104,6 +104,9 @@ class PackedBatches(grain.IterDataset[Batch]):
 
     Each pass over the records is cut into windows, each window packed by itself and its rows put in random order; a
     batch takes the next rows. So a position is (window, row), and everything before it need not be computed again.
+
+    Rows have room for the longer form of each record: which records a step holds does not depend on the forms, and
+    twins that are trained on the two forms see the same problems in the same steps.
     """
 
     def __init__(self, corpus: Corpus, config: PipelineConfig, repeat: Sequence[int] | None = None):
@@ -127,7 +130,7 @@ class PackedBatches(grain.IterDataset[Batch]):
         first = place * self.config.window
         last = min(first + self.config.window, self.curriculum.length)
         draws = [self.curriculum(epoch * self.curriculum.length + step) for step in range(first, last)]
-        lengths = [self.corpus.length(draw.index, draw.form) for draw in draws]
+        lengths = [max(self.corpus.length(draw.index, form) for form in FORMS) for draw in draws]
         rows = first_fit_decreasing(lengths, self.config.row_length)
         rng = np.random.Generator(np.random.Philox(key=[(self.config.seed + 1) % 2**64, window]))
         order = rng.permutation(len(rows)) if self.config.shuffle else range(len(rows))

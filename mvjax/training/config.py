@@ -28,7 +28,8 @@ class TrainConfig:
     data: tuple[str, ...] = ()
     """Record files (JSON lines) written by `mvjax curate`; read in this order."""
     form: str = "multiverse"
-    """multiverse: the curriculum decides the form of each record; autoregressive: every record in sequential form."""
+    """multiverse: the curriculum decides the form of each record; autoregressive: every record in sequential form.
+    A step holds the same records either way."""
     curriculum: tuple[float, ...] = (1.0,)
     """Share of Multiverse-form records in each pass, in order; the last share holds for all later passes."""
     repeat: tuple[int, ...] = ()

@@ -92,9 +92,10 @@ def test_items_are_right_whatever_the_dials(config, index):
 @settings(max_examples=40, deadline=None)
 @given(dials(), st.integers(0, 1000))
 def test_every_calculation_of_a_path_belongs_to_its_own_part(config, index):
-    """So no path can use a sibling's result: its text is made of its own start and steps."""
+    """So no path can use a sibling's result: its text is its part's own sentence of the prompt, its start and steps."""
     record = item(config, index)
-    _, chains, _ = solve(record.messages[0]["content"])
+    prompt = record.messages[0]["content"]
+    _, chains, _ = solve(prompt)
     for label, text in re.findall(r"(?:<Path>\n|^)([\d.]+): ([^\n]*)", record.response, re.MULTILINE):
         if label not in chains or "=" not in text:
             continue
@@ -102,7 +103,10 @@ def test_every_calculation_of_a_path_belongs_to_its_own_part(config, index):
         forms = []
         for k in range(len(steps) + 1):
             forms.append(f"{value + sum(steps[:k])}{''.join(f'{step:+d}' for step in steps[k:])}")
-        assert text.split(". ")[0] == "=".join(forms)
+        told, calculation, _ = text.split(". ")
+        assert f" {told}." in prompt
+        assert told.split(": ")[0].split()[-1] == label
+        assert calculation == "=".join(forms)
 
 
 @settings(max_examples=40, deadline=None)

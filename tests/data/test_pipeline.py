@@ -30,6 +30,15 @@ def test_a_pass_has_every_record_once_in_the_share_of_forms(corpus):
         assert Counter(form for _, form in drawn)["multiverse"] == round(share * len(corpus))
 
 
+def test_the_records_of_a_step_do_not_depend_on_the_forms(corpus):
+    """Twins trained on the two forms see the same problems in the same steps."""
+    drawn = []
+    for share in (0.0, 0.4, 1.0):
+        dataset = PackedBatches(corpus, replace(CONFIG, shares=(share,)))
+        drawn.append([[index for index, _ in row] for window in range(4) for row in dataset.window_rows(window)])
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 def test_batches_hold_the_documents_whole(corpus):
     dataset = PackedBatches(corpus, CONFIG)
     walk = iter(dataset)
