@@ -12,7 +12,7 @@ Command: mvjax train configs/demo.py
 Hardware: two CPU cores, 8 GB of memory.
 Run time: about 35 minutes (20 seconds a step).
 Leaves the adapter (LoRA of rank 16 and the twelve tag rows) in runs/demo/adapter.safetensors.
-Its autoregressive twin, on the same problems in the same steps: add --form autoregressive --name twin.
+Its autoregressive twin is configs/demo_autoregressive.py.
 Result: the adapter in mvjax/assets; loss 0.01 to 0.73 in the last 12 steps. README has its accuracy.
 """  # noqa: E501
 

@@ -1,6 +1,7 @@
 """The demo model's autoregressive twin: the same problems, steps and seeds, each solution in sequential form.
 
-It is what the demo model is compared with. Prepare as for configs/demo.py.
+It is what the demo model is compared with: rows are packed by the longer form of each record, so a step of either
+holds the same records. Prepare as for configs/demo.py.
 
 Command: mvjax train configs/demo_autoregressive.py
 Hardware: two CPU cores, 8 GB of memory; as long as the demo model takes.
