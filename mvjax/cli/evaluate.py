@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -93,7 +93,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
     tokenizer, model = load_for_generation(arguments.model, adapter)
     if arguments.check:
-        from mvjax.evaluation.faithful import Checker, RecordingModel
+        from mvjax.evaluation.faithful import Agreement, Checker, RecordingModel
         from mvjax.models.load import load_with_tags
 
         model = RecordingModel(model)
@@ -117,13 +117,13 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         log = arguments.output / "outcomes.jsonl"
-    checker, check = None, None
+    check = None
     if arguments.check:
         checker = Checker(engine, load_with_tags(arguments.model, adapter=adapter)[1], tokenizer)
         prompt_of = dict(zip((problem.id for problem in problems), prompts))
 
-        def check(problem, result, _):
-            checker.check(prompt_of[problem.id], result, limits=limits, sampling=sampling)
+        def check(problem, result):
+            return asdict(checker.check(prompt_of[problem.id], result, limits=limits, sampling=sampling))
 
     outcomes = run_benchmark(
         engine,
@@ -135,11 +135,11 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
         mode=arguments.mode,
         together=requests,
         log=log,
-        on_result=check,
+        check=check,
     )
     console = Console(file=sys.stderr)
     done = list(track(outcomes, total=len(problems), description=arguments.data.stem, console=console))
     summary = totals(done)
-    if checker is not None:
-        summary |= checker.agreement.summary()
+    if arguments.check:
+        summary |= sum((Agreement(**outcome.check) for outcome in done), Agreement()).summary()
     return summary

@@ -6,7 +6,7 @@ every token that the engine sampled from must agree (arXiv 2506.09991, section 5
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -49,9 +49,9 @@ class RecordingModel:
         return logits_WV, (inner, logits_RSV.at[rows.request_W, slot_W].set(logits_WV, mode="drop"))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Agreement:
-    """What the comparison of many transcripts found."""
+    """What the comparison of a transcript found, or of many: findings add up."""
 
     transcripts: int = 0
     compared: int = 0
@@ -68,6 +68,10 @@ class Agreement:
     """Of these, those that came out token by token alike."""
     schedule_ties: int = 0
     """Of the others, those whose first difference is a tie within twice the error."""
+
+    def __add__(self, other: Agreement) -> Agreement:
+        both = {name: value + getattr(other, name) for name, value in asdict(self).items()}
+        return Agreement(**both | {"largest_error": max(self.largest_error, other.largest_error)})
 
     def summary(self) -> dict[str, Any]:
         """Figures for a report."""
@@ -96,14 +100,13 @@ class Checker:
     engine: Any
     decoder: Any
     tokenizer: Any
-    agreement: Agreement = field(default_factory=Agreement)
 
     def __post_init__(self) -> None:
         self.tables = self.tokenizer.tables()
         graphdef, self.state = nnx.split(self.decoder)
         self.forward = jax.jit(lambda state, *arrays: nnx.merge(graphdef, state)(*arrays))
 
-    def check(self, prompt: list[int], result, *, limits, sampling) -> None:
+    def check(self, prompt: list[int], result, *, limits, sampling) -> Agreement:
         """Compare one result, right after it was generated; then run the sequential schedule and compare that.
 
         Raises:
@@ -123,13 +126,13 @@ class Checker:
         rows = logits_TV[source_N[differ]]
         index = np.arange(len(differ))
         gap = rows[index, theirs_N[differ]] - rows[index, mine_N[differ]]
-        total = self.agreement
-        total.transcripts += 1
-        total.compared += len(sampled_N)
-        total.largest_error = max(total.largest_error, error / scale)
-        total.ties += int(np.sum(gap <= 2 * error))
-        total.contradictions += int(np.sum(gap > 2 * error))
-        self.compare_schedules(prompt, result, logits_TV, layout, error, limits, sampling)
+        return Agreement(
+            transcripts=1,
+            compared=len(sampled_N),
+            largest_error=error / scale,
+            ties=int(np.sum(gap <= 2 * error)),
+            contradictions=int(np.sum(gap > 2 * error)),
+        ) + self.compare_schedules(prompt, result, logits_TV, layout, error, limits, sampling)
 
     def training_logits(self, tokens_T: np.ndarray, prompt_length: int):
         """Layout of a finished transcript and the training model's logits [T, V]."""
@@ -148,20 +151,17 @@ class Checker:
         logits_BTV = self.forward(self.state, pad(tokens_T), pad(layout.position), pad(start_ET), pad(end_ET))
         return layout, np.asarray(logits_BTV[0, :count])
 
-    def compare_schedules(self, prompt, result, logits_TV, layout, error, limits, sampling) -> None:
+    def compare_schedules(self, prompt, result, logits_TV, layout, error, limits, sampling) -> Agreement:
         """Generate the same again, path after path, and compare token by token."""
         if len(result.parent) < 2:
-            return
+            return Agreement()
         other = self.engine.generate([prompt], limits=limits, sampling=sampling, mode="sequential")[0]
-        total = self.agreement
-        total.schedules += 1
         mine, theirs = result.tokens.tolist(), other.tokens.tolist()
         if mine == theirs:
-            total.same_tokens += 1
-            return
+            return Agreement(schedules=1, same_tokens=1)
         first = next(
             (place for place, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)) - 1
         )
         source = layout.predecessor[len(prompt) + first]
         gap = abs(logits_TV[source, mine[first]] - logits_TV[source, theirs[first]])
-        total.schedule_ties += int(gap <= 2 * error)
+        return Agreement(schedules=1, schedule_ties=int(gap <= 2 * error))

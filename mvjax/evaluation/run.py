@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mvjax.evaluation.grading import is_correct
@@ -35,6 +35,8 @@ class Outcome:
     sampled: int
     """Decisions in all."""
     response: str
+    check: dict[str, float] | None = None
+    """What `check` found; None if there was none."""
 
     @property
     def right_paths(self) -> bool:
@@ -71,7 +73,7 @@ def run_benchmark(
     mode: str,
     together: int,
     log: Path | None = None,
-    on_result: Callable[[Problem, object, Outcome], None] | None = None,
+    check: Callable[[Problem, object], dict[str, float]] | None = None,
 ) -> Iterator[Outcome]:
     """Yield an `Outcome` per problem as it is done; those already in `log` come first and are not run again.
 
@@ -80,10 +82,10 @@ def run_benchmark(
         prompts: token ids of each problem's prompt.
         together: problems in the engine at the same time.
         log: JSONL file of outcomes, appended one by one, so that an interrupted run goes on where it was.
-        on_result: called with every fresh result (for checks that need the tokens); with `together` 1 the engine is
-            idle then.
+        check: looks at every fresh result, for what needs its tokens; goes into the outcome. With `together` 1 the
+            engine is idle then. Outcomes in `log` that have not been checked are run again.
     """
-    done = read_log(log)
+    done = {id: outcome for id, outcome in read_log(log).items() if check is None or outcome.check is not None}
     if log is not None and log.exists() and not log.read_bytes().endswith(b"\n"):
         with open(log, "a", encoding="utf-8") as file:  # A line that an interruption cut must not spoil the next one.
             file.write("\n")
@@ -102,8 +104,8 @@ def run_benchmark(
             for result in engine.advance():
                 problem = running.pop(result.request)
                 outcome = outcome_of(problem, result, tokenizer.decode(result.tokens.tolist()))
-                if on_result is not None:
-                    on_result(problem, result, outcome)
+                if check is not None:
+                    outcome = replace(outcome, check=check(problem, result))
                 if log is not None:
                     with open(log, "a", encoding="utf-8") as file:
                         file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")

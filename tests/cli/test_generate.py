@@ -67,12 +67,16 @@ def test_evaluate_writes_totals_and_goes_on(toy, capsys, tmp_path):
 @pytest.mark.slow
 def test_evaluate_checks_every_transcript(toy, capsys, tmp_path):
     data = tmp_path / "questions.jsonl"
-    data.write_text(json.dumps({"question": "What is 1+1?", "answer": "#### 2"}) + "\n")
-    status, output, _ = run(capsys, "evaluate", data, "--model", toy, *FEW, "--check", "--json")
-    totals = json.loads(output)
-    assert status == 0
-    assert totals["contradictions"] == 0
-    assert totals["largest error of a logit"] < 1e-5
+    questions = [{"question": f"What is 1+{n}?", "answer": f"#### {n + 1}"} for n in range(2)]
+    data.write_text("".join(json.dumps(question) + "\n" for question in questions))
+    words = ("evaluate", data, "--model", toy, *FEW, "--check", "--output", tmp_path / "out", "--json")
+    for limit in (1, 2):  # The second run goes on where the first stopped, with what it has found.
+        status, output, _ = run(capsys, *words, "--limit", limit)
+        totals = json.loads(output)
+        assert status == 0
+        assert totals["transcripts checked"] == limit
+        assert totals["contradictions"] == 0
+        assert totals["largest error of a logit"] < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Tokenizer:
 PROBLEMS = [Problem(name, [], answer, paths=[]) for name, answer in (("a", "1"), ("b", "2"), ("c", "3"))]
 
 
-def outcomes(engine, log=None, problems=PROBLEMS, together=1):
+def outcomes(engine, log=None, problems=PROBLEMS, together=1, check=None):
     return run_benchmark(
         engine,
         Tokenizer(),
@@ -64,6 +64,7 @@ def outcomes(engine, log=None, problems=PROBLEMS, together=1):
         mode="parallel",
         together=together,
         log=log,
+        check=check,
     )
 
 
@@ -95,6 +96,16 @@ def test_an_interrupted_run_cancels_what_is_in_the_engine():
     next(run)
     run.close()
     assert engine.waiting == []
+
+
+def test_what_has_not_been_checked_is_run_again_to_be_checked(tmp_path):
+    log = tmp_path / "outcomes.jsonl"
+    list(outcomes(Engine(), log, PROBLEMS[:2]))
+    checked = list(outcomes(Engine(), log, check=lambda problem, result: {"letter": ord(problem.id)}))
+    assert [o.check["letter"] for o in checked] == [97, 98, 99]
+    engine = Engine()
+    assert list(outcomes(engine, log, check=lambda problem, result: {})) == checked
+    assert engine.asked == []
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
