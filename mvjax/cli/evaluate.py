@@ -45,7 +45,8 @@ class EvaluateArguments:
     """Also compare the engine's logits with the training forward pass, and its tokens with those of the sequential
     schedule, on every transcript; one request at a time."""
     output: Path | None = None
-    """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped."""
+    """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped, if its
+    settings are the same (--limit, --requests, --rows and --check may differ)."""
     json: bool = False
     """Print the totals as JSON."""
 
@@ -86,6 +87,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
+    from mvjax.evaluation.settings import claim
     from mvjax.models.load import load_for_generation
 
     limits = Limits(max_new_tokens=arguments.max_new_tokens)
@@ -115,7 +117,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
         engine.check(prompt, limits, sampling, arguments.mode)
     log = None
     if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
+        claim(arguments.output, settings_of(arguments, adapter))
         log = arguments.output / "outcomes.jsonl"
     check = None
     if arguments.check:
@@ -143,3 +145,16 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     if arguments.check:
         summary |= sum((Agreement(**outcome.check) for outcome in done), Agreement()).summary()
     return summary
+
+
+def settings_of(arguments: EvaluateArguments, adapter: Path | None) -> dict[str, object]:
+    """What the outcomes depend on."""
+    from mvjax.evaluation.settings import fingerprint
+
+    names = ("mode", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    return {
+        "data": fingerprint(arguments.data),
+        "model": fingerprint(arguments.model),
+        "adapter": None if adapter is None else fingerprint(Path(adapter)),
+        **{name: getattr(arguments, name) for name in names},
+    }

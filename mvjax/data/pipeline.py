@@ -86,9 +86,9 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.records)
 
-    def length(self, index: int, form: Form) -> int:
-        """Tokens of a record in one form."""
-        return len(self._encoded[index][form][0])
+    def length(self, index: int) -> int:
+        """Tokens of a record in its longer form: the room that it takes in a row."""
+        return max(len(tokens_T) for tokens_T, _ in self._encoded[index].values())
 
     def example(self, index: int, form: Form) -> Example:
         """A record in one form, laid out."""
@@ -130,7 +130,7 @@ class PackedBatches(grain.IterDataset[Batch]):
         first = place * self.config.window
         last = min(first + self.config.window, self.curriculum.length)
         draws = [self.curriculum(epoch * self.curriculum.length + step) for step in range(first, last)]
-        lengths = [max(self.corpus.length(draw.index, form) for form in FORMS) for draw in draws]
+        lengths = [self.corpus.length(draw.index) for draw in draws]
         rows = first_fit_decreasing(lengths, self.config.row_length)
         rng = np.random.Generator(np.random.Philox(key=[(self.config.seed + 1) % 2**64, window]))
         order = rng.permutation(len(rows)) if self.config.shuffle else range(len(rows))
