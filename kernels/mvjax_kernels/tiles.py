@@ -84,6 +84,20 @@ def tile_spans(hide_start_BES: Int[Array, "B E S"], hide_end_BES: Int[Array, "B 
     )
 
 
+def tile_rows(q_offset_BC: Int[Array, "B C"], length: int, rows: int) -> tuple[Int[Array, "B Q"], Int[Array, "B Q"]]:
+    """First row of each tile of queries, and the end of its rows.
+
+    Args:
+        q_offset_BC: row of the first query of each of C chunks of equal length, which lie one behind the other.
+        length: number of queries, those of all chunks.
+        rows: queries per tile; divides the chunks if there are several.
+    """
+    chunk = length // q_offset_BC.shape[1]
+    start_Q = jnp.arange(-(-length // rows), dtype=jnp.int32) * rows
+    ahead_BQ = q_offset_BC[:, start_Q // chunk] - start_Q // chunk * chunk
+    return ahead_BQ + start_Q, ahead_BQ + jnp.minimum(start_Q + rows, length)
+
+
 def classify(
     spans: TileSpans, first_BQ: Int[Array, "B Q"], last_BQ: Int[Array, "B Q"]
 ) -> tuple[Bool[Array, "B Q C"], Bool[Array, "B Q C"]]:
@@ -106,6 +120,84 @@ def classify(
     return visible_B1QC[:, 0], full_B1QC[:, 0]
 
 
+class TileRuns(NamedTuple):
+    """The blocks that each line of tiles visits, in order, as runs of neighbours of one kind; empty runs come last.
+
+    A line is a tile of query rows (its blocks are keys) or a block of keys (its blocks are tiles of rows). In a tree
+    the visible tiles of a line form at most E + 1 runs, and those visible in full at most E + 1: of the keys before a
+    tile, a level hides or hides in part only one stretch, from its ancestor's block to where that ancestor begins.
+    Hence at most 3 (E + 1) runs of one kind, whatever the length.
+    """
+
+    start_BXR: Int[Array, "B X R"]
+    end_BXR: Int[Array, "B X R"]
+    full_BXR: Bool[Array, "B X R"]
+    """Every pair of these tiles is visible: no mask is needed."""
+
+
+def tile_runs(visible_BXY: Bool[Array, "B X Y"], full_BXY: Bool[Array, "B X Y"], levels: int) -> TileRuns:
+    """The runs of every line of tiles.
+
+    Intervals that come from no tree can make more than there is room for: the last run then takes all that is left,
+    with the mask. Nothing is missed, though tiles may be visited for nothing.
+    """
+    blocks = visible_BXY.shape[-1]
+    index_Y = jnp.arange(blocks, dtype=jnp.int32)
+    kind_BXY = jnp.where(full_BXY, 2, visible_BXY.astype(jnp.int8)).astype(jnp.int8)
+    starts, ends, fulls = [], [], []
+    end_BX = jnp.zeros(visible_BXY.shape[:2], jnp.int32)
+    for _ in range(3 * (levels + 1)):
+        start_BX = jnp.where((kind_BXY > 0) & (index_Y >= end_BX[..., None]), index_Y, blocks).min(-1)
+        kind_BX = jnp.where(index_Y == start_BX[..., None], kind_BXY, 0).max(-1)
+        other_BXY = (kind_BXY != kind_BX[..., None]) & (index_Y > start_BX[..., None])
+        end_BX = jnp.where(other_BXY, index_Y, blocks).min(-1)
+        starts.append(start_BX)
+        ends.append(end_BX)
+        fulls.append(kind_BX == 2)
+    last_BX = jnp.where(kind_BXY > 0, index_Y + 1, 0).max(-1)
+    fulls[-1] &= last_BX <= ends[-1]
+    ends[-1] = jnp.maximum(ends[-1], last_BX)
+    return TileRuns(jnp.stack(starts, -1), jnp.stack(ends, -1), jnp.stack(fulls, -1))
+
+
+class RunLists(NamedTuple):
+    """The runs of all lines as int32 arrays, for kernels: `runs_per_line` numbers a line.
+
+    The last run of a line is always empty, and a line behind the last is too: a kernel may look ahead. A sequence of
+    32K tokens in tiles of 128 takes 16 KiB an array for E = 4.
+    """
+
+    run: Int[Array, "B X1*R"]
+    """First block of the run, times two, plus one if its tiles are visible in full."""
+    end: Int[Array, "B X1*R"]
+    """End of the run."""
+
+
+def runs_per_line(levels: int) -> int:
+    """Numbers per line in `RunLists`."""
+    return 3 * (levels + 1) + 1
+
+
+def run_lists(
+    hide_start_BES: Int[Array, "B E S"],
+    hide_end_BES: Int[Array, "B E S"],
+    q_offset_BC: Int[Array, "B C"],
+    length: int,
+    rows: int,
+    block: int,
+) -> tuple[RunLists, RunLists]:
+    """What the tiles of `rows` query positions visit, and what the blocks of `block` keys do; `length` queries."""
+    spans = tile_spans(hide_start_BES, hide_end_BES, block)
+    both = classify(spans, *tile_rows(q_offset_BC, length, rows))
+
+    def flat(x_BXR):
+        return jnp.pad(x_BXR, ((0, 0), (0, 1), (0, 1))).reshape(x_BXR.shape[0], -1)
+
+    by_rows = tile_runs(*both, hide_start_BES.shape[1])
+    by_keys = tile_runs(*(x_BQC.swapaxes(1, 2) for x_BQC in both), hide_start_BES.shape[1])
+    return tuple(RunLists(flat(2 * x.start_BXR + x.full_BXR), flat(x.end_BXR)) for x in (by_rows, by_keys))
+
+
 def visible_tiles(
     hide_start_BES: Int[Array, "B E S"],
     hide_end_BES: Int[Array, "B E S"],
@@ -113,7 +205,7 @@ def visible_tiles(
     *,
     block_q: int,
     block_k: int,
-    q_offset_B: Int[Array, " B"] | None = None,
+    q_offset_BC: Int[Array, "B C"] | None = None,
 ) -> tuple[Bool[Array, "B Q C"], Bool[Array, "B Q C"]]:
     """The tiles that attention visits, and those of them that need no mask: a meter for tests and benchmarks.
 
@@ -121,11 +213,9 @@ def visible_tiles(
         hide_start_BES, hide_end_BES: hidden intervals, as `attention` takes them.
         query_length: number of query rows T.
         block_q, block_k: rows and keys per tile; a last tile may be smaller.
-        q_offset_B: global row of each sequence's first query, 0 by default.
+        q_offset_BC: row of the first query of each of C chunks, as `tile_rows` takes it; one chunk from 0 by default.
     """
-    if q_offset_B is None:
-        q_offset_B = jnp.zeros(hide_start_BES.shape[0], jnp.int32)
-    starts_Q = jnp.arange(-(-query_length // block_q), dtype=jnp.int32) * block_q
-    ends_Q = jnp.minimum(starts_Q + block_q, query_length)
+    if q_offset_BC is None:
+        q_offset_BC = jnp.zeros((hide_start_BES.shape[0], 1), jnp.int32)
     spans = tile_spans(hide_start_BES, hide_end_BES, block_k)
-    return classify(spans, q_offset_B[:, None] + starts_Q, q_offset_B[:, None] + ends_Q)
+    return classify(spans, *tile_rows(q_offset_BC, query_length, block_q))

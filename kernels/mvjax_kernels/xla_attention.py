@@ -11,6 +11,7 @@ arrays (float32). Five products a tile; the logits are computed again from the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mvjax_kernels.precision import precision_of
-from mvjax_kernels.tiles import INT32_MAX, visible_tiles
+from mvjax_kernels.tiles import INT32_MAX, tile_rows, visible_tiles
 
 TILES = ((4, 128, 256), (8, 64, 256), (2**31, 32, 256))
 """(largest query group G, query positions, keys) of a tile on CPU.
@@ -33,10 +34,13 @@ visits 56 %, and 1.0 at T = 512; 64 x 128 1.2; 256 x 256 1.3.
 """
 
 
-def tile_shape(group: int, length: int, keys: int) -> tuple[int, int]:
-    """Query positions and keys per tile for G query heads a kv head, T = `length` queries and S = `keys` keys."""
+def tile_shape(group: int, length: int, keys: int, chunks: int = 1) -> tuple[int, int]:
+    """Query positions and keys per tile: G query heads a kv head, T = `length` queries in chunks, S = `keys` keys."""
     most_rows, most_keys = next((r, k) for largest, r, k in TILES if group <= largest)
-    return min(most_rows, -(-length // 8) * 8), min(most_keys, -(-keys // 8) * 8)
+    most_keys = min(most_keys, -(-keys // 8) * 8)
+    if chunks > 1:
+        return math.gcd(most_rows, length // chunks), most_keys
+    return min(most_rows, -(-length // 8) * 8), most_keys
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
@@ -46,14 +50,14 @@ def attention(
     v_BSKH: Float[Array, "B S K H"],
     hide_start_BES: Int[Array, "B E S"],
     hide_end_BES: Int[Array, "B E S"],
-    q_offset_B: Int[Array, " B"],
+    q_offset_BC: Int[Array, "B C"],
     scale: float,
     soft_cap: float | None,
     rows: int,
     keys: int,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
     """See `mvjax_kernels.attention`; the arguments are checked there. Tiles are `rows` x `keys`."""
-    return _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap, rows, keys)[0]
+    return _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap, rows, keys)[0]
 
 
 class _Plan(NamedTuple):
@@ -74,13 +78,13 @@ class _Plan(NamedTuple):
     """The key blocks to visit: the `full` ones, then the others."""
 
 
-def _plan(hide_start_BES, hide_end_BES, q_offset_B, length: int, rows: int, keys: int) -> _Plan:
+def _plan(hide_start_BES, hide_end_BES, q_offset_BC, length: int, rows: int, keys: int) -> _Plan:
     visible_BQC, full_BQC = visible_tiles(
-        hide_start_BES, hide_end_BES, length, block_q=rows, block_k=keys, q_offset_B=q_offset_B
+        hide_start_BES, hide_end_BES, length, block_q=rows, block_k=keys, q_offset_BC=q_offset_BC
     )
     B, Q, C = visible_BQC.shape
     order_BQC = jnp.where(full_BQC, 0, jnp.where(visible_BQC, C, 2 * C)) + jnp.arange(C, dtype=jnp.int32)
-    first_row_BQ = q_offset_B[:, None] + jnp.arange(Q, dtype=jnp.int32) * rows
+    first_row_BQ, _ = tile_rows(q_offset_BC, length, rows)
     return _Plan(
         jnp.repeat(jnp.arange(B, dtype=jnp.int32), Q),
         first_row_BQ.reshape(-1),
@@ -154,12 +158,12 @@ def _cap(logits: Array, soft_cap: float | None) -> Array:
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
-def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap, rows, keys):
+def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap, rows, keys):
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     M = N // K * rows
     dot = partial(jnp.einsum, precision=precision_of(q_BTNH.dtype), preferred_element_type=jnp.float32)
-    plan = _plan(hide_start_BES, hide_end_BES, q_offset_B, T, rows, keys)
+    plan = _plan(hide_start_BES, hide_end_BES, q_offset_BC, T, rows, keys)
     mask = _mask(hide_start_BES, hide_end_BES, keys)
     k_BKSH, v_BKHS = _keys_inside(k_BSKH, keys), _keys_inside(v_BSKH, keys).swapaxes(2, 3)
 
@@ -192,18 +196,18 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, s
     _, (o_PKMH, lse_PKM) = lax.scan(query_tile, None, (plan, _query_tiles(q_BTNH, K, rows)))
     o_BTNH = _from_query_tiles(o_PKMH, rows, B, T)
     lse_BTN = _from_query_tiles(lse_PKM[..., None], rows, B, T)[..., 0]
-    saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, o_BTNH, lse_BTN)
+    saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, o_BTNH, lse_BTN)
     return (o_BTNH, lse_BTN), saved
 
 
 def _backward(scale, soft_cap, rows, keys, saved, gradients):
-    q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_B, o_BTNH, lse_BTN = saved
+    q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, o_BTNH, lse_BTN = saved
     do_BTNH, dlse_BTN = gradients
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     M = N // K * rows
     dot = partial(jnp.einsum, precision=precision_of(q_BTNH.dtype), preferred_element_type=jnp.float32)
-    plan = _plan(hide_start_BES, hide_end_BES, q_offset_B, T, rows, keys)
+    plan = _plan(hide_start_BES, hide_end_BES, q_offset_BC, T, rows, keys)
     mask = _mask(hide_start_BES, hide_end_BES, keys)
     k_BKSH, v_BKSH = _keys_inside(k_BSKH, keys), _keys_inside(v_BSKH, keys)
     # d logit = p * (dp - sum(do * o) + dlse); rows without a key have lse -inf, where every p is exp(-inf - 0) = 0.

@@ -3,9 +3,54 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jax import lax
+from jaxtyping import Array, Float, Int, Integer
 
 from mvjax_kernels.precision import precision_of
+
+
+def gather(
+    k_PKZH: Array,
+    v_PKZH: Array,
+    words_RS: Integer[Array, "R S"],
+    pages_RM: Int[Array, "R M"],
+    length_R: Int[Array, " R"],
+    scales: tuple[Array, Array] | None,
+    dtype: jnp.dtype,
+) -> tuple[Array, Array, Integer[Array, "R S"]]:
+    """Paged streams as contiguous ones in `dtype`; slots behind an end are zero and seen by nobody."""
+    R, M = pages_RM.shape
+    K, Z, H = k_PKZH.shape[1:]
+    live_RS = jnp.arange(M * Z) < length_R[:, None]
+    pages_RM = jnp.where(jnp.arange(M) * Z < length_R[:, None], pages_RM, 0)
+
+    def stream(x_PKZH, scale_PKZ):
+        x_RMKZH = x_PKZH[pages_RM].astype(dtype if scale_PKZ is None else jnp.float32)
+        if scale_PKZ is not None:
+            x_RMKZH *= scale_PKZ[pages_RM][..., None]
+        x_RKSH = x_RMKZH.swapaxes(1, 2).reshape(R, K, M * Z, H)
+        return jnp.where(live_RS[:, None, :, None], x_RKSH, 0).astype(dtype)
+
+    k_scale, v_scale = scales or (None, None)
+    return stream(k_PKZH, k_scale), stream(v_PKZH, v_scale), jnp.where(live_RS, words_RS, 0)
+
+
+def write_stream(
+    k_PKZH: Array,
+    v_PKZH: Array,
+    new_k_RLKH: Float[Array, "R L K H"],
+    new_v_RLKH: Float[Array, "R L K H"],
+    pages_RM: Int[Array, "R M"],
+    start_R: Int[Array, " R"],
+) -> tuple[Array, Array]:
+    """See `mvjax_kernels.write_stream`; the arguments are checked there."""
+    (P, _, Z, _), M = k_PKZH.shape, pages_RM.shape[1]
+    slot_RL = start_R[:, None] + jnp.arange(new_k_RLKH.shape[1], dtype=jnp.int32)
+    page_RL = jnp.take_along_axis(pages_RM, jnp.minimum(slot_RL // Z, M - 1), axis=1)
+    page_RL = jnp.where(slot_RL < M * Z, page_RL, P)
+    return tuple(
+        kv.at[page_RL, :, slot_RL % Z].set(new, mode="drop") for kv, new in ((k_PKZH, new_k_RLKH), (v_PKZH, new_v_RLKH))
+    )
 
 
 def stream_attention(
@@ -37,3 +82,12 @@ def stream_attention(
     o_RKMH = jnp.einsum("rkms,rksh->rkmh", weights_RKMS, v_RKSH.astype(jnp.float32), precision=precision)
     o_RKLGH = o_RKMH.reshape(R, K, L, N // K, H) / jnp.where(total_RKLG1 == 0, 1.0, total_RKLG1)
     return o_RKLGH.swapaxes(1, 2).reshape(R, L, N, H).astype(q_RLNH.dtype)
+
+
+def merge_parts(o_RKXMH: Float[Array, "R K X M H"], lse_RKXM: Float[Array, "R K X M"]) -> Float[Array, "R K M H"]:
+    """One softmax over all parts of a stream from the parts' own and their log-sum-exps."""
+    top_RK1M = lse_RKXM.max(2, keepdims=True)
+    weight_RKXM = jnp.exp(lse_RKXM - jnp.where(top_RK1M == -jnp.inf, 0.0, top_RK1M))
+    total_RKM = weight_RKXM.sum(2)
+    o_RKMH = jnp.einsum("rkxm,rkxmh->rkmh", weight_RKXM, o_RKXMH, precision=lax.Precision.HIGHEST)
+    return o_RKMH / jnp.where(total_RKM == 0, 1.0, total_RKM)[..., None]

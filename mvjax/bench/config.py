@@ -155,6 +155,22 @@ class AttentionBench(Bench):
 
 
 @dataclass(frozen=True)
+class KernelsBench(AttentionBench):
+    """Memory and work of attention compiled for a TPU that need not be here, beside splash and dense attention."""
+
+    lengths: tuple[int, ...] = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
+    """Tokens T."""
+    heads: int = 8
+    """Query heads."""
+    kv_heads: int = 2
+    """Key and value heads."""
+    head_dim: int = 128
+    """Width of a head."""
+    chip: str = "v5e:2x2"
+    """TPU slice to compile for, as libtpu names it."""
+
+
+@dataclass(frozen=True)
 class LayoutBench(Bench):
     """Time to lay out a long transcript: segments, positions, hidden intervals, loss."""
 

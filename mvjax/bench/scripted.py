@@ -109,6 +109,19 @@ class SteeredModel:
         """The inner model's stream, and the script of each request."""
         return self.model.init_stream(requests, slots), jnp.zeros(requests, jnp.int32)
 
+    @property
+    def page_size(self):
+        """The inner model's."""
+        return getattr(self.model, "page_size", None)
+
+    def init_pages(self, pages: int):
+        """The inner model's pages, and the script of the one request that a scripted engine has."""
+        return self.model.init_pages(pages), jnp.zeros(1, jnp.int32)
+
+    def with_table(self, stream, table_RM):
+        """The inner model's pages under a table."""
+        return self.model.with_table(stream[0], table_RM), stream[1]
+
     def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
         """The inner model's prefill; the first chunk names the script."""
         inner, script_R = stream

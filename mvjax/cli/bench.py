@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import sys
 import time
 from typing import Annotated
@@ -17,6 +17,7 @@ from mvjax.errors import UserError
 BENCHES: dict[str, type[Bench]] = {
     "layout": settings.LayoutBench,
     "attention": settings.AttentionBench,
+    "kernels": settings.KernelsBench,
     "engine": settings.EngineBench,
     "decode": settings.DecodeBench,
     "parallel": settings.ParallelBench,
@@ -90,6 +91,8 @@ def run_all(chosen: settings.AllBench) -> None:
 
 def lacking(name: str, chosen: settings.AllBench) -> str | None:
     """Why a benchmark cannot run here; None where it can."""
+    if name == "kernels" and importlib.util.find_spec("libtpu") is None:
+        return "libtpu is not installed (make bench-kernels sets it up)"
     if name == "training":
         from mvjax.bench.torch_model import missing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ def usage() -> str:
     )
 
 
+def tell_backend() -> None:
+    """Which attention kernels "auto" has chosen goes to standard error, once."""
+    logger, handler = logging.getLogger("mvjax_kernels"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+
+
 def run() -> None:
     """Entry point of the console script."""
     sys.exit(main(sys.argv[1:]))
@@ -50,6 +59,7 @@ def main(argv: list[str]) -> int:
         print(f"error: there is no verb {verb!r}; mvjax --help lists them", file=sys.stderr)
         return EXIT_USER
     use_compilation_cache()
+    tell_backend()
     try:
         return importlib.import_module(f"mvjax.cli.{verb}").main(rest)
     except KeyboardInterrupt:

@@ -56,7 +56,34 @@ def fetch(state: State, place: Int[Array, ""]) -> tuple[Int[Array, "S 6"], Int[A
     return state.record_RSC[place], state.segment_RS[place], counts
 
 
+def park(state: State, place: Int[Array, ""]) -> tuple[State, State]:
+    """The state without a request (its slots are nobody's, it has no branch), and all that it was."""
+    parked = jax.tree.map(lambda leaf: leaf[place], state)
+    request = jax.tree.map(lambda leaf: leaf.at[place].set(jnp.zeros_like(leaf[place])), state.request)
+    state = State(request, state.segment_RS.at[place].set(st.NO_SEGMENT), state.record_RSC.at[place].set(0))
+    return state, parked
+
+
+def resume(state: State, place: Int[Array, ""], parked: State) -> State:
+    """The state with a parked request at a place."""
+    return jax.tree.map(lambda leaf, value: leaf.at[place].set(value), state, parked)
+
+
+def running(state: State) -> Int[Array, ""]:
+    """Branches with a token to feed."""
+    return jnp.sum(st.view(state.request.rows).active, dtype=jnp.int32)
+
+
+def grow_state(state: State, *, sizes: Sizes) -> State:
+    """The state with more slots or places; what it holds stays where it is."""
+    return put_into(st.empty_state(sizes), state)
+
+
 def grow(stream: Any, state: State, *, model: Any, sizes: Sizes) -> tuple[Any, State]:
-    """Stream and state with more slots or places; what they hold stays where it is."""
-    empty = (model.init_stream(sizes.requests, sizes.slots), st.empty_state(sizes))
-    return jax.tree.map(lambda new, kept: lax.dynamic_update_slice(new, kept, (0,) * new.ndim), empty, (stream, state))
+    """Contiguous streams and the state with more slots or places; what they hold stays where it is."""
+    return put_into(model.init_stream(sizes.requests, sizes.slots), stream), grow_state(state, sizes=sizes)
+
+
+def put_into(larger: Any, smaller: Any) -> Any:
+    """Every array at the beginning of a larger one."""
+    return jax.tree.map(lambda new, kept: lax.dynamic_update_slice(new, kept, (0,) * new.ndim), larger, smaller)

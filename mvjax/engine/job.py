@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mvjax.engine import state as st
-from mvjax.engine.limits import UNLIMITED, Limits, Mode, SamplingParams
-from mvjax.engine.prompt import Prompt
+from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode, SamplingParams
+from mvjax.engine.prompt import Prompt, chunk_plan
 from mvjax.engine.result import Result, Timings, stream_record, transcript_order
+from mvjax.engine.streams import Parked
 
 
 class Fresh(NamedTuple):
@@ -44,6 +45,8 @@ class Job:
     parents: dict[int, int] = dataclasses.field(default_factory=lambda: {0: -1})
     """Parent of each segment number seen so far."""
     admitted: float = 0.0
+    parked: Parked | None = None
+    """What it was when others needed its pages."""
     started: float = 0.0
     """When its prompt had been prefilled."""
     compiled: tuple[float, float] = (0.0, 0.0)
@@ -53,6 +56,16 @@ class Job:
     def fed(self) -> int:
         """Prompt tokens that are prefilled; the last one is fed by the loop."""
         return len(self.prompt.tokens) - 1
+
+    def first_slots(self, config: EngineConfig) -> int:
+        """Slots for the prompt, the padding of its last chunk (pages need not hold that), and the first step."""
+        chunks = chunk_plan(self.fed, config.prefill_chunks)
+        padded = chunks[-1][0] + chunks[-1][1] if chunks else 0
+        return max(padded, self.fed + config.rows)
+
+    def most_slots(self, rows: int) -> int:
+        """Slots that it can ever fill, in steps of so many rows."""
+        return self.fed + 1 + self.limits.max_new_tokens + rows
 
     def settings(self, rows: int) -> st.Settings:
         """What the device must know of the caller's wishes; `rows`: those of a parallel request."""

@@ -96,6 +96,9 @@ class EngineConfig:
     """Slots that a stream grows by."""
     max_slots: int = 32768
     """Slots of a stream at most: a prompt with its new tokens must fit."""
+    pages: int | None = None
+    """Pages for the streams of all requests, where the model keeps them in pages; None: enough for `requests` streams
+    of `max_slots`. With fewer, the youngest request leaves the device when they run out and comes back as it was."""
     sync_steps: int = 32
     """Steps after which the loop reports to the host at the latest: for streaming and cancelling."""
     prefill_chunks: tuple[int, ...] = (16, 64, 256)
@@ -108,6 +111,8 @@ class EngineConfig:
             raise UserError(f"rows is {self.rows}; give 1 to 32, the bits of a visibility word")
         if self.requests < 1 or self.sync_steps < 1 or self.stream_step < 1 or self.max_depth < 1:
             raise UserError("requests, sync_steps, stream_step and max_depth must be 1 or more")
+        if self.pages is not None and self.pages < 1:
+            raise UserError(f"pages is {self.pages}; give 1 or more, or None")
         if not 1 <= self.max_paths <= 64:
             raise UserError(f"max_paths is {self.max_paths}; give 1 to 64, the numbers that labels are made of")
         if not self.row_counts or list(self.row_counts) != sorted(set(self.row_counts)) or self.row_counts[0] < 1:

@@ -181,6 +181,7 @@ def run(
     tables: Tables,
     stream: Any,
     state: State,
+    room_R: Int[Array, "R"],
     sync_steps: Int[Array, ""],
     *,
     width: int,
@@ -189,10 +190,10 @@ def run(
     """Steps on `width` rows until the host is needed (see the first lines of the module). Report: `read_report`.
 
     Args:
+        room_R: slots that each request may fill.
         sync_steps: steps at most.
         narrower: the row count below `width` that there is a program for; the loop ends when that many rows suffice.
     """
-    slots = state.segment_RS.shape[1]
     lanes = lanes_of(state.request.rows.scalar.shape[1], width)
     alive_R = state.request.alive
 
@@ -203,7 +204,7 @@ def run(
         _, state, steps = carry
         request, count = state.request, running(state)
         suits = (count <= width) & (count > narrower)
-        room = jnp.all(~request.alive | (request.used + lanes <= slots))
+        room = jnp.all(~request.alive | (request.used + lanes <= room_R))
         return suits & room & (steps < sync_steps) & jnp.all(request.alive == alive_R)
 
     def body(carry):

@@ -70,3 +70,31 @@ class StepModel(Protocol):
     ) -> tuple[Float[Array, "W V"], Stream]:
         """Feed one token per row. Bit l of words_RS[r, s]: lane l of request r sees slot s, this step's included."""
         ...
+
+
+@runtime_checkable
+class PagedStepModel(StepModel, Protocol):
+    """A step model whose streams may lie in pages. `page_size` None: it wants contiguous ones, see `init_stream`.
+
+    `prefill` and `decode` then get a stream that `with_table` has given the page table, int32[R, M]: slot s of request
+    r is slot s % page_size of page table[r, s // page_size]. It names pages for all slots that may be written.
+    """
+
+    page_size: int | None
+    """Slots of a page."""
+
+    def init_pages(self, pages: int) -> Stream:
+        """So many empty pages, with no table yet."""
+        ...
+
+    def with_table(self, stream: Stream, table_RM: Int[Array, "R M"]) -> Stream:
+        """The same pages under a table."""
+        ...
+
+    def read_pages(self, stream: Stream, pages_M: Int[Array, "M"]) -> Any:
+        """What these pages hold: a pytree whose leaves have M as their first dimension."""
+        ...
+
+    def write_pages(self, stream: Stream, pages_M: Int[Array, "M"], content: Any) -> Stream:
+        """The stream with such content in these pages. A page that is named more than once may hold any of it."""
+        ...

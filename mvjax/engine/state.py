@@ -45,6 +45,8 @@ class Sizes:
     max_depth: int
     max_paths: int
     number_length: int
+    pages: int = 0
+    """Pages of all streams together; 0: streams are contiguous."""
 
     @property
     def held(self) -> int:

@@ -23,7 +23,9 @@ costs far less than another program."""
 
 
 class RecordingModel:
-    """A step model that also keeps the logits of every slot in its stream, float32 [R, S, V]."""
+    """A step model that also keeps the logits of every slot in its stream, float32 [R, S, V], streams contiguous."""
+
+    page_size = None
 
     def __init__(self, model):
         self.model = model

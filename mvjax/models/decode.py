@@ -1,8 +1,9 @@
 """The engine's model: prefill and decode over KV streams, with weights laid out for it.
 
-A stream holds, per layer, keys (after rotation) and values as [R, K, S, H]: request, kv head, slot, feature. Every row
-of a decode step appends one slot to its request's stream and reads the whole stream once, whatever the number of rows
-of the request; visibility words say which row sees which slot (arXiv 2506.09991, section 5, without its KV copies).
+A stream holds, per layer, keys (after rotation) and values as [R, K, S, H]: request, kv head, slot, feature; or, in
+pages that the requests own, as [P, K, Z, H]. Every row of a decode step appends one slot to its request's stream and
+reads the whole stream once, whatever the number of rows of the request; visibility words say which row sees which slot
+(arXiv 2506.09991, section 5, without its KV copies).
 
 Activations are features first, [D, rows], and products are W[out, in] @ x[in, rows]: on a CPU that is several times
 faster at a few rows than x @ W. The same computation has two layouts: unrolled over a list of per-layer arrays (CPU,
@@ -11,7 +12,7 @@ where a scan copies every slice of the stacked weights), or scanned over stacked
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +21,23 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mvjax.models.config import ModelConfig
+from mvjax.models.decode_params import decode_params
 from mvjax.models.decoder import Decoder
 from mvjax.models.lora import is_adapted, merge
 from mvjax.models.rotary import rotary_tables, rotate
 
+PAGE = 128
+"""Slots of a page: a TPU's lanes, and a few of a GPU's tiles."""
+
 
 class Stream(NamedTuple):
-    """Keys and values of every slot: a list of [R, K, S, H], one a layer or one [L, R, K, S, H] if scanned."""
+    """Keys and values of every slot: a list of [R, K, S, H], one a layer or one [L, R, K, S, H] if scanned; in pages
+    [P, K, Z, H], or one [L * P, K, Z, H] if scanned."""
 
     k: list[jax.Array] | jax.Array
     v: list[jax.Array] | jax.Array
+    table: Int[Array, "R M"] | None = None
+    """Page of each stretch of each request's stream; None: the streams are contiguous."""
 
 
 class DecoderStepModel:
@@ -40,21 +48,46 @@ class DecoderStepModel:
     max_position: positions the model was trained for; the engine refuses requests that may go beyond.
     """
 
-    def __init__(self, decoder: Decoder, *, unroll: bool | None = None, dtype=None, backend: str = "auto"):
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        unroll: bool | None = None,
+        dtype=None,
+        backend: str = "auto",
+        page_size: int | Literal["auto"] | None = "auto",
+    ):
         """Take over the weights of a decoder (which is left as it is).
 
         unroll: one array and one piece of program per layer; None means on a CPU only.
         dtype: of weights, activations and streams; None means the decoder's compute dtype.
         backend: of the attention, as `mvjax_kernels` takes it.
+        page_size: slots of a page; None for contiguous streams; "auto" means those on a CPU, where a page has to be
+            copied before it can be multiplied, and pages of `PAGE` elsewhere.
         """
         if is_adapted(decoder):
             decoder = merge(nnx.clone(decoder))
+        on_cpu = jax.default_backend() == "cpu"
         self.config: ModelConfig = decoder.config
         self.vocab_size, self.max_position = decoder.config.vocab_size, decoder.config.max_position
-        self.unroll = jax.default_backend() == "cpu" if unroll is None else unroll
+        self.unroll = on_cpu if unroll is None else unroll
         self.dtype = decoder.dtype if dtype is None else jnp.dtype(dtype)
         self.backend = backend
+        self.page_size = (None if on_cpu else PAGE) if page_size == "auto" else page_size
         self.params = decode_params(decoder, unroll=self.unroll, dtype=self.dtype)
+
+    @classmethod
+    def described(cls, config: ModelConfig, **options: Any) -> DecoderStepModel:
+        """A model without weights: `params` are shapes, for programs that are only compiled. Options as above."""
+        made = []
+
+        def make():
+            made.append(cls(Decoder(config, rngs=nnx.Rngs(0)), **options))
+            return made[0].params
+
+        params = jax.eval_shape(make)
+        made[0].params = params
+        return made[0]
 
     def init_stream(self, requests: int, slots: int) -> Stream:
         """An empty stream of `slots` slots for each of `requests` requests."""
@@ -65,6 +98,40 @@ class DecoderStepModel:
         else:
             blank = [jnp.zeros((config.layers, *shape), self.dtype) for _ in range(2)]
         return Stream(*blank)
+
+    def init_pages(self, pages: int) -> Stream:
+        """So many empty pages, for all requests together."""
+        config = self.config
+        shape = (config.kv_heads, self.page_size, config.head_dim)
+        if self.unroll:
+            blank = [[jnp.zeros((pages, *shape), self.dtype) for _ in range(config.layers)] for _ in range(2)]
+        else:
+            blank = [jnp.zeros((config.layers * pages, *shape), self.dtype) for _ in range(2)]
+        return Stream(*blank)
+
+    def with_table(self, stream: Stream, table_RM: Int[Array, "R M"]) -> Stream:
+        """The same pages under a page table."""
+        return stream._replace(table=table_RM)
+
+    def _places(self, pages_M: Int[Array, "M"], layers_first: int) -> Int[Array, "M L"]:
+        """Where the pages of all layers lie in one scanned array of `layers_first` pages."""
+        layers = self.config.layers
+        return pages_M[:, None] + jnp.arange(layers) * (layers_first // layers)
+
+    def read_pages(self, stream: Stream, pages_M: Int[Array, "M"]) -> tuple:
+        """Keys and values of some pages: lists of [M, K, Z, H], one a layer, or [M, L, K, Z, H] if scanned."""
+        if self.unroll:
+            return tuple([kv[pages_M] for kv in side] for side in (stream.k, stream.v))
+        return tuple(kv[self._places(pages_M, len(kv))] for kv in (stream.k, stream.v))
+
+    def write_pages(self, stream: Stream, pages_M: Int[Array, "M"], content: tuple) -> Stream:
+        """The stream with keys and values that `read_pages` gave in some pages."""
+        if self.unroll:
+            k, v = ([kv.at[pages_M].set(new) for kv, new in zip(*pair)] for pair in zip((stream.k, stream.v), content))
+        else:
+            pairs = zip((stream.k, stream.v), content)
+            k, v = (kv.at[self._places(pages_M, len(kv))].set(new) for kv, new in pairs)
+        return stream._replace(k=k, v=v)
 
     def prefill(
         self,
@@ -80,28 +147,40 @@ class DecoderStepModel:
     ) -> Stream:
         """Put one chunk of a prompt into slots offset .. offset + length of a request.
 
-        T is static; tokens from `length` on are padding and write nothing. A token sees the request's slots up to its
-        own, except those whose hidden interval (rows are slots) holds its slot.
+        T is static; tokens from `length` on are padding: they write nothing, or rubbish behind the chunk where streams
+        lie in pages. A token sees the request's slots up to its own, except those whose hidden interval (rows are
+        slots) holds its slot.
         """
-        slots = stream.k[0].shape[-2]
-        index_T = jnp.arange(tokens_T.shape[0])
-        slot_T = jnp.where(index_T < length, offset + index_T, slots)  # past the end: dropped
+        T, S = tokens_T.shape[0], hide_start_ES.shape[1]
+        index_T = jnp.arange(T)
+        slot_T = jnp.where(index_T < length, offset + index_T, S)  # past the end: dropped
 
-        def write(kv_RKSH, new_KHT):
-            return kv_RKSH.at[request, :, slot_T].set(new_KHT.transpose(2, 0, 1), mode="drop")
+        def write(k, v, k_KHT, v_KHT, table_RM):
+            news_TKH = [new_KHT.transpose(2, 0, 1) for new_KHT in (k_KHT, v_KHT)]
+            if table_RM is None:
+                pairs = zip((k, v), news_TKH)
+                return [kv.at[request, :, slot_T].set(new_TKH, mode="drop") for kv, new_TKH in pairs]
+            where = table_RM[request][None], jnp.asarray(offset, jnp.int32)[None]
+            news_1TKH = [new_TKH[None] for new_TKH in news_TKH]
+            return mvjax_kernels.write_stream(k, v, *news_1TKH, *where, backend=self.backend)
 
-        def attend(q_NHT, k_RKSH, v_RKSH):
-            k_BSKH, v_BSKH = k_RKSH[request].swapaxes(0, 1)[None], v_RKSH[request].swapaxes(0, 1)[None]
+        def attend(q_NHT, k, v, table_RM):
+            def whole(kv):
+                if table_RM is None:
+                    return kv[request].swapaxes(0, 1)[None]
+                kv_MKZH = kv[table_RM[request]]
+                return kv_MKZH.swapaxes(1, 2).reshape(1, S, *kv_MKZH.shape[1::2])
+
             o_BTNH = mvjax_kernels.attention(
                 q_NHT.transpose(2, 0, 1)[None],
-                k_BSKH,
-                v_BSKH,
+                whole(k),
+                whole(v),
                 hide_start_ES[None],
                 hide_end_ES[None],
-                q_offset_B=jnp.asarray(offset, jnp.int32)[None],
+                q_offset=jnp.asarray(offset, jnp.int32)[None],
                 backend=self.backend,
             )
-            return o_BTNH[0].reshape(index_T.shape[0], -1).T
+            return o_BTNH[0].reshape(T, -1).T
 
         _, stream = self.run(params, stream, tokens_T, positions_T, write, attend)
         return stream
@@ -137,12 +216,25 @@ class DecoderStepModel:
             x_WNH = x_RLNH[0] if ordered else x_RLNH[rows.request_W, rows.lane_W]
             return x_WNH.reshape(x_WNH.shape[0], -1).T
 
-        def write(kv_RKSH, new_KHW):
-            return write_lanes(kv_RKSH, to_lanes(new_KHW).swapaxes(1, 2), rows.start_R)
+        # A request without rows has nothing to read.
+        running_R = jnp.sum(rows.row_RL < width, axis=1, dtype=jnp.int32)
+        length_R = jnp.where(running_R > 0, rows.start_R + running_R, 0)
 
-        def attend(q_NHW, k_RKSH, v_RKSH):
+        def write(k, v, k_KHW, v_KHW, table_RM):
+            news_RLKH = to_lanes(k_KHW), to_lanes(v_KHW)
+            if table_RM is None:
+                return [write_lanes(kv, new.swapaxes(1, 2), rows.start_R) for kv, new in zip((k, v), news_RLKH)]
+            return mvjax_kernels.write_stream(k, v, *news_RLKH, table_RM, rows.start_R, backend=self.backend)
+
+        def attend(q_NHW, k, v, table_RM):
             q_RLNH = to_lanes(q_NHW)
-            return from_lanes(mvjax_kernels.stream_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, backend=self.backend))
+            if table_RM is None:
+                o_RLNH = mvjax_kernels.stream_attention(q_RLNH, k, v, words_RS, backend=self.backend)
+            else:
+                o_RLNH = mvjax_kernels.paged_stream_attention(
+                    q_RLNH, k, v, table_RM, length_R, words_RS, backend=self.backend
+                )
+            return from_lanes(o_RLNH)
 
         x_DW, stream = self.run(params, stream, tokens_W, positions_W, write, attend)
         if ordered:
@@ -156,27 +248,31 @@ class DecoderStepModel:
         cos_HW, sin_HW = (table.T for table in rotary_tables(self.config, positions_W))
         x_DW = params["embed"][tokens_W].T
 
-        def layer(x_DW, weights, k_RKSH, v_RKSH):
+        def layer(x_DW, weights, k, v, table_RM):
             q_NHW, k_KHW, v_KHW = project(self.config, weights, x_DW, cos_HW, sin_HW)
-            k_RKSH, v_RKSH = write(k_RKSH, k_KHW), write(v_RKSH, v_KHW)
-            x_DW = x_DW + weights["o"] @ attend(q_NHW, k_RKSH, v_RKSH)
-            return feed_forward(self.config, weights, x_DW), k_RKSH, v_RKSH
+            k, v = write(k, v, k_KHW, v_KHW, table_RM)
+            x_DW = x_DW + weights["o"] @ attend(q_NHW, k, v, table_RM)
+            return feed_forward(self.config, weights, x_DW), k, v
 
+        layers = self.config.layers
         if self.unroll:
-            k, v = [None] * self.config.layers, [None] * self.config.layers
+            k, v = [None] * layers, [None] * layers
             for i, weights in enumerate(params["layers"]):
-                x_DW, k[i], v[i] = layer(x_DW, weights, stream.k[i], stream.v[i])
-            return x_DW, Stream(k, v)
+                x_DW, k[i], v[i] = layer(x_DW, weights, stream.k[i], stream.v[i], stream.table)
+            return x_DW, stream._replace(k=k, v=v)
 
+        # The stream is carried and written at its layer, not scanned over: a scan would copy it.
         def step(carry, weights):
-            # The stream is carried and written at its layer, not scanned over: a scan would copy it.
             i, x_DW, k, v = carry
-            x_DW, k_RKSH, v_RKSH = layer(x_DW, weights, k[i], v[i])
+            if stream.table is not None:  # The pages of a layer begin where those of the one before end.
+                x_DW, k, v = layer(x_DW, weights, k, v, stream.table + i * (k.shape[0] // layers))
+                return (i + 1, x_DW, k, v), None
+            x_DW, k_RKSH, v_RKSH = layer(x_DW, weights, k[i], v[i], None)
             k, v = (jax.lax.dynamic_update_index_in_dim(all_, one, i, 0) for all_, one in ((k, k_RKSH), (v, v_RKSH)))
             return (i + 1, x_DW, k, v), None
 
-        (_, x_DW, k, v), _ = jax.lax.scan(step, (0, x_DW, stream.k, stream.v), params["layers"])
-        return x_DW, Stream(k, v)
+        (_, x_DW, k, v), _ = jax.lax.scan(step, (jnp.int32(0), x_DW, stream.k, stream.v), params["layers"])
+        return x_DW, stream._replace(k=k, v=v)
 
 
 def write_lanes(kv_RKSH: jax.Array, new_RKLH: jax.Array, start_R: jax.Array) -> jax.Array:
@@ -224,42 +320,3 @@ def feed_forward(config: ModelConfig, weights: dict, x_DW: jax.Array) -> jax.Arr
     both = weights["gate_up"] @ norm(x_DW, weights["post_norm"], config.rms_eps)
     gate_FW, up_FW = jnp.split(both, 2)
     return x_DW + weights["down"] @ (jax.nn.silu(gate_FW) * up_FW)
-
-
-def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
-    """A decoder's weights for decoding: Q, K, V in one matrix, gate and up in one, per layer or stacked."""
-    config = decoder.config
-
-    def block(layer) -> dict[str, jax.Array]:
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
-        weights = {
-            "input_norm": layer.input_layernorm.weight[...],
-            "qkv": jnp.concatenate([linear.weight[...] for linear in qkv], axis=-2),
-            "o": attention.o_proj.weight[...],
-            "post_norm": layer.post_attention_layernorm.weight[...],
-            "gate_up": jnp.concatenate([mlp.gate_proj.weight[...], mlp.up_proj.weight[...]], axis=-2),
-            "down": mlp.down_proj.weight[...],
-        }
-        if config.qkv_bias:
-            weights["qkv_bias"] = jnp.concatenate([linear.bias[...] for linear in qkv], axis=-1)
-        if config.qk_norm:
-            weights |= {"q_norm": attention.q_norm.weight[...], "k_norm": attention.k_norm.weight[...]}
-        return {name: weight.astype(dtype) for name, weight in weights.items()}
-
-    if config.scan_layers:
-        layers = block(decoder.layers)
-        if unroll:
-            layers = [{name: weight[i] for name, weight in layers.items()} for i in range(config.layers)]
-    else:
-        layers = [block(layer) for layer in decoder.layers]
-        if not unroll:
-            layers = {name: jnp.stack([layer[name] for layer in layers]) for name in layers[0]}
-    params = {
-        "embed": decoder.embed_tokens.weight[...].astype(dtype),
-        "layers": layers,
-        "norm": decoder.norm.weight[...].astype(dtype),
-    }
-    if not config.tied:
-        params["head"] = decoder.unembed.astype(dtype)
-    return params

@@ -12,8 +12,9 @@ import pytest
 from beartype import beartype
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental import checkify
 from jaxtyping import jaxtyped
-from mvjax_kernels import xla_attention
+from mvjax_kernels import tpu_attention, xla_attention
 from oracle import attend, interval_mask, tile_any
 from packed_trees import INT32_MAX, TreeShape, packed_batch
 
@@ -22,7 +23,8 @@ TYPED = jaxtyped(typechecker=beartype)(mvjax_kernels.attention)
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a call; `tile` = (rows, keys) of small tiles, None for the entry's own."""
+    """Sizes of a call; `tile` = (rows, keys) of small tiles, None for the entry's own. On this machine the TPU kernels
+    are interpreted."""
 
     batch: int
     length: int
@@ -34,6 +36,7 @@ class Shape:
     tile: tuple[int, int] | None
     soft_cap: float | None = None
     scale: float | None = None
+    kernel: str = "xla"
 
 
 SHAPES = (
@@ -42,6 +45,11 @@ SHAPES = (
     Shape(2, 33, 70, 4, 1, 16, 6, (8, 32), soft_cap=3.0),
     Shape(1, 150, 150, 9, 3, 64, 5, None),
     Shape(3, 1, 17, 2, 1, 8, 2, None, soft_cap=1.5, scale=1.3),
+)
+TPU_SHAPES = (
+    replace(SHAPES[0], kernel="tpu"),
+    replace(SHAPES[2], kernel="tpu", levels=6),
+    Shape(1, 150, 150, 4, 2, 64, 1, None, kernel="tpu"),
 )
 
 
@@ -52,9 +60,11 @@ def jitted(shape: Shape):
     def forward(hide_start, hide_end, offset, q, k, v):
         if shape.tile is None:
             options = {"soft_cap": shape.soft_cap, "scale": shape.scale, "return_lse": True}
-            return TYPED(q, k, v, hide_start, hide_end, q_offset_B=offset, **options)
+            options["backend"] = {"xla": "xla", "tpu": "tpu_interpret"}[shape.kernel]
+            return TYPED(q, k, v, hide_start, hide_end, q_offset=offset, **options)
         scale = shape.head_dim**-0.5 if shape.scale is None else shape.scale
-        return xla_attention.attention(q, k, v, hide_start, hide_end, offset, scale, shape.soft_cap, *shape.tile)
+        args = (q, k, v, hide_start, hide_end, offset.reshape(len(offset), -1), scale, shape.soft_cap, *shape.tile)
+        return xla_attention.attention(*args) if shape.kernel == "xla" else tpu_attention.attention(*args, True)
 
     @jax.jit
     def run(q, k, v, hide_start, hide_end, offset, do, dlse):
@@ -96,17 +106,17 @@ def tree_masks(shape: Shape, seed: int, **options):
     return start_BES, end_BES, offset_B
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES + TPU_SHAPES, ids=str)
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), text=st.integers(1, 15))
 def test_packed_trees(shape, seed, depth, text):
     check(shape, *tree_masks(shape, seed, depth=depth, text=text), seed)
 
 
+@pytest.mark.parametrize("shape", [SHAPES[2], TPU_SHAPES[1]], ids=str)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_any_intervals_and_rows_that_see_nothing(seed):
-    shape = SHAPES[2]
+def test_any_intervals_and_rows_that_see_nothing(shape, seed):
     rng = np.random.default_rng(seed)
     start_BES = rng.integers(-5, 80, (2, 6, 70)).astype(np.int32)
     end_BES = (start_BES + rng.integers(-4, 60, start_BES.shape)).astype(np.int32)
@@ -119,11 +129,12 @@ def test_any_intervals_and_rows_that_see_nothing(seed):
         assert (np.asarray(array)[empty_BT] == value).all()
 
 
+@pytest.mark.parametrize("kernel", ["xla", "tpu"])
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(jnp.bfloat16, 2**-8), pytest.param(jnp.float16, 2**-11, marks=pytest.mark.slow)]
 )
-def test_16_bit_inputs_lose_only_the_rounding_of_the_results(dtype, bound):
-    shape = SHAPES[0]
+def test_16_bit_inputs_lose_only_the_rounding_of_the_results(dtype, bound, kernel):
+    shape = replace(SHAPES[0], kernel=kernel)
     check(shape, *tree_masks(shape, 3), 3, dtype, (bound, 3 * bound))
 
 
@@ -150,10 +161,32 @@ def test_chunks_of_queries_give_the_rows_of_the_whole():
         np.testing.assert_allclose(part[1], lse, atol=2e-6)
 
 
-def test_tiles_without_a_visible_pair_are_never_read():
+@pytest.mark.parametrize("kernel", ["xla", pytest.param("tpu", marks=pytest.mark.slow)])
+def test_chunks_of_one_call_are_calls_of_their_own(kernel):
+    """Three chunks of 16 rows, in no order, as one call with three offsets."""
+    whole = replace(SHAPES[0], kernel=kernel, length=48)
+    offset_BC = np.array([[32, 0, 13], [45, 16, 0]], np.int32)
+    start_BES, end_BES, _ = packed_batch(6, 2, whole.keys, whole.levels)
+    q, k, v, do, dlse = inputs(whole, np.random.default_rng(6))
+    got = jitted(whole)(q, k, v, start_BES, end_BES, offset_BC, do, dlse)
+    sums = [0, 0]
+    for chunk in range(3):
+        rows = slice(16 * chunk, 16 * chunk + 16)
+        part = jitted(replace(whole, length=16))(
+            q[:, rows], k, v, start_BES, end_BES, offset_BC[:, chunk], do[:, rows], dlse[:, rows]
+        )
+        for one, other in zip(got[:3], part[:3]):
+            np.testing.assert_allclose(one[:, rows], other, atol=2e-5)
+        sums = [total + gradient for total, gradient in zip(sums, part[3:])]
+    for one, other in zip(got[3:], sums):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "tpu"])
+def test_tiles_without_a_visible_pair_are_never_read(kernel):
     """Keys and values of blocks that a tile of queries does not see are NaN: reading one would show, even masked."""
     skipped = 0
-    for offset, call, k, v, visible_BTS, o, _ in chunks(SHAPES[0], 11):
+    for offset, call, k, v, visible_BTS, o, _ in chunks(replace(SHAPES[0], kernel=kernel), 11):
         seen_BS = np.repeat(tile_any(visible_BTS, 16, 8)[:, 0], 8, axis=1)[:, : k.shape[1]]
         skipped += (~seen_BS[:, :offset]).sum()
         poison = jnp.asarray(np.where(seen_BS, 0, np.nan), jnp.float32)[:, :, None, None]
@@ -213,6 +246,26 @@ def test_memory_grows_linearly():
     assert peaks[2] < 16384 * 16384 / 4
 
 
+def test_values_are_checked_on_request():
+    shape = SHAPES[0]
+    start_BES, end_BES, _ = tree_masks(shape, 1)
+    q, k, v, *_ = inputs(shape, np.random.default_rng(0))
+    call = functools.partial(mvjax_kernels.attention, backend="xla", check_values=True)
+    checked = jax.jit(checkify.checkify(call))
+    checked(q, k, v, start_BES, end_BES)[0].throw()
+    for start, end, message in (
+        (-1, 5, r"hide_start is negative at \[sequence, level, key\] 1, 2, 30: \[-1, 5\)"),
+        (9, 7, r"hide_end lies before hide_start at .* 1, 2, 30: \[9, 7\)"),
+        (62, 62, "hide_start lies behind the last row"),
+        (3, 62, "hide_end lies behind the last row and is not INT32_MAX"),
+    ):
+        wrong = start_BES.copy(), end_BES.copy()
+        for array, value in zip(wrong, (start, end)):
+            array[1, 2, 30] = value
+        with pytest.raises(checkify.JaxRuntimeError, match=message):
+            checked(q, k, v, *wrong)[0].throw()
+
+
 BAD = {
     "q needs 4 dimensions": {"q": jnp.zeros((1, 8, 16))},
     "K is 2": {"v": jnp.zeros((1, 8, 1, 16))},
@@ -224,9 +277,11 @@ BAD = {
     "one dtype, got q float32, k bfloat16": {"k": jnp.zeros((1, 8, 2, 16), jnp.bfloat16)},
     "q must be float32, bfloat16 or float16, got int32": {"q": jnp.zeros((1, 8, 4, 16), jnp.int32)},
     "empty dimension": {"q": jnp.zeros((1, 0, 4, 16))},
-    "B is 1": {"q_offset_B": jnp.zeros(3, jnp.int32)},
-    "q_offset must be int32": {"q_offset_B": jnp.zeros(1)},
-    "'cudnn' does not exist; use one of 'auto', 'xla'": {"backend": "cudnn"},
+    "B is 1": {"q_offset": jnp.zeros(3, jnp.int32)},
+    "q_offset must be int32": {"q_offset": jnp.zeros(1)},
+    "'cudnn' does not exist; use one of 'auto', 'xla', 'tpu'": {"backend": "cudnn"},
+    "backend='tpu' cannot serve this call: it serves heads of 64, 128, 256, not 16": {"backend": "tpu"},
+    "8 queries do not split into 3 chunks": {"q_offset": jnp.zeros((1, 3), jnp.int32)},
     "soft_cap must be positive and finite, got -1": {"soft_cap": -1.0},
     "scale must be finite, got nan": {"scale": float("nan")},
 }

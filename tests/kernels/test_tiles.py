@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mvjax_kernels import visible_tiles
+from mvjax_kernels.tiles import run_lists, runs_per_line
 from oracle import interval_mask, tile_any
 from packed_trees import INT32_MAX, TreeShape, packed_batch
 
@@ -16,7 +17,10 @@ SHAPES = [(64, 16, 16, 5), (97, 16, 24, 2), (97, 32, 8, 6), (40, 7, 9, 4), (33, 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def counted(hide_start_BES, hide_end_BES, length, block_q, block_k, q_offset_B=None):
-    return visible_tiles(hide_start_BES, hide_end_BES, length, block_q=block_q, block_k=block_k, q_offset_B=q_offset_B)
+    q_offset_BC = None if q_offset_B is None else q_offset_B[:, None]
+    return visible_tiles(
+        hide_start_BES, hide_end_BES, length, block_q=block_q, block_k=block_k, q_offset_BC=q_offset_BC
+    )
 
 
 @pytest.mark.parametrize(("length", "block_q", "block_k", "levels"), SHAPES)
@@ -42,6 +46,58 @@ def test_chunks_of_queries_see_the_tiles_of_their_rows(seed, data):
     chunk_BTS = np.stack([rows[o : o + 23] for rows, o in zip(visible_BTT, offset_B)])
     np.testing.assert_array_equal(visited_BQC, tile_any(chunk_BTS, 8, 16))
     assert not (full_BQC & tile_any(~chunk_BTS, 8, 16)).any()
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def listed(hide_start_BES, hide_end_BES, q_offset_B, length, rows, block):
+    return run_lists(hide_start_BES, hide_end_BES, q_offset_B[:, None], length, rows, block)
+
+
+def visits(lists, levels: int, batch: int, lines: int, blocks: int):
+    """How often each block of a line is visited with the mask and without: [B, X, Y]."""
+    shape, stride = (batch, lines, blocks), runs_per_line(levels)
+    masked_BXY, full_BXY = np.zeros(shape, int), np.zeros(shape, int)
+    runs, ends = (np.asarray(x)[:, :-stride].reshape(batch, lines, stride) for x in lists)
+    assert (runs[..., -1] // 2 >= ends[..., -1]).all()
+    for b, x in np.ndindex(batch, lines):
+        for run, end in zip(runs[b, x], ends[b, x]):
+            (full_BXY if run % 2 else masked_BXY)[b, x, run // 2 : end] += 1
+    return masked_BXY, full_BXY
+
+
+@pytest.mark.parametrize(("length", "block_q", "block_k", "levels"), SHAPES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), paths=st.integers(1, 5), text=st.integers(1, 20))
+def test_lists_visit_each_tile_with_a_visible_pair_once(length, block_q, block_k, levels, seed, depth, paths, text):
+    shape = TreeShape(depth=depth, paths=paths, text=text, padding=0.3)
+    start_BET, end_BET, visible_BTT = packed_batch(seed, 2, length, levels, shape)
+    by_rows, by_keys = listed(start_BET, end_BET, np.zeros(2, np.int32), length, block_q, block_k)
+    wanted_BQC = tile_any(visible_BTT, block_q, block_k)
+    Q, C = wanted_BQC.shape[1:]
+    masked_BQC, full_BQC = visits(by_rows, levels, 2, Q, C)
+    np.testing.assert_array_equal(masked_BQC + full_BQC, wanted_BQC)
+    assert not (full_BQC.astype(bool) & tile_any(~visible_BTT, block_q, block_k)).any()
+    masked_BCQ, turned_BCQ = visits(by_keys, levels, 2, C, Q)
+    np.testing.assert_array_equal(turned_BCQ.swapaxes(1, 2), full_BQC)
+    np.testing.assert_array_equal(masked_BCQ.swapaxes(1, 2), masked_BQC)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_lists_of_any_intervals_visit_no_tile_twice_and_miss_none(seed):
+    rng = np.random.default_rng(seed)
+    start_BES = rng.integers(-5, 400, (2, 2, 400)).astype(np.int32)
+    end_BES = (start_BES + rng.integers(-4, 300, start_BES.shape)).astype(np.int32)
+    start_BES[:, :, ::2], end_BES[:, :, ::2] = 0, rng.choice([0, INT32_MAX], (2, 2, 200))
+    visible_BTS = interval_mask(start_BES, end_BES, 400)
+    for lists, pairs_BXY in zip(listed(start_BES, end_BES, np.zeros(2, np.int32), 400, 8, 4), (visible_BTS, None)):
+        pairs_BXY = visible_BTS.swapaxes(1, 2) if pairs_BXY is None else pairs_BXY
+        sides = (8, 4) if pairs_BXY is visible_BTS else (4, 8)
+        seen_BXY, hidden_BXY = tile_any(pairs_BXY, *sides), tile_any(~pairs_BXY, *sides)
+        masked_BXY, full_BXY = visits(lists, 2, 2, *seen_BXY.shape[1:])
+        assert (masked_BXY + full_BXY <= 1).all()
+        assert (masked_BXY + full_BXY >= seen_BXY).all()
+        assert not (full_BXY.astype(bool) & hidden_BXY).any()
 
 
 @settings(max_examples=20, deadline=None)

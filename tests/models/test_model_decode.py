@@ -10,11 +10,11 @@ import pytest
 from naive_layout import dense_mask
 from random_trees import TreeConfig, random_transcript, token_facts
 
-from mvjax.engine.model import RowPlacement, StepModel
+from mvjax.engine.model import PagedStepModel, RowPlacement
 from mvjax.language.layout import lay_out
 from mvjax.models import DecoderStepModel, LoraConfig, add_lora
 
-SLOTS, LANES, CHUNK, PROMPT = 160, 3, 4, 7
+SLOTS, LANES, CHUNK, PROMPT = 256, 3, 4, 7
 
 
 def transcripts(count, seed=0):
@@ -42,12 +42,22 @@ def schedule(visible_TT, rows, random):
         fed[step] = True
 
 
+def streams_of(model, requests):
+    """Empty streams; pages are handed out in a random order and full of rubbish."""
+    if model.page_size is None:
+        return model.init_stream(requests, SLOTS)
+    width = SLOTS // model.page_size
+    pages = np.random.default_rng(0).permutation(requests * width + 3)[: requests * width]
+    stream = jax.tree.map(lambda kv: kv + 5.0, model.init_pages(requests * width + 3))
+    return model.with_table(stream, pages.reshape(requests, width).astype(np.int32))
+
+
 def play(model, layouts, tokens, seed=0):
     """Prefill and decode all transcripts at once, several rows a step: per transcript, the logits of each token fed."""
     random = Random(seed)
     requests = len(layouts)
     prefill, decode = jax.jit(model.prefill, donate_argnums=1), jax.jit(model.decode, donate_argnums=1)
-    stream = model.init_stream(requests, SLOTS)
+    stream = streams_of(model, requests)
     masks = [dense_mask(layout) for layout in layouts]
     slots = [list(range(PROMPT - 1)) for _ in layouts]  # token of each slot
     for r, layout in enumerate(layouts):
@@ -85,18 +95,22 @@ def play(model, layouts, tokens, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("requests", "unroll", "changes"),
+    ("requests", "unroll", "page_size", "changes"),
     [
-        (1, True, {}),
-        (2, False, {"scan_layers": False}),
-        (2, True, {"family": "qwen2", "qkv_bias": True, "tied": False}),
-        (1, False, {"family": "qwen3", "qk_norm": True, "head_dim": 16}),
+        (1, True, None, {}),
+        (2, False, None, {"scan_layers": False}),
+        (2, True, None, {"family": "qwen2", "qkv_bias": True, "tied": False}),
+        (1, False, None, {"family": "qwen3", "qk_norm": True, "head_dim": 16}),
+        (2, True, 32, {}),
+        (2, False, 16, {}),
+        (2, False, 128, {"head_dim": 64, "backend": "tpu_interpret"}),
     ],
 )
-def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, changes, tiny, logits):
-    decoder = tiny(**changes)
-    model = DecoderStepModel(decoder, unroll=unroll)
-    assert isinstance(model, StepModel)
+def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, page_size, changes, tiny, logits):
+    backend = {"backend": changes["backend"]} if "backend" in changes else {}
+    decoder = tiny(**{name: value for name, value in changes.items() if name != "backend"})
+    model = DecoderStepModel(decoder, unroll=unroll, page_size=page_size, **backend)
+    assert isinstance(model, PagedStepModel)
     layouts = transcripts(requests)
     rng = np.random.default_rng(1)
     tokens = [rng.integers(0, model.vocab_size, len(layout.segment)).astype(np.int32) for layout in layouts]
@@ -109,6 +123,20 @@ def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, chang
         assert set(fed) == set(range(PROMPT - 1, len(ids)))
         for token, row in fed.items():
             assert np.abs(row - wanted[token]).max() <= 2e-5 * np.abs(wanted[: len(ids)]).max(), token
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_pages_are_read_and_written_back(unroll, tiny):
+    model = DecoderStepModel(tiny(), unroll=unroll, page_size=16)
+    rng = np.random.default_rng(0)
+    before = jax.tree.map(lambda kv: jnp.asarray(rng.normal(size=kv.shape), kv.dtype), model.init_pages(7))
+    content = jax.jit(model.read_pages)(before, np.array([5, 2, 0], np.int32))
+    assert all(len(leaf) == 3 for leaf in jax.tree.leaves(content))
+    after = jax.jit(model.write_pages)(before, np.array([1, 6, 0], np.int32), content)
+    again = jax.jit(model.read_pages)(after, np.array([1, 6, 0], np.int32))
+    jax.tree.map(np.testing.assert_array_equal, again, content)
+    kept = np.array([2, 3, 4, 5], np.int32)
+    jax.tree.map(np.testing.assert_array_equal, model.read_pages(after, kept), model.read_pages(before, kept))
 
 
 def test_adapters_are_merged_and_the_decoder_left_alone(tiny):

@@ -57,6 +57,55 @@ class HashModel:
         return logits_of(state_W, params, jnp), stream
 
 
+class PagedHashModel(HashModel):
+    """The same over pages [P, Z]: what it sees goes by the page table alone."""
+
+    def __init__(self, bias_V, page_size: int):
+        super().__init__(bias_V)
+        self.page_size = page_size
+
+    def init_pages(self, pages: int):
+        return {name: jnp.full((pages, self.page_size), 7, jnp.int32) for name in ("token", "position")}
+
+    def with_table(self, stream, table_RM):
+        return {"token": stream["token"], "position": stream["position"], "table": table_RM}
+
+    def read_pages(self, stream, pages_M):
+        return {name: stream[name][pages_M] for name in ("token", "position")}
+
+    def write_pages(self, stream, pages_M, content):
+        return stream | {name: stream[name].at[pages_M].set(content[name]) for name in content}
+
+    def place(self, stream, request, slot):
+        table_RM = stream["table"]
+        stretch = slot // self.page_size
+        page = table_RM[request, jnp.minimum(stretch, table_RM.shape[1] - 1)]
+        return jnp.where(stretch < table_RM.shape[1], page, len(stream["token"])), slot % self.page_size
+
+    def written(self, stream, at, tokens, positions):
+        token = stream["token"].at[at].set(tokens, mode="drop")
+        return {
+            "token": token,
+            "position": stream["position"].at[at].set(positions, mode="drop"),
+            "table": stream["table"],
+        }
+
+    def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+        index_T = jnp.arange(tokens_T.shape[0])
+        slot_T = jnp.where(index_T < length, offset + index_T, hide_start_ES.shape[1])
+        return self.written(stream, self.place(stream, request, slot_T), tokens_T, positions_T)
+
+    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
+        slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, words_RS.shape[1])
+        stream = self.written(stream, self.place(stream, rows.request_W, slot_W), tokens_W, positions_W)
+        mixed_PZ = mix(stream["token"].astype(jnp.uint32), stream["position"].astype(jnp.uint32), jnp)
+        mixed_RS = mixed_PZ[stream["table"]].reshape(words_RS.shape)
+        words_WS = words_RS[rows.request_W].astype(jnp.uint32)
+        seen_WS = (words_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
+        state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
+        return logits_of(state_W, params, jnp), stream
+
+
 def forward(tokens_T, positions_T, visible_TT, bias_V):
     """The same model over a finished transcript: float32[T, V] logits, given the dense visibility."""
     mixed_T = mix(np.asarray(tokens_T, np.uint32), np.asarray(positions_T, np.uint32))

@@ -1,0 +1,169 @@
+"""Who serves a call: the names of the backends, what each can do, and the choice by platform."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mvjax_kernels import tuning, xla_attention, xla_stream
+
+BACKENDS = ("auto", "xla", "tpu", "gpu", "tpu_interpret")
+"""Names that `backend` may have. "auto" takes "tpu" on a TPU, "gpu" on an NVIDIA GPU with jax-triton installed, else
+"xla"; "tpu_interpret" runs the TPU kernels step by step on any platform, for tests."""
+
+HEADS = (64, 128, 256)
+logger = logging.getLogger("mvjax_kernels")
+
+
+def device() -> jax.Device:
+    """The device that a program is traced for: JAX's default one, which may be a described chip that is not here."""
+    chosen = jax.config.jax_default_device
+    return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
+
+
+def platform() -> str:
+    """ "cpu", "tpu" or "gpu" (NVIDIA's), or what else JAX calls it."""
+    name = device().platform
+    return "gpu" if name == "cuda" else name
+
+
+class Pages(NamedTuple):
+    """What decides whether a kernel can read a stream."""
+
+    size: int | None
+    """Slots of a page; None: the stream is contiguous."""
+    dtype: jnp.dtype
+
+
+def refusal(backend: str, head: int, pages: Pages | None = None) -> str | None:
+    """Why a backend cannot serve heads of that size, and pages where it is to decode, here; None if it can."""
+    if backend == "xla":
+        return None
+    if head not in HEADS:
+        return f"it serves heads of {', '.join(map(str, HEADS))}, not {head}"
+    if pages is not None:
+        if pages.size is None:
+            return "it decodes over pages only (paged_stream_attention)"
+        slots = 16 if backend == "gpu" else 128
+        if pages.size % slots:
+            return f"it reads pages of a multiple of {slots} slots, not {pages.size}"
+        if backend != "gpu" and pages.dtype == jnp.float16:
+            return "no TPU multiplies float16: keep the pages in bfloat16"
+        if backend == "gpu" and pages.dtype == jnp.float8_e4m3fn and (_compute_capability() or 90) < 89:
+            return "this GPU has no float8_e4m3fn: quantise to float8_e5m2 or int8"
+    if backend == "tpu" and platform() != "tpu":
+        return f'it needs a TPU, the program is traced for {platform()!r} ("tpu_interpret" runs it there, slowly)'
+    if backend == "gpu":
+        if platform() != "gpu":
+            return f"it needs an NVIDIA GPU, the program is traced for {platform()!r}"
+        if importlib.util.find_spec("jax_triton") is None:
+            return "jax-triton is not installed (pip install mvjax[gpu])"
+    return None
+
+
+def pick(backend: str, head: int, pages: Pages | None = None) -> str:
+    """The backend that serves heads of a size, and pages where it is to decode.
+
+    Raises:
+        ValueError: an unknown name, or one that cannot serve the call.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} does not exist; use one of {', '.join(map(repr, BACKENDS))}")
+    if backend == "auto":
+        wanted = {"tpu": "tpu", "gpu": "gpu"}.get(platform(), "xla")
+        reason = refusal(wanted, head, pages)
+        _say(wanted, reason)
+        return wanted if reason is None else "xla"
+    if reason := refusal(backend, head, pages):
+        raise ValueError(f"backend={backend!r} cannot serve this call: {reason}")
+    return backend
+
+
+@functools.cache
+def _say(wanted: str, reason: str | None) -> None:
+    """Once a process and choice."""
+    if reason is None:
+        logger.log(logging.DEBUG if wanted == "xla" else logging.INFO, 'attention backend: "%s"', wanted)
+    else:
+        logger.warning('attention backend: "xla", for "%s" cannot serve: %s', wanted, reason)
+
+
+def attention(backend: str, args: tuple) -> tuple[jax.Array, jax.Array]:
+    """The arguments of a backend's `attention` up to soft_cap, handed to whoever `pick` says."""
+    q_BTNH, k_BSKH = args[:2]
+    (_, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
+    chosen, chunks = pick(backend, H), args[5].shape[1]
+    if chosen == "xla":
+        return xla_attention.attention(*args, *xla_attention.tile_shape(N // K, T, S, chunks))
+    if chosen == "gpu":
+        from mvjax_kernels import gpu_attention
+
+        capability = _compute_capability()
+        tiles = tuning.gpu_tiles(H, q_BTNH.dtype, capability)
+        if chunks > 1:
+            tuning.check_chunks(T // chunks, *(kernel.rows for kernel in tiles))
+        setting = gpu_attention.Setting(*args[6:], tiles, capability)
+        return gpu_attention.attention(*args[:6], setting)
+    from mvjax_kernels import tpu_attention
+
+    dtype = q_BTNH.dtype
+    if dtype == jnp.float16:  # No TPU multiplies it.
+        args = (*(x.astype(jnp.float32) for x in args[:3]), *args[3:])
+    tiles = tuning.tpu_tiles(_chip(chosen), N // K, T // chunks, S, H, args[0].dtype.itemsize, args[3].shape[1])
+    if chunks > 1:
+        tuning.check_chunks(T // chunks, tiles[0])
+    o_BTNH, lse_BTN = tpu_attention.attention(*args, *tiles, chosen == "tpu_interpret")
+    return o_BTNH.astype(dtype), lse_BTN
+
+
+def stream_attention(backend: str, q_RLNH, k, v, words_RS, pages: tuple[Any, ...] | None, scales, scale, soft_cap):
+    """Decode over contiguous streams (`pages` None) or over pages (page table, lengths)."""
+    R, L, N, H = q_RLNH.shape
+    if pages is None:
+        if backend != "auto":
+            pick(backend, H, Pages(None, k.dtype))
+        return xla_stream.stream_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
+    K, Z = k.shape[1:3]
+    chosen = pick(backend, H, Pages(Z, k.dtype))
+    if chosen == "xla":
+        k, v, words_RS = xla_stream.gather(k, v, words_RS, *pages, scales, q_RLNH.dtype)
+        return xla_stream.stream_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
+    args = (q_RLNH, k, v, *(scales or (None, None)), *pages, words_RS, scale, soft_cap)
+    rows, most = L * N // K, pages[0].shape[1]
+    if chosen == "gpu":
+        from mvjax_kernels import gpu_stream
+
+        tiles = tuning.gpu_stream_tiles(rows, H, q_RLNH.dtype, R * K, Z, most)
+        return gpu_stream.stream_attention(*args, tiles, _compute_capability())
+    from mvjax_kernels import tpu_stream
+
+    tuning.check_stream_fits(_chip(chosen), *k.shape[1:], k.dtype.itemsize, rows)
+    tuning.check_table_fits(R, most)
+    return tpu_stream.stream_attention(*args, chosen == "tpu_interpret")
+
+
+def write_stream(backend: str, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R):
+    """New slots, by a kernel on a TPU and by XLA's scatter elsewhere."""
+    chosen = pick(backend, k_PKZH.shape[3], Pages(k_PKZH.shape[2], k_PKZH.dtype))
+    if chosen in ("xla", "gpu"):
+        return xla_stream.write_stream(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
+    from mvjax_kernels import tpu_write
+
+    tuning.check_table_fits(*pages_RM.shape)
+    interpret = chosen == "tpu_interpret"
+    return tpu_write.write_stream(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, interpret)
+
+
+def _chip(chosen: str) -> tuning.TpuChip:
+    return tuning.tpu_chip(device() if chosen == "tpu" else None)
+
+
+def _compute_capability() -> int | None:
+    """Of the GPU that a program is compiled for; None lets jax-triton ask the one that is here."""
+    stated = getattr(device(), "compute_capability", None)
+    return None if stated is None else round(10 * float(stated))

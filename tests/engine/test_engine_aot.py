@@ -1,0 +1,65 @@
+"""The whole generation loop, decode kernel included, compiles for chips that need not be here."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_requests import TABLES
+
+from mvjax.bench.chips import compile_for, h100, tpu
+from mvjax.engine import loop
+from mvjax.engine.state import Sizes, empty_state
+from mvjax.engine.tables import build_tables
+from mvjax.models import DecoderStepModel, ModelConfig
+
+GIB = 2**30
+QWEN_7B = ModelConfig("qwen2", 152064, 3584, 28, 28, 4, 128, 18944, 1e6, tied=False, qkv_bias=True, max_position=32768)
+QWEN_1_5B = dataclasses.replace(QWEN_7B, vocab_size=151936, embed=1536, heads=12, kv_heads=2, ffn=8960, tied=True)
+ROWS, MAX_PATHS = 8, 16
+
+
+def loop_program(device, config: ModelConfig, requests: int, slots: int, pages: int):
+    """The loop for so many requests of 8 branches, all live."""
+    model = DecoderStepModel.described(config, unroll=False, dtype=jnp.bfloat16, page_size=128)
+    tables = build_tables(wide(TABLES, config.vocab_size), TABLES.eos_ids, MAX_PATHS)
+    sizes = Sizes(requests, slots, ROWS, 3, MAX_PATHS, tables.number.shape[1], pages)
+    table = jax.ShapeDtypeStruct((requests, slots // 128), jnp.int32)
+    stream = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
+    state = jax.eval_shape(lambda: empty_state(sizes))
+    run = functools.partial(loop.run, model, width=requests * ROWS, narrower=0)
+    room, steps = jax.ShapeDtypeStruct((requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tables)
+    return compile_for(device, run, model.params, shapes, stream, state, room, steps, donate=(2, 3))
+
+
+def wide(tables, vocabulary: int):
+    """The tables of a vocabulary that is longer by plain text."""
+    more = vocabulary - len(tables.codes)
+    fill = {"codes": -1, "colon": False, "newline": False}
+    return dataclasses.replace(
+        tables, **{name: np.pad(getattr(tables, name), (0, more), constant_values=fill[name]) for name in fill}
+    )
+
+
+def check(program, config: ModelConfig, pages: int):
+    """Pages are written in place: what the program adds to its arguments is far less than they take."""
+    memory = program.memory_analysis()
+    stream = 2 * config.layers * pages * config.kv_heads * 128 * config.head_dim * 2
+    assert memory.alias_size_in_bytes >= stream
+    assert memory.temp_size_in_bytes < stream / 4
+    return memory
+
+
+@pytest.mark.aot
+def test_the_loop_of_a_7b_model_fits_an_h100():
+    memory = check(loop_program(h100(), QWEN_7B, 32, 4096, 1024), QWEN_7B, 1024)
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 80e9
+
+
+@pytest.mark.aot
+def test_the_loop_of_a_1_5b_model_fits_a_v5e_chip():
+    memory = check(loop_program(tpu("v5e:2x2"), QWEN_1_5B, 16, 4096, 512), QWEN_1_5B, 512)
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 16 * GIB

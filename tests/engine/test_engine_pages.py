@@ -1,0 +1,174 @@
+"""Streams in pages: who owns what, the same answers as without pages, and requests that find none left."""
+
+import functools
+
+import numpy as np
+import pytest
+from hash_model import HashModel, PagedHashModel
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from random_requests import TABLES, VOCABULARY
+
+from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
+from mvjax.engine.pages import WASTE, Pager
+from mvjax.errors import UserError
+from mvjax.language import tags
+
+LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
+DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(5)]
+PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
+PAGE = 16
+SIZES = {"requests": 2, "rows": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
+
+
+class Owners(RuleBasedStateMachine):
+    """Whatever is reserved and released: no page has two owners, none is lost, the wasted one is nobody's."""
+
+    def __init__(self):
+        super().__init__()
+        self.pager, self.asked = Pager(12, 4), {}
+
+    @rule(place=st.integers(0, 3), slots=st.integers(0, 40))
+    def reserve(self, place, slots):
+        free, had = self.pager.free, self.pager.room(place)
+        enough = self.pager.reserve(place, slots)
+        assert enough == (slots <= self.pager.room(place))
+        assert enough == (-(-max(slots - had, 0) // 4) <= free)
+
+    @rule(place=st.integers(0, 3))
+    def release(self, place):
+        self.pager.release(place)
+        assert self.pager.room(place) == 0
+
+    @invariant()
+    def pages_are_all_there(self):
+        table_RM = self.pager.table(4, 11)
+        owned = table_RM[table_RM != WASTE].tolist()
+        assert len(set(owned)) == len(owned)
+        assert len(owned) + self.pager.free == 11
+        assert [4 * int((row != WASTE).sum()) for row in table_RM] == [self.pager.room(place) for place in range(4)]
+
+
+TestOwners = Owners.TestCase
+
+
+def bias():
+    """Blocks are likely, the end of the text is not."""
+    bias_V = np.zeros(VOCABULARY, np.float32)
+    bias_V[: len(tags.TAGS)] = 3
+    bias_V[[tags.PATH_CLOSE, tags.THINK_CLOSE, tags.THINK_OPEN, *TABLES.eos_ids]] = -5
+    return bias_V
+
+
+@functools.cache
+def engine(pages: int | None) -> Engine:
+    """In pages, or contiguous for None."""
+    model = HashModel(bias()) if pages is None else PagedHashModel(bias(), PAGE)
+    return Engine(model, bias(), TABLES, EngineConfig(**SIZES, pages=pages))
+
+
+@functools.cache
+def answers(pages: int | None):
+    return engine(pages).generate(PROMPTS, limits=LIMITS, sampling=DRAWN)
+
+
+# One request needs 6 + 150 slots and 4 spare ones: 10 pages. Two at a time do not fit into 13.
+@pytest.mark.parametrize("pages", [32, 13])
+def test_pages_change_no_answer(pages):
+    assert any(len(result.parent) > 2 for result in answers(None))
+    for paged, contiguous in zip(answers(pages), answers(None)):
+        for name in ("tokens", "written", "segment", "position", "parent"):
+            np.testing.assert_array_equal(getattr(paged, name), getattr(contiguous, name), name)
+        assert paged.reason == contiguous.reason
+
+
+def test_all_pages_are_free_in_the_end():
+    answers(13)
+    assert engine(13)._streams._pager.free == 13
+
+
+def run(running: Engine, cancel=None):
+    """Results, and the tokens told of each branch; `cancel(parked requests)` names a request to cancel."""
+    told, results = {}, {}
+    numbers = [running.submit(prompt, limits=LIMITS, sampling=drawn) for prompt, drawn in zip(PROMPTS, DRAWN)]
+
+    def hear(fresh):
+        for piece in fresh:
+            told.setdefault((piece.request - numbers[0], piece.segment), []).extend(piece.tokens)
+
+    while running.busy:
+        results |= {result.request - numbers[0]: result for result in running.advance(hear)}
+        parked = [job.request - numbers[0] for job in running._scheduler.queue if job.parked is not None]
+        if cancel is not None and parked:
+            running.cancel(cancel(parked) + numbers[0])
+    assert sorted(results) == list(range(len(PROMPTS)))
+    return results, told
+
+
+def assert_told(result, told, number):
+    """Every token has been told once, to its branch."""
+    stream = result.stream
+    for segment in np.unique(stream.origin).tolist():
+        assert told[number, segment] == stream.token[stream.origin == segment].tolist()
+
+
+def test_a_request_that_finds_no_page_comes_back_as_it_was():
+    running = engine(13)
+    results, told = run(running)
+    assert any(name == "park" for name, _ in running._programs._compiled)
+    for number, wanted in enumerate(answers(None)):
+        np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
+        assert results[number].steps == wanted.steps
+        assert_told(results[number], told, number)
+
+
+def test_a_parked_request_can_be_cancelled():
+    cancelled = set()
+
+    def cancel(parked):
+        cancelled.add(parked[0])
+        return parked[0]
+
+    results, told = run(engine(13), cancel)
+    assert cancelled
+    for number, wanted in enumerate(answers(None)):
+        assert_told(results[number], told, number)
+        if number in cancelled:
+            assert results[number].reason == "cancelled"
+            length = min(len(results[number].stream.token), len(wanted.stream.token)) // 3
+            np.testing.assert_array_equal(results[number].stream.token[:length], wanted.stream.token[:length])
+        else:
+            np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
+
+
+@pytest.mark.parametrize("pages", [pytest.param(48, marks=pytest.mark.slow), 13])
+def test_streams_grow_under_requests_that_come_and_go(pages):
+    sizes = SIZES | {"stream_step": 64, "sync_steps": 32, "requests": 4}
+    growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**sizes, pages=pages))
+    results, _ = run(growing)
+    names = [name for name, _ in growing._programs._compiled]
+    assert sum(name.startswith("grow") for name in names) >= 2
+    assert ("park" in names) == (pages == 13)
+    for number, wanted in enumerate(answers(None)):
+        np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
+
+
+def test_the_padding_of_a_prompt_needs_no_pages():
+    """A chunk of 256 for 130 tokens, and 208 slots."""
+    limits = Limits(max_new_tokens=20)
+    prompts = [[20 + n] * 130 for n in range(3)]
+    paged, contiguous = (engine(pages).generate(prompts, limits=limits) for pages in (13, None))
+    for one, other in zip(paged, contiguous):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+
+
+def test_no_pages_are_refused():
+    with pytest.raises(UserError, match="pages is 0; give 1 or more"):
+        EngineConfig(pages=0)
+
+
+def test_a_request_that_can_never_fit_is_refused():
+    with pytest.raises(
+        UserError, match=r"needs more than the 204 slots of a stream; .* EngineConfig\.max_slots or pages"
+    ):
+        engine(13).submit([20] * 60, limits=LIMITS)

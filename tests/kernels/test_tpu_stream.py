@@ -1,0 +1,157 @@
+"""Decode over pages, by the TPU kernel step by step and in plain XLA, against the dense oracle."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import mvjax_kernels
+import numpy as np
+import pytest
+from beartype import beartype
+from jax.experimental import checkify
+from jaxtyping import jaxtyped
+from oracle import attend
+
+R, L, K, G, H, Z, M = 3, 4, 2, 3, 64, 128, 4
+LENGTHS = np.array([300, 0, 512], np.int32)
+NAMES = ("q_RLNH", "k_PKZH", "v_PKZH", "pages_RM", "length_R", "words_RS")
+
+
+@functools.cache
+def jitted(backend: str, soft_cap=None):
+    call = jaxtyped(typechecker=beartype)(mvjax_kernels.paged_stream_attention)
+    return jax.jit(functools.partial(call, backend=backend, soft_cap=soft_cap))
+
+
+def paged(seed, kind=None, dtype=np.float32):
+    """Arguments by name, and what the oracle makes of them. What lies behind an end is NaN, or -128 if quantised."""
+    rng = np.random.default_rng(seed)
+    q = rng.normal(size=(R, L, K * G, H))
+    k, v = (rng.normal(size=(R * M + 1, K, Z, H)) for _ in range(2))
+    scales = {}
+    if kind is not None:
+        k, v = (np.round(40 * x).clip(-127, 127) if kind == jnp.int8 else x for x in (k, v))
+        scales = {
+            name: rng.uniform(0.01, 0.1, (R * M + 1, K, Z)).astype(np.float32)
+            for name in ("k_scale_PKZ", "v_scale_PKZ")
+        }
+    k, v = (jnp.asarray(x, dtype if kind is None else kind) for x in (k, v))
+    q = jnp.asarray(q, dtype)
+    pages_RM = rng.permutation(R * M).reshape(R, M).astype(np.int32)
+    words_RS = rng.integers(0, 2**L, (R, M * Z)).astype(np.uint32)
+    sees_RLS = ((words_RS[:, None] >> np.arange(L, dtype=np.uint32)[:, None]) & 1 > 0) & (
+        np.arange(M * Z) < LENGTHS[:, None, None]
+    )
+    streams = []
+    for x, scale in zip((k, v), scales.values() or (None, None)):
+        x = np.asarray(x, np.float64) * (1 if scale is None else scale[..., None])
+        streams.append(x[pages_RM].transpose(0, 1, 3, 2, 4).reshape(R, M * Z, K, H))
+    wanted, _ = attend(q, *streams, sees_RLS)
+    dead_RS = np.arange(M * Z) >= LENGTHS[:, None]
+    place = pages_RM[:, :, None].repeat(Z, 2).reshape(R, -1)[dead_RS], np.nonzero(dead_RS)[1] % Z
+    waste = jnp.asarray(-128 if kind == jnp.int8 else np.nan, k.dtype)
+    k, v = (x.at[place[0], :, place[1]].set(waste) for x in (k, v))
+    pages_RM = np.where(np.arange(M) * Z < LENGTHS[:, None], pages_RM, R * M)
+    return dict(zip(NAMES, (q, k, v, pages_RM, LENGTHS, words_RS))) | scales, wanted
+
+
+@pytest.mark.parametrize("backend", ["xla", "tpu_interpret"])
+@pytest.mark.parametrize("kind", [None, jnp.int8, jnp.float8_e4m3fn], ids=str)
+def test_pages_equal_the_oracle(backend, kind):
+    for seed in range(3):
+        arguments, wanted = paged(seed, kind)
+        got = np.asarray(jitted(backend)(**arguments))
+        assert np.abs(got - wanted).max() <= 2e-6 * max(1, np.abs(wanted).max())
+        assert (got[1] == 0).all()
+
+
+def test_the_last_bit_of_a_word_is_a_lane_too():
+    rng = np.random.default_rng(9)
+    q = rng.normal(size=(1, 32, 2, H)).astype(np.float32)
+    k, v = (rng.normal(size=(2, 1, Z, H)).astype(np.float32) for _ in range(2))
+    words_RS = rng.integers(0, 2**32, (1, 2 * Z), np.uint32)
+    pages, length = np.array([[1, 0]], np.int32), np.array([200], np.int32)
+    xla, kernel = (jitted(backend)(q, k, v, pages, length, words_RS) for backend in ("xla", "tpu_interpret"))
+    np.testing.assert_allclose(kernel, xla, atol=2e-6)
+    unsigned = jitted("tpu_interpret")(q, k, v, pages, length, words_RS.view(np.int32))
+    np.testing.assert_array_equal(kernel, unsigned)
+
+
+@pytest.mark.parametrize("backend", ["xla", "tpu_interpret"])
+def test_bfloat16_loses_only_its_rounding(backend):
+    arguments, wanted = paged(4, dtype=jnp.bfloat16)
+    got = jitted(backend)(**arguments)
+    assert got.dtype == jnp.bfloat16
+    # The TPU kernel rounds the weights to 16 bits too before they multiply the values.
+    bound = 2**-8 if backend == "xla" else 2**-7
+    assert np.abs(np.asarray(got, np.float64) - wanted).max() <= bound * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("backend", ["xla", "tpu_interpret"])
+@pytest.mark.parametrize(("lanes", "dtype"), [(1, np.float32), (5, np.float32), (8, jnp.bfloat16), (32, np.float32)])
+def test_new_slots_go_to_their_pages_and_nowhere_else(backend, lanes, dtype):
+    rng = np.random.default_rng(lanes)
+    pages_RM = rng.permutation(R * M).reshape(R, M).astype(np.int32)
+    old = [jnp.asarray(rng.normal(size=(R * M, K, Z, H)), dtype) for _ in range(2)]
+    new = [jnp.asarray(rng.normal(size=(R, lanes, K, H)), dtype) for _ in range(2)]
+    write = jax.jit(functools.partial(mvjax_kernels.write_stream, backend=backend))
+    for start_R in ([0, 37, 509], [120, 128, 300], [127, 255, 16]):
+        got = write(*old, *new, pages_RM, np.array(start_R, np.int32))
+        for before, fresh, after in zip(old, new, got):
+            wanted = np.array(before)
+            for r, lane in np.ndindex(R, lanes):
+                slot = start_R[r] + lane
+                if slot < M * Z:
+                    wanted[pages_RM[r, slot // Z], :, slot % Z] = fresh[r, lane]
+            np.testing.assert_array_equal(after, wanted)
+
+
+def test_values_are_checked_on_request():
+    arguments, _ = paged(0)
+    checked = checkify.checkify(
+        functools.partial(mvjax_kernels.paged_stream_attention, backend="xla", check_values=True)
+    )
+    checked(**arguments)[0].throw()
+    for change, message in (
+        ({"length_R": np.array([300, 600, 3], np.int32)}, r"length\[1\] = 600 is outside 0 to 512"),
+        ({"pages_RM": arguments["pages_RM"] + np.eye(R, M, dtype=np.int32) * 99}, r"is no page: there are 13"),
+    ):
+        with pytest.raises(checkify.JaxRuntimeError, match=message):
+            checked(**arguments | change)[0].throw()
+
+
+BAD = {
+    "words has 511 slots, 4 pages of 128 have 512": {"words_RS": jnp.zeros((R, 511), jnp.uint32)},
+    "33 lanes a request": {"q_RLNH": jnp.zeros((R, 33, K * G, H))},
+    "pages must be int32, got float32": {"pages_RM": jnp.zeros((R, M))},
+    "give both k_scale and v_scale": {"k_scale_PKZ": jnp.zeros((R * M + 1, K, Z))},
+    "R is 3": {"length_R": jnp.zeros(2, jnp.int32)},
+    "k with scales must be int8": {f"{x}_scale_PKZ": jnp.zeros((R * M + 1, K, Z)) for x in "kv"},
+    "needs a TPU": {"backend": "tpu"},
+    "it reads pages of a multiple of 128 slots, not 64": {
+        "backend": "tpu_interpret",
+        **{name: jnp.zeros((R * M + 1, K, 64, H)) for name in ("k_PKZH", "v_PKZH")},
+        "words_RS": jnp.zeros((R, M * 64), jnp.uint32),
+    },
+    "keep the pages in bfloat16": {
+        "backend": "tpu_interpret",
+        "q_RLNH": jnp.zeros((R, L, K * G, H), jnp.float16),
+        **{name: jnp.zeros((R * M + 1, K, Z, H), jnp.float16) for name in ("k_PKZH", "v_PKZH")},
+    },
+    "needs an NVIDIA GPU": {"backend": "gpu"},
+}
+
+
+def test_contiguous_streams_are_xla_s():
+    q, kv, words = jnp.zeros((1, 2, 2, H)), jnp.zeros((1, 1, 64, H)), jnp.zeros((1, 64), jnp.uint32)
+    mvjax_kernels.stream_attention(q, kv, kv, words)
+    with pytest.raises(ValueError, match=r"it decodes over pages only \(paged_stream_attention\)"):
+        mvjax_kernels.stream_attention(q, kv, kv, words, backend="tpu_interpret")
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_calls_name_the_value(message):
+    arguments, _ = paged(0)
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        mvjax_kernels.paged_stream_attention(**arguments | BAD[message])
