@@ -73,7 +73,7 @@ def answers(pages: int | None):
 
 
 # One request needs 6 + 150 slots and 4 spare ones: 10 pages. Two at a time do not fit into 13.
-@pytest.mark.parametrize("pages", [32, 13])
+@pytest.mark.parametrize("pages", [pytest.param(32, marks=pytest.mark.slow), 13])
 def test_pages_change_no_answer(pages):
     assert any(len(result.parent) > 2 for result in answers(None))
     for paged, contiguous in zip(answers(pages), answers(None)):

@@ -182,7 +182,7 @@ def test_chunks_of_one_call_are_calls_of_their_own(kernel):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize("kernel", ["xla", "tpu"])
+@pytest.mark.parametrize("kernel", ["xla", pytest.param("tpu", marks=pytest.mark.slow)])
 def test_tiles_without_a_visible_pair_are_never_read(kernel):
     """Keys and values of blocks that a tile of queries does not see are NaN: reading one would show, even masked."""
     skipped = 0

@@ -35,7 +35,7 @@ def largest_difference(a, b):
     return max(np.abs(a[name] - b[name]).max() for name in a)
 
 
-@pytest.mark.parametrize(("lora_rank", "accumulation"), [(4, 4), (0, 2)])
+@pytest.mark.parametrize(("lora_rank", "accumulation"), [(4, 4), pytest.param(0, 2, marks=pytest.mark.slow)])
 def test_accumulation_equals_the_big_batch(lora_rank, accumulation):
     trainee, batch = make_trainee(lora_rank), next(RandomBatches())
     whole, whole_metrics = one_step(batch, 1, trainee)
