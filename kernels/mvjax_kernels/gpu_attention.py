@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mvjax_kernels import triton_attention
+from mvjax_kernels.residuals import named
 from mvjax_kernels.tiles import run_lists, runs_per_line, tile_rows
 from mvjax_kernels.tuning import GpuTable, GpuTiles
 
@@ -85,6 +86,7 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
         (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, _firsts(q_offset_BC, T, tiles), *by_rows),
         [(q_BTNH, q_BTNH.dtype), (q_BTNH[..., 0], jnp.float32)],
     )
+    o_BTNH, lse_BTN = named(o_BTNH), named(lse_BTN)
     saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, o_BTNH, lse_BTN)
     return (o_BTNH, lse_BTN), saved
 

@@ -25,6 +25,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from mvjax_kernels.precision import precision_of
+from mvjax_kernels.residuals import named
 from mvjax_kernels.tiles import INT32_MAX, run_lists, tile_rows
 from mvjax_kernels.tpu_walk import Lists, Shape, lines_of, walk
 
@@ -362,6 +363,7 @@ def _forward(
         interpret,
     )
     o_BTNH, lse_BTN = _from_heads(o, length), _stats_from_tiles(shape, lse[:, :, :, 0], length)
+    o_BTNH, lse_BTN = named(o_BTNH), named(lse_BTN)
     saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, o_BTNH, lse_BTN)
     return (o_BTNH, lse_BTN), saved
 

@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mvjax_kernels.precision import precision_of
+from mvjax_kernels.residuals import named
 from mvjax_kernels.tiles import INT32_MAX, tile_rows, visible_tiles
 
 TILES = ((4, 128, 256), (8, 64, 256), (2**31, 32, 256))
@@ -196,6 +197,7 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
     _, (o_PKMH, lse_PKM) = lax.scan(query_tile, None, (plan, _query_tiles(q_BTNH, K, rows)))
     o_BTNH = _from_query_tiles(o_PKMH, rows, B, T)
     lse_BTN = _from_query_tiles(lse_PKM[..., None], rows, B, T)[..., 0]
+    o_BTNH, lse_BTN = named(o_BTNH), named(lse_BTN)
     saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, o_BTNH, lse_BTN)
     return (o_BTNH, lse_BTN), saved
 

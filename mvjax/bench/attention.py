@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import mvjax_kernels
 
 from mvjax.bench.config import AttentionBench
+from mvjax.bench.picture import draw
 from mvjax.bench.report import Bar, Report
-from mvjax.files import atomic_path
 
 MIB = 2**20
 LINEAR_BAR = 1.2
@@ -42,8 +41,8 @@ def measure(config: AttentionBench, report: Report, say: Callable[[str], None]) 
         f"temporaries of the compiled forward and backward pass; one sequence, {config.heads} heads over "
         f"{config.kv_heads}, width {config.head_dim}, float32; dense grows with exponent {growth['dense']:.2f}"
     )
-    path = draw(config, sizes)
-    report.notes.append(f"picture: {path}" if path else "no picture: matplotlib is not installed")
+    curves = {name: [value / MIB for value in values] for name, values in sizes.items()}
+    report.notes.append(draw(config.output / "attention.png", config.lengths, curves, "temporary memory, MiB"))
 
 
 def blockwise(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, row_T):
@@ -79,23 +78,3 @@ def temporary_bytes(attention: Callable, config: AttentionBench, length: int) ->
     arguments = (q, kv, kv, q, hide, hide, shape(length, dtype=jnp.int32))
     compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
     return compiled.memory_analysis().temp_size_in_bytes
-
-
-def draw(config: AttentionBench, sizes: dict[str, list[int]]) -> Path | None:
-    """Both curves on logarithmic axes; None without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="tokens", ylabel="temporary memory, MiB")
-    for name, values in sizes.items():
-        axes.plot(config.lengths, [value / MIB for value in values], marker="o", label=name)
-    axes.set_xscale("log", base=2)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    path = config.output / "attention.png"
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
-    return path

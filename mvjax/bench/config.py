@@ -129,6 +129,29 @@ class TrainingBench(ModelBench):
 
 
 @dataclass(frozen=True)
+class MemoryBench(ModelBench):
+    """Memory of a LoRA training step against the length, beside transformers with PyTorch and a dense mask."""
+
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
+    """Tokens T of the packed row."""
+    rank: int = 16
+    """Rank of the adapters."""
+    degree: int = 8
+    """Most parts of the synthetic items that fill the row."""
+    remat: str = "none"
+    """What our layers keep for the backward pass, as in a training configuration."""
+
+    def check(self) -> None:
+        super().check()
+        if len(self.lengths) < 2 or list(self.lengths) != sorted(set(self.lengths)):
+            raise UserError("--lengths: give at least two, rising")
+        for length in self.lengths:
+            TrainingBench(self.output, row_length=length, rank=self.rank, degree=self.degree).check()
+        if self.remat not in ("none", "full", "attention", "products"):
+            raise UserError(f"--remat {self.remat}: use none, full, attention or products")
+
+
+@dataclass(frozen=True)
 class AttentionBench(Bench):
     """Temporary memory of compiled attention, forward and backward, against the length (nothing is executed)."""
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
-CALLED = re.compile(r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
-BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+from mvjax.hlo import Instruction, parse
+
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
 IN_PLACE = {
@@ -17,40 +14,6 @@ IN_PLACE = {
     *("optimization-barrier", "dynamic-update-slice"),
 }
 """Instructions that make no new buffer: XLA puts a copy before an update that cannot be done in place."""
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One line of a program."""
-
-    name: str
-    shape: str
-    opcode: str
-    rest: str
-    root: bool
-
-    @property
-    def called(self) -> list[str]:
-        """Names of the computations that it calls."""
-        names = CALLED.findall(self.rest)
-        for group in BRANCHES.findall(self.rest):
-            names += [name.strip().lstrip("%") for name in group.split(",")]
-        return names
-
-
-def parse(program: str) -> dict[str, list[Instruction]]:
-    """The instructions of every computation of an optimised HLO module."""
-    computations: dict[str, list[Instruction]] = {}
-    current: list[Instruction] | None = None
-    for line in program.splitlines():
-        line = re.sub(r"/\*.*?\*/", "", line)
-        if match := COMPUTATION.match(line):
-            current = computations.setdefault(match[1], [])
-        elif line.startswith("}"):
-            current = None
-        elif current is not None and (match := INSTRUCTION.match(line)):
-            current.append(Instruction(match[2], match[3], match[4], match[5], bool(match[1])))
-    return computations
 
 
 def stream_copies(program: str, shape: tuple[int, ...]) -> list[str]:

@@ -17,10 +17,10 @@ import mvjax_kernels
 import numpy as np
 from mvjax_kernels import meter, tuning
 
-from mvjax.bench.chips import compile_for, tpu
 from mvjax.bench.config import KernelsBench
 from mvjax.bench.report import Bar, Report
 from mvjax.bench.scenes import SCENES
+from mvjax.chips import compile_for, tpu
 from mvjax.files import atomic_path
 
 MIB = 2**20

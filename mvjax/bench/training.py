@@ -77,22 +77,23 @@ class JaxTraining:
         import jax.numpy as jnp
 
         from mvjax.models import LoraConfig, add_lora, from_checkpoint
-        from mvjax.training import sharding
         from mvjax.training.config import TrainConfig
+        from mvjax.training.feed import place
+        from mvjax.training.mesh import make_placement
         from mvjax.training.model import take_apart
         from mvjax.training.optimizer import make_optimizer
-        from mvjax.training.run import place
         from mvjax.training.step import init_state, make_step
 
         config = TrainConfig(learning_rate=LEARNING_RATE, clip=CLIP, lora_rank=rank, lora_alpha=ALPHA)
-        decoder = from_checkpoint(checkpoint, dtype=jnp.float32, scan_layers=config.scan_layers)
+        placement = make_placement(config, jax.devices()[:1])
+        options = {"scan_layers": config.scan_layers, "remat": config.remat, "placement": placement}
+        decoder = from_checkpoint(checkpoint, dtype=jnp.float32, **options)
         trainee = take_apart(add_lora(decoder, LoraConfig(rank, ALPHA)))
-        mesh = sharding.make_mesh(1)
         optimizer = make_optimizer(config, lambda _: LEARNING_RATE, trainee.groups)
-        self._step = make_step(trainee, optimizer, mesh, loss_chunk=config.loss_chunk)
-        self._frozen = jax.device_put(trainee.frozen, sharding.replicated(mesh))
-        self._state = init_state(trainee, optimizer, mesh)
-        self._batch = place(batch, 1, mesh)
+        self._step = make_step(trainee, optimizer, placement, loss_chunk=config.loss_chunk)
+        self._frozen = jax.device_put(trainee.frozen, trainee.frozen_sharding(placement))
+        self._state = init_state(trainee, optimizer, placement)
+        self._batch = place(batch, 1, placement)
         self.parameters = sum(x.size for x in self._state.params.values())
 
     def step(self) -> tuple[float, float]:

@@ -22,6 +22,7 @@ BENCHES: dict[str, type[Bench]] = {
     "decode": settings.DecodeBench,
     "parallel": settings.ParallelBench,
     "training": settings.TrainingBench,
+    "memory": settings.MemoryBench,
 }
 """In the order in which `all` runs them."""
 
@@ -93,7 +94,7 @@ def lacking(name: str, chosen: settings.AllBench) -> str | None:
     """Why a benchmark cannot run here; None where it can."""
     if name == "kernels" and importlib.util.find_spec("libtpu") is None:
         return "libtpu is not installed (make bench-kernels sets it up)"
-    if name == "training":
+    if name in ("training", "memory"):
         from mvjax.bench.torch_model import missing
 
         return missing()

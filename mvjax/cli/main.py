@@ -15,6 +15,7 @@ VERBS = {
     "convert": "turn model weights from one format into another",
     "curate": "make parallel training data: GSM8K, synthetic",
     "train": "fine-tune a model into a Multiverse model",
+    "plan": "what a training run will need on a machine that is not here, and whether it fits",
     "generate": "answer prompts, branches in parallel, as a live tree",
     "evaluate": "accuracy, degree of parallelism and form on benchmarks",
     "bench": "time the engine and the trainer against their bounds",
@@ -43,7 +44,11 @@ def tell_backend() -> None:
 
 def run() -> None:
     """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status and not os.environ.get("MVJAX_TRACEBACK"):
+        # The error has been told; what threads that it left behind complain of, as the process ends, tells no more.
+        sys.unraisablehook = lambda _: None
+    sys.exit(status)
 
 
 def main(argv: list[str]) -> int:

@@ -9,6 +9,7 @@ import difflib
 import io
 import itertools
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ The run lives in OUTPUT/NAME; a second start goes on from its newest checkpoint,
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb; returns 0, or 130 where the run was interrupted (and saved)."""
+    """Run the verb; returns 0, or 130 (Ctrl-C, `stop_after`) and 75 (SIGTERM) where it was interrupted, and saved."""
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE, end="")
         config = load_config(Path(argv[0])) if argv and not argv[0].startswith("-") else None
@@ -39,9 +40,15 @@ def main(argv: list[str]) -> int:
     restart = "--restart" in argv
     config = override(load_config(Path(argv[0])), [word for word in argv[1:] if word != "--restart"]).check()
 
+    from mvjax.training import distributed
+
+    distributed.start()
     from mvjax.training.train import train
 
-    return 0 if train(config, restart=restart).finished else EXIT_INTERRUPTED
+    outcome = train(config, restart=restart)
+    if outcome.finished:
+        return 0
+    return distributed.EXIT_AGAIN if outcome.stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from mvjax.data.encode import Form
 from mvjax.errors import UserError
@@ -65,17 +67,19 @@ class Curriculum:
     def __call__(self, step: int) -> Draw:
         """The draw of a step, counted from 0."""
         epoch, place = divmod(step, self.length)
-        order, multiverse = _pass(self, epoch)
-        return Draw(int(order[place]), "multiverse" if multiverse[place] else "autoregressive", epoch)
+        order_N, multiverse_N = self.draws(epoch)
+        return Draw(int(order_N[place]), "multiverse" if multiverse_N[place] else "autoregressive", epoch)
 
+    @cached_property
+    def draws(self) -> Callable[[int], tuple[Int[np.ndarray, "N"], Bool[np.ndarray, "N"]]]:
+        """Of a pass, counted from 0: the record of each of its steps, and whether it is in Multiverse form."""
+        return lru_cache(maxsize=4)(self._draws)
 
-@lru_cache(maxsize=4)
-def _pass(curriculum: Curriculum, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Order of the records in a pass, and which of them are in Multiverse form."""
-    rng = np.random.Generator(np.random.Philox(key=[curriculum.seed % 2**64, epoch]))
-    deck = curriculum._deck
-    chosen = np.zeros(len(deck), bool)
-    share = curriculum.shares[min(epoch, len(curriculum.shares) - 1)]
-    chosen[rng.permutation(len(deck))[: round(share * len(deck))]] = True
-    order = rng.permutation(len(deck)) if curriculum.shuffle else np.arange(len(deck))
-    return deck[order], chosen[order]
+    def _draws(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, epoch]))
+        deck_N = self._deck
+        chosen_N = np.zeros(len(deck_N), bool)
+        share = self.shares[min(epoch, len(self.shares) - 1)]
+        chosen_N[rng.permutation(len(deck_N))[: round(share * len(deck_N))]] = True
+        order_N = rng.permutation(len(deck_N)) if self.shuffle else np.arange(len(deck_N))
+        return deck_N[order_N], chosen_N[order_N]

@@ -17,6 +17,9 @@ from mvjax.tokenizers.tokenizer import Tokenizer
 
 Form = Literal["multiverse", "autoregressive"]
 
+FORMS: tuple[Form, ...] = ("multiverse", "autoregressive")
+"""The two forms of a record, in the order of axis F of a store's index."""
+
 SUFFIXES: Mapping[str, str] = {
     "multiverse": " Think step by step and in parallel before answering.",
     "autoregressive": " Think step by step before answering.",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32
+from jaxtyping import Bool, Int, Int8, Int32
 
 from mvjax.data.encode import Example
 from mvjax.language import INT32_MAX
@@ -35,38 +36,82 @@ class Batch(NamedTuple):
     """0 prompt (padding too), 1 sequential text, 2 path, 3 tag, 4 conclusion."""
 
 
-def first_fit_decreasing(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Distribute documents over rows: the longest first, each into the first row that has room.
+FINISH = 3.0
+"""A row with room for fewer documents of the mean length is finished as exactly as possible."""
+CANDIDATES = 64
+"""Documents of which each is tried as one of the two that finish a row."""
 
-    Returns the indices of each row's documents, in the order of `lengths`.
+
+def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Distribute whole documents over few rows: the better of two ways, which are good at different lengths.
+
+    Returns the indices of each row's documents, in the order of `lengths`; rows in the order of their first documents.
     Raises:
       ValueError: a document longer than the row (the caller leaves those out and counts them).
     """
     if len(lengths) and max(lengths) > row_length:
         raise ValueError(f"a document of {max(lengths)} tokens does not fit into rows of {row_length}")
+    lengths_N = np.asarray(lengths, np.int64)
+    rows = best_fit_decreasing(lengths_N, row_length)
+    if len(rows) * row_length - lengths_N.sum() >= row_length:
+        rows = min(rows, balanced(lengths_N, row_length), key=len)
+    return sorted(sorted(row) for row in rows)
+
+
+def best_fit_decreasing(lengths_N: Int[np.ndarray, "N"], row_length: int) -> list[list[int]]:
+    """The longest document first, each into the row in which it leaves the least room: good where few fit in a row."""
     rows: list[list[int]] = []
-    room = np.zeros(len(lengths), np.int64)
-    for index in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
-        fitting = np.flatnonzero(room[: len(rows)] >= lengths[index])
-        if fitting.size:
-            row = int(fitting[0])
+    rooms: list[tuple[int, int]] = []
+    """Room left and number of each row, sorted."""
+    for index in np.argsort(-lengths_N, kind="stable").tolist():
+        length = int(lengths_N[index])
+        place = bisect.bisect_left(rooms, (length, 0))
+        if place < len(rooms):
+            room, row = rooms.pop(place)
         else:
-            row = len(rows)
+            room, row = row_length, len(rows)
             rows.append([])
-            room[row] = row_length
         rows[row].append(index)
-        room[row] -= lengths[index]
-    return [sorted(row) for row in rows]
+        bisect.insort(rooms, (room - length, row))
+    return rows
 
 
-def pack(examples: Sequence[Example], row_length: int) -> list[list[Example]]:
-    """Whole documents in as few rows as first-fit-decreasing needs.
+def balanced(lengths_N: Int[np.ndarray, "N"], row_length: int) -> list[list[int]]:
+    """Row by row: the longest that is left, then average ones, at last the two that fill the row best. So every row
+    takes of all lengths, and what finishes the last rows is as varied as what finished the first: good where several
+    documents fit in a row."""
+    order_N = np.argsort(lengths_N, kind="stable")
+    indices, left = order_N.tolist(), lengths_N[order_N].tolist()
+    total, rows = int(lengths_N.sum()), []
+    while left:
+        taken, room = [len(left) - 1], row_length
+        rows.append([])
+        while taken:
+            for place in taken:
+                rows[-1].append(indices.pop(place))
+                length = left.pop(place)
+                total, room = total - length, room - length
+            fitting = bisect.bisect_right(left, room)
+            if fitting and room > FINISH * total / len(left):
+                taken = [min(bisect.bisect_left(left, total / len(left)), fitting - 1)]
+            else:
+                taken = _finish(left, fitting, room)
+    return rows
 
-    Raises:
-      ValueError: an example longer than the row.
-    """
-    rows = first_fit_decreasing([len(example.tokens) for example in examples], row_length)
-    return [[examples[index] for index in row] for row in rows]
+
+def _finish(lengths: list[int], fitting: int, room: int) -> list[int]:
+    """Places of the one or two documents out of the first `fitting` that leave the least room, the longer one first;
+    none if none fits. `lengths` is sorted."""
+    best, places = room, []
+    for one in range(fitting - 1, -1, -max(1, fitting // CANDIDATES)):
+        rest = room - lengths[one]
+        two = min(bisect.bisect_right(lengths, rest), one) - 1
+        rest -= lengths[two] if two >= 0 else 0
+        if rest < best:
+            best, places = rest, [one, two] if two >= 0 else [one]
+        if best == 0:
+            break
+    return places
 
 
 def to_batch(rows: Sequence[Sequence[Example]], row_length: int, levels: int, pad_id: int) -> Batch:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
@@ -74,23 +74,33 @@ def read_records(path: str | Path, *, max_bad_share: float = 0.02) -> RecordFile
       path: a UTF-8 file, one JSON object a line; empty lines are ignored.
       max_bad_share: largest share of malformed records that is put up with.
     Raises:
-      UserError: no such file, not UTF-8, no usable record, or too many malformed ones.
+      UserError: no such file, no usable record, or too many malformed ones.
     """
     path = Path(path)
     records: list[Record] = []
     faults: list[Fault] = []
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        name = f"{path.name}:{number}"
-        try:
-            record = parse_record(line)
-        except ValueError as error:
-            faults.append(Fault(name, str(error)))
-        else:
-            records.append(record)
+    with open_input(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                records.append(parse_line(line))
+            except ValueError as error:
+                faults.append(Fault(f"{path.name}:{number}", str(error)))
     check_share(faults, len(records) + len(faults), max_bad_share, str(path))
     return RecordFile(tuple(records), tuple(faults))
+
+
+def open_input(path: str | Path) -> BinaryIO:
+    """Open a file for reading bytes.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def check_share(faults: Sequence[Fault], total: int, max_bad_share: float, where: str) -> None:
@@ -136,6 +146,18 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path}: line {number} is not UTF-8 text; save the file as UTF-8") from error
 
 
+def parse_line(line: bytes) -> Record:
+    """One record from its line of a file; a byte order mark before it is passed over.
+
+    Raises:
+      ValueError: saying what is wrong with it.
+    """
+    try:
+        return parse_record(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start + 1} of the line); save the file as UTF-8") from error
+
+
 def parse_record(line: str) -> Record:
     """One record from its JSON line.
 
@@ -146,6 +168,8 @@ def parse_record(line: str) -> Record:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError("JSON nested too deep") from error
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")
     known = f" in record {fields['id']!r}" if isinstance(fields.get("id"), str) else ""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.decoder import Decoder, hf_names
 from mvjax.models.lora import is_adapted, merge
+from mvjax.models.placement import Placement
+from mvjax.models.streaming import load_sharded
 
 if TYPE_CHECKING:
     from mvjax.weights import Checkpoint
-
-# Tensors that some checkpoints carry beside the parameters; they follow from the config.
-DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias")
 
 
 def from_checkpoint(
@@ -26,57 +25,29 @@ def from_checkpoint(
     dtype=jnp.float32,
     param_dtype=jnp.float32,
     scan_layers: bool = True,
-    remat: bool = False,
+    remat: str = "none",
     backend: str = "auto",
+    placement: Placement | None = None,
+    progress: Callable[[str, int], None] | None = None,
 ) -> Decoder:
     """A Decoder with the checkpoint's weights.
 
-    dtype, param_dtype, remat, backend: as for Decoder. scan_layers: stack the blocks and scan over them.
+    dtype, param_dtype, remat, backend, placement: as for Decoder. scan_layers: stack the blocks and scan over them.
+    With a placement the weights go straight to where they lie on its mesh, each process reads its own part.
+    progress: as for `load_sharded`.
     Raises UserError where the config is unsupported or tensors are missing, superfluous or misshapen.
     """
     config = ModelConfig.from_hf(checkpoint.config, scan_layers=scan_layers)
-    source = getattr(checkpoint, "source", "checkpoint")
-    blank = nnx.eval_shape(
-        lambda: Decoder(
-            config, dtype=dtype, param_dtype=param_dtype, remat=remat, backend=backend, rngs=nnx.Rngs(params=0)
-        )
-    )
+    options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat, "backend": backend, "placement": placement}
+    blank = nnx.eval_shape(lambda: Decoder(config, **options, rngs=nnx.Rngs(params=0)))
     graphdef, state = nnx.split(blank)
-    names = {path: hf_names(path, config) for path, _ in nnx.to_flat_state(state)}
-    check_names({name for group in names.values() for name in group}, checkpoint, config, source)
-
-    def read(path, variable):
-        shape = variable.shape if len(names[path]) == 1 else variable.shape[1:]
-        arrays = [np.asarray(checkpoint.tensors[name]) for name in names[path]]
-        for name, array in zip(names[path], arrays):
-            if array.shape != tuple(shape):
-                raise UserError(
-                    f"{source}: {name} has shape {list(array.shape)}, the config asks for {list(shape)}; "
-                    "the file and its config do not belong together"
-                )
-        whole = arrays[0] if shape == variable.shape else np.stack(arrays)
-        return variable.replace(jnp.asarray(whole, dtype=variable.dtype))
-
-    return nnx.merge(graphdef, nnx.map_state(read, state))
-
-
-def check_names(wanted: set[str], checkpoint: Checkpoint, config: ModelConfig, source) -> None:
-    """Raise UserError when tensors are missing, or present that the model would ignore."""
-    found = set(checkpoint.tensors)
-    missing = sorted(wanted - found)
-    if missing:
-        raise UserError(
-            f"{source}: {len(missing)} tensors are missing, {missing[0]} first; "
-            f"the file is incomplete or no {config.family} model"
-        )
-    extra = sorted(name for name in found - wanted if not name.endswith(DERIVED))
-    if config.tied:
-        extra = [name for name in extra if name != "lm_head.weight"]
-    if extra:
-        raise UserError(
-            f"{source}: {len(extra)} tensors have no place in a {config.family} model of {config.layers} layers, "
-            f"{extra[0]} first; check model_type and num_hidden_layers in its config"
-        )
+    places = None
+    if placement is not None:
+        flat = nnx.to_flat_state(state)
+        for path, variable in flat:
+            placement.check(".".join(map(str, path)), variable.shape, variable.axes)
+        places = {path: placement.sharding(variable.axes) for path, variable in flat}
+    return nnx.merge(graphdef, load_sharded(checkpoint, state, places, config=config, progress=progress))
 
 
 def to_checkpoint(decoder: Decoder, *, source: str = "decoder") -> Checkpoint:

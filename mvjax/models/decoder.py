@@ -2,10 +2,13 @@
 
 Parameters keep Hugging Face's names and layouts: a projection's weight is [out, in], and the path of a parameter in
 the module, with "model." before it, is its name in a checkpoint (`layers.3.self_attn.q_proj.weight`). Blocks are
-either separate modules or one module whose parameters carry a leading layer axis; the computation is the same.
+either separate modules or one module whose parameters carry a leading layer axis; the computation is the same. On a
+mesh, every parameter and activation lies where its logical axes say (`mvjax.models.placement`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +16,20 @@ import mvjax_kernels
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from mvjax.models.arrays import Describe, constant, normal
 from mvjax.models.config import ModelConfig
 from mvjax.models.low_rank import low_rank
+from mvjax.models.placement import Placement
 from mvjax.models.rotary import rotary_tables, rotate
+
+REMAT: Mapping[str, Callable | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(mvjax_kernels.RESIDUALS),
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What is kept of each block for the backward pass: everything; nothing but its input; that and what attention needs,
+so that only attention is not run again; all matrix products."""
 
 
 class TagRows(nnx.Param):
@@ -25,32 +39,50 @@ class TagRows(nnx.Param):
 class Linear(nnx.Module):
     """y = W x + b, W [out, in], with an optional low-rank update scale * B A (LoRA, arXiv 2106.09685).
 
-    With a layer axis every parameter is [L, ...]; a scan hands the module over one layer at a time.
+    With a layer axis every parameter is [L, ...]; a scan hands the module over one layer at a time. `axes` are the
+    logical ones of W.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, stack: tuple[int, ...], param_dtype, rngs: nnx.Rngs):
-        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (*stack, outputs, inputs), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((*stack, outputs), param_dtype)) if bias else None
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        axes: tuple[str, str],
+        *,
+        bias: bool = False,
+        describe: Describe,
+        placement: Placement | None,
+    ):
+        self.weight = describe((outputs, inputs), axes, normal(0.02))
+        self.bias = describe((outputs,), axes[:1], constant(0)) if bias else None
         self.lora_a = nnx.data(None)
         self.lora_b = nnx.data(None)
         self.lora_scale = 0.0
+        self.axes = axes
+        self.placement = placement
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         # No `.T`: the transposed weight would be kept for the backward pass, a copy of all where layers are scanned.
-        y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype))
+        y = jnp.einsum("...i,oi->...o", x, self._whole(self.weight, self.axes, x.dtype))
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_a is not None:
-            a, b = self.lora_a[...].astype(x.dtype), (self.lora_scale * self.lora_b[...]).astype(x.dtype)
+            a = self._whole(self.lora_a, (None, self.axes[1]), x.dtype)
+            b = self.lora_scale * self._whole(self.lora_b, (self.axes[0], None), x.dtype)
             y = y + low_rank(x, a, b)
         return y
+
+    def _whole(self, parameter: nnx.Param, axes: tuple[str | None, ...], dtype) -> Array:
+        """Gathered in the type that it is used in."""
+        weight = parameter[...].astype(dtype)
+        return weight if self.placement is None else self.placement.gather(weight, axes)
 
 
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32, returned in x's dtype."""
 
-    def __init__(self, width: int, eps: float, *, stack: tuple[int, ...], param_dtype):
-        self.weight = nnx.Param(jnp.ones((*stack, width), param_dtype))
+    def __init__(self, width: int, eps: float, *, describe: Describe):
+        self.weight = describe((width,), (None,), constant(1))
         self.eps = eps
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -66,14 +98,23 @@ class Table(nnx.Module):
     frozen: no gradient of the matrix's size is then ever computed.
     """
 
-    def __init__(self, rows: int, width: int, *, param_dtype, rngs: nnx.Rngs):
-        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, width), param_dtype))
+    def __init__(self, rows: int, width: int, *, describe: Describe, placement: Placement | None):
+        self.weight = describe((rows, width), ("vocab", "embed"), normal(0.02))
         self.tag_rows = nnx.data(None)
         self.tag_ids: tuple[int, ...] = ()
+        self.placement = placement
+
+    def whole(self, dtype) -> Float[Array, "V D"]:
+        """The matrix in a type, gathered where it is split along D."""
+        weight = self.weight[...].astype(dtype)
+        return weight if self.placement is None else self.placement.gather(weight, ("vocab", "embed"))
 
     def lookup(self, tokens: Int[Array, "..."], dtype) -> Float[Array, "... D"]:
         """The rows of the tokens."""
-        rows = self.weight[...][tokens].astype(dtype)
+        if self.placement is None:
+            rows = self.weight[...][tokens].astype(dtype)
+        else:
+            rows = self.placement.lookup(self.whole(dtype), tokens)
         if self.tag_rows is None:
             return rows
         match = tokens[..., None] == jnp.asarray(self.tag_ids)
@@ -101,38 +142,43 @@ def product_f32(x: jax.Array, rows: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions over the keys that the hidden intervals leave visible."""
 
-    def __init__(self, config: ModelConfig, backend: str, **kwargs):
+    def __init__(self, config: ModelConfig, backend: str, *, describe: Describe, placement: Placement | None):
         heads, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        rngs = kwargs.pop("rngs")
-        self.q_proj = Linear(config.embed, heads, bias=config.qkv_bias, rngs=rngs, **kwargs)
-        self.k_proj = Linear(config.embed, kv, bias=config.qkv_bias, rngs=rngs, **kwargs)
-        self.v_proj = Linear(config.embed, kv, bias=config.qkv_bias, rngs=rngs, **kwargs)
-        self.o_proj = Linear(heads, config.embed, bias=False, rngs=rngs, **kwargs)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_eps, **kwargs) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.rms_eps, **kwargs) if config.qk_norm else None
+        options = {"describe": describe, "placement": placement}
+        self.q_proj = Linear(config.embed, heads, ("heads", "embed"), bias=config.qkv_bias, **options)
+        self.k_proj = Linear(config.embed, kv, ("kv_heads", "embed"), bias=config.qkv_bias, **options)
+        self.v_proj = Linear(config.embed, kv, ("kv_heads", "embed"), bias=config.qkv_bias, **options)
+        self.o_proj = Linear(heads, config.embed, ("embed", "heads"), **options)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_eps, describe=describe) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_eps, describe=describe) if config.qk_norm else None
         self.head_dim = config.head_dim
+        self.by_heads = placement is not None and placement.splits_heads(config.heads, config.kv_heads)
         self.backend = backend
+        self.placement = placement
 
     def __call__(self, x_BTD, cos_BTH, sin_BTH, hide_start_BET, hide_end_BET):
-        def heads(y):
-            return y.reshape(*y.shape[:-1], -1, self.head_dim)
+        def heads(y_BTO, axis):
+            y_BTNH = y_BTO.reshape(*y_BTO.shape[:-1], -1, self.head_dim)
+            return constrain(self.placement, y_BTNH, "batch", "length", axis if self.by_heads else None, None)
 
-        q_BTNH, k_BTKH, v_BTKH = heads(self.q_proj(x_BTD)), heads(self.k_proj(x_BTD)), heads(self.v_proj(x_BTD))
+        q_BTNH, k_BTKH = heads(self.q_proj(x_BTD), "heads"), heads(self.k_proj(x_BTD), "kv_heads")
+        v_BTKH = heads(self.v_proj(x_BTD), "kv_heads")
         if self.q_norm is not None:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         cos_BT1H, sin_BT1H = cos_BTH[..., None, :], sin_BTH[..., None, :]
         q_BTNH, k_BTKH = rotate(q_BTNH, cos_BT1H, sin_BT1H), rotate(k_BTKH, cos_BT1H, sin_BT1H)
-        o_BTNH = mvjax_kernels.attention(q_BTNH, k_BTKH, v_BTKH, hide_start_BET, hide_end_BET, backend=self.backend)
+        attention = mvjax_kernels.attention if self.placement is None else self.placement.attention
+        o_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, hide_start_BET, hide_end_BET, backend=self.backend)
         return self.o_proj(o_BTNH.reshape(*x_BTD.shape[:-1], -1).astype(x_BTD.dtype))
 
 
 class MLP(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig, **kwargs):
-        self.gate_proj = Linear(config.embed, config.ffn, bias=False, **kwargs)
-        self.up_proj = Linear(config.embed, config.ffn, bias=False, **kwargs)
-        self.down_proj = Linear(config.ffn, config.embed, bias=False, **kwargs)
+    def __init__(self, config: ModelConfig, **options):
+        self.gate_proj = Linear(config.embed, config.ffn, ("ffn", "embed"), **options)
+        self.up_proj = Linear(config.embed, config.ffn, ("ffn", "embed"), **options)
+        self.down_proj = Linear(config.ffn, config.embed, ("embed", "ffn"), **options)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -141,16 +187,29 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, backend: str, *, stack: tuple[int, ...], param_dtype, rngs: nnx.Rngs):
-        kwargs = {"stack": stack, "param_dtype": param_dtype}
-        self.input_layernorm = RMSNorm(config.embed, config.rms_eps, **kwargs)
-        self.self_attn = Attention(config, backend, rngs=rngs, **kwargs)
-        self.post_attention_layernorm = RMSNorm(config.embed, config.rms_eps, **kwargs)
-        self.mlp = MLP(config, rngs=rngs, **kwargs)
+    def __init__(self, config: ModelConfig, backend: str, *, describe: Describe, placement: Placement | None):
+        self.input_layernorm = RMSNorm(config.embed, config.rms_eps, describe=describe)
+        self.self_attn = Attention(config, backend, describe=describe, placement=placement)
+        self.post_attention_layernorm = RMSNorm(config.embed, config.rms_eps, describe=describe)
+        self.mlp = MLP(config, describe=describe, placement=placement)
+        self.placement = placement
 
     def __call__(self, x_BTD, *context):
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), *context)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        whole, split = ("batch", "length", None), ("batch", "between", None)
+
+        def inside(x_BTD):
+            return x_BTD if self.placement is None else self.placement.move(x_BTD, whole, split)
+
+        def between(x_BTD):
+            return x_BTD if self.placement is None else self.placement.move(x_BTD, split, whole)
+
+        x_BTD = x_BTD + between(self.self_attn(inside(self.input_layernorm(x_BTD)), *context))
+        return x_BTD + between(self.mlp(inside(self.post_attention_layernorm(x_BTD))))
+
+
+def constrain(placement: Placement | None, x: Array, *axes: str | None) -> Array:
+    """Held to where its logical axes say; as it is without a mesh."""
+    return x if placement is None else placement.constrain(x, *axes)
 
 
 class Decoder(nnx.Module):
@@ -159,8 +218,9 @@ class Decoder(nnx.Module):
     config: shape of the model; `config.scan_layers` picks stacked and scanned, or separate and unrolled blocks.
     dtype: of activations and products (norms, rotation, softmax and logits are float32 in any case).
     param_dtype: of the stored parameters.
-    remat: recompute each block in the backward pass instead of keeping its activations.
+    remat: what is kept of each block for the backward pass, a name of REMAT.
     backend: of the attention, as `mvjax_kernels.attention` takes it.
+    placement: the mesh that it is trained on; None: one device.
     """
 
     def __init__(
@@ -169,26 +229,26 @@ class Decoder(nnx.Module):
         *,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         backend: str = "auto",
+        placement: Placement | None = None,
         rngs: nnx.Rngs,
     ):
         self.config = config
         self.lora = None
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
-        self.embed_tokens = Table(config.vocab_size, config.embed, param_dtype=param_dtype, rngs=rngs)
+        self.placement = placement
+        one = Describe(rngs, jnp.dtype(param_dtype))
+        options = {"describe": one, "placement": placement}
+        self.embed_tokens = Table(config.vocab_size, config.embed, **options)
         if config.scan_layers:
-            self.layers = Block(config, backend, stack=(config.layers,), param_dtype=param_dtype, rngs=rngs)
+            stacked = Describe(rngs, one.dtype, config.layers)
+            self.layers = Block(config, backend, describe=stacked, placement=placement)
         else:
-            blocks = [
-                Block(config, backend, stack=(), param_dtype=param_dtype, rngs=rngs) for _ in range(config.layers)
-            ]
-            self.layers = nnx.List(blocks)
-        self.norm = RMSNorm(config.embed, config.rms_eps, stack=(), param_dtype=param_dtype)
-        self.lm_head = nnx.data(
-            None if config.tied else Table(config.vocab_size, config.embed, param_dtype=param_dtype, rngs=rngs)
-        )
+            self.layers = nnx.List([Block(config, backend, **options) for _ in range(config.layers)])
+        self.norm = RMSNorm(config.embed, config.rms_eps, describe=one)
+        self.lm_head = nnx.data(None if config.tied else Table(config.vocab_size, config.embed, **options))
 
     def __call__(
         self,
@@ -212,6 +272,7 @@ class Decoder(nnx.Module):
         positions_BT: rotary position of each token (siblings start alike).
         hide_start_BET, hide_end_BET: key s is hidden from the query rows [start, end) of each level; level 0 is the
         document (packing and padding), the others the blocks around the key. Rows are counted along T.
+        On a mesh with a context axis tokens and positions come in `placement.split.order`, intervals in text order.
         """
         x_BTD = self.embed_tokens.lookup(jnp.asarray(tokens_BT), self.dtype)
         intervals = jnp.asarray(hide_start_BET, jnp.int32), jnp.asarray(hide_end_BET, jnp.int32)
@@ -220,16 +281,17 @@ class Decoder(nnx.Module):
         def layer(x_BTD, graphdef, state):
             return nnx.merge(graphdef, state)(x_BTD, *context)
 
-        if self.remat:
+        x_BTD = constrain(self.placement, x_BTD, "batch", "between", None)
+        if (policy := REMAT[self.remat]) is not None:
             # Under scan the recomputation cannot be merged with the forward pass anyway.
-            layer = jax.checkpoint(layer, static_argnums=1, prevent_cse=not self.config.scan_layers)
+            layer = jax.checkpoint(layer, policy=policy, static_argnums=1, prevent_cse=not self.config.scan_layers)
         if self.config.scan_layers:
             graphdef, stacked = nnx.split(self.layers)
             x_BTD, _ = jax.lax.scan(lambda x_BTD, state: (layer(x_BTD, graphdef, state), None), x_BTD, stacked)
         else:
             for block in self.layers:
                 x_BTD = layer(x_BTD, *nnx.split(block))
-        return self.norm(x_BTD)
+        return constrain(self.placement, self.norm(x_BTD), "batch", "length", None)
 
     @property
     def head(self) -> Table:

@@ -67,14 +67,17 @@ def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> Decoder:
     for count, (_, linear) in enumerate(adaptable(decoder, config.targets if config.rank else ())):
         *stack, outputs, inputs = linear.weight.shape
         start = jax.random.normal(jax.random.fold_in(key, count), (*stack, config.rank, inputs), jnp.float32)
-        linear.lora_a = nnx.LoRAParam(start * inputs**-0.5)
-        linear.lora_b = nnx.LoRAParam(jnp.zeros((*stack, outputs, config.rank), jnp.float32))
+        layers, (output_axis, input_axis) = ("layers",) * len(stack), linear.axes
+        linear.lora_a = nnx.LoRAParam(start * inputs**-0.5, axes=(*layers, None, input_axis))
+        zeros = jnp.zeros((*stack, outputs, config.rank), jnp.float32)
+        linear.lora_b = nnx.LoRAParam(zeros, axes=(*layers, output_axis, None))
         linear.lora_scale = config.alpha / config.rank
     decoder.lora = config
     if config.tag_ids:
         for table in tables(decoder):
             table.tag_ids = tuple(config.tag_ids)
-            table.tag_rows = TagRows(table.weight[...][jnp.asarray(config.tag_ids)].astype(jnp.float32))
+            rows_KD = table.weight[...][jnp.asarray(config.tag_ids)].astype(jnp.float32)
+            table.tag_rows = TagRows(rows_KD, axes=(None, None))
     return decoder
 
 

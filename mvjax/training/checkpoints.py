@@ -1,19 +1,23 @@
-"""Checkpoints of a run (Orbax): whole or absent, checked when they are read."""
+"""Checkpoints of a run (Orbax): written while training goes on, whole or absent, checked when they are read."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import warnings
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax import lax
+from jaxtyping import Array, UInt32
 
 from mvjax.errors import UserError
+from mvjax.training.distributed import Agreement, is_first
 from mvjax.training.step import TrainState
 
 STATE, RECORD = "state", "record"
@@ -26,79 +30,120 @@ class DamagedCheckpointWarning(UserWarning):
 class Checkpoints:
     """The checkpoints under a directory, one per step.
 
-    Orbax writes each under a temporary name and renames it when it is complete, so a half-written one is never listed.
-    Each also carries a checksum of every array: one whose bytes have changed since is not taken for good either.
+    Orbax writes each under a temporary name, in the background, and renames it when it is complete, so a half-written
+    one is never listed. Each also carries a fingerprint of every array: one whose numbers have changed since is not
+    taken for good either. Fingerprints do not depend on the mesh, nor does a checkpoint: it can be restored onto
+    another one, or by another number of processes. All processes of a run call the same methods in the same order.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, keep_every: int = 0, agreement: Agreement | None = None):
+        """`keep`: newest ones that are kept; `keep_every`: those of every so many steps are kept for good, 0: none."""
         self.directory = directory.absolute()
-        self.keep = keep
+        logging.getLogger("absl").addFilter(raised_again)
+        self.keep, self.keep_every = keep, keep_every
+        self._agreement = agreement or Agreement()
+        self._writing: int | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=self.keep, keep_period=self.keep_every or None, cleanup_tmp_directories=True
         )
         handlers = {STATE: ocp.StandardCheckpointHandler(), RECORD: ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, rising."""
-        return sorted(self._manager.all_steps())
+        """Steps that have a complete checkpoint, rising."""
+        return sorted(step for step in self._manager.all_steps() if step != self._writing)
 
     def save(self, state: TrainState, record: dict[str, Any]) -> int:
-        """Save the state and a JSON record (configuration, data position); returns the step.
+        """Begin to save the state and a JSON record (configuration, data position); returns the step.
 
-        Older checkpoints beyond `keep` go once the new one is complete. UserError if it cannot be written: the older
-        ones are still there.
+        The state may be donated to the next step at once. The files are complete after the next `wait` or `save`. Older
+        checkpoints beyond `keep` go once the new one is complete.
+
+        Raises:
+            UserError: the one before could not be written, or this one not begun; the older ones are still there.
         """
+        self.wait()
         step = int(state.step)
         if step in self._manager.all_steps():
             return step
         arrays = named_arrays(state)
-        record = {**record, "step": step, "checksums": checksums(arrays)}
+        record = {**record, "step": step, "arrays": described(arrays), "fingerprints": fingerprints(arrays)}
+        if jax.default_backend() == "cpu":  # There the host's copy is the array itself, which the step overwrites.
+            arrays = {name: jnp.copy(x) for name, x in arrays.items()}
         items = ocp.args.Composite(**{STATE: ocp.args.StandardSave(arrays), RECORD: ocp.args.JsonSave(record)})
-        try:
+        self._writing = step
+        with self._told():
             self._manager.save(step, args=items, force=True)
+        return step
+
+    def wait(self) -> None:
+        """Return once everything is written; UserError if it could not be."""
+        with self._told():
             self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        self._writing = None
+
+    @contextlib.contextmanager
+    def _told(self):
+        """An error of writing, told as what it means."""
+        try:
+            yield
         except Exception as error:
-            self._remove_halves()
-            left = [s for s in self.steps() if s != step]
+            step, self._writing = self._writing, None
+            self._remove_halves(step)
+            left = self.steps()
             intact = f"the checkpoint of step {left[-1]} is intact" if left else "there is no earlier one"
-            reason = " ".join(str(error).split())[:200]
+            text = " ".join(str(error).split())
+            full = "No space left" in text or "RESOURCE_EXHAUSTED" in text
+            reason = "no space left" if full else text[:200]
             raise UserError(
                 f"{self.directory}: the checkpoint of step {step} could not be written ({reason}); {intact}; "
                 "make room and start again with the same command"
             ) from error
-        return step
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest good checkpoint as (state, record), in the layout of `like`; None where there is none.
 
         One that cannot be read, or whose arrays have changed, is skipped with a warning and moved aside.
+
+        Args:
+            like: arrays or `ShapeDtypeStruct`s with shardings.
+        Raises:
+            UserError: a checkpoint of another model.
         """
         for step in reversed(self.steps()):
+            found, problem = None, None
             try:
-                return self._restore(step, like)
+                found = self._restore(step, like)
+            except UserError:
+                raise
             except Exception as error:
-                reason = " ".join(str(error).split())[:200]
-                warnings.warn(
-                    f"{self.directory / str(step)}: damaged, an older checkpoint is used instead ({reason})",
-                    DamagedCheckpointWarning,
-                    stacklevel=2,
-                )
-                self._set_aside(step)
+                problem = " ".join(str(error).split())[:200] or type(error).__name__
+            problems = self._agreement.gather(f"the checkpoint of step {step}", problem)
+            problem = next((problem for problem in problems if problem is not None), None)
+            if problem is None:
+                return found
+            warnings.warn(
+                f"{self.directory / str(step)}: damaged, an older checkpoint is used instead ({problem})",
+                DamagedCheckpointWarning,
+                stacklevel=2,
+            )
+            self._set_aside(step)
         return None
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         wanted = named_arrays(like)
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted)
-        items = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract), RECORD: ocp.args.JsonRestore()})
-        found = self._manager.restore(step, args=items)
-        arrays, record = found[STATE], found[RECORD]
-        for name, checksum in checksums(arrays).items():
-            if record["checksums"].get(name) != checksum:
+        record = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()}))[RECORD]
+        check_arrays(self.directory / str(step), record["arrays"], described(wanted))
+        abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in wanted.items()}
+        items = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract)})
+        arrays = self._manager.restore(step, args=items)[STATE]
+        for name, value in fingerprints(arrays).items():
+            if record["fingerprints"].get(name) != value:
                 raise ValueError(f"{name} is not what was saved")
         leaves = [arrays[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), record
@@ -106,30 +151,71 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         """Rename a damaged checkpoint, so that a new one of the same step can be written and nothing is lost."""
         self._manager.close()
-        aside = self.directory.parent / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.move(self.directory / str(step), aside)
+        if is_first():
+            aside = self.directory.parent / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.move(self.directory / str(step), aside)
+        self._agreement.gather("a damaged checkpoint moved aside", step)
         self._manager = self._open()
 
-    def _remove_halves(self) -> None:
+    def _remove_halves(self, step: int | None) -> None:
         """Open anew after a failed write, which removes what it left."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+        halves = [*self.directory.glob("*.orbax-checkpoint-tmp*")] if is_first() else []
+        for path in halves:
             shutil.rmtree(path, ignore_errors=True)
         self._manager = self._open()
 
     def close(self) -> None:
-        """Wait for Orbax and let go of its threads."""
+        """Let go of Orbax's threads."""
         self._manager.close()
 
 
-def named_arrays(state: TrainState) -> dict[str, jax.Array]:
+def named_arrays(state: TrainState) -> dict[str, Any]:
     """The state's arrays by their path, in the order of its leaves."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 
 
-def checksums(arrays: dict[str, jax.Array]) -> dict[str, int]:
-    """CRC-32 of each array that this process holds whole."""
-    held = {name: x for name, x in arrays.items() if x.is_fully_addressable}
-    return {name: zlib.crc32(np.ascontiguousarray(x)) for name, x in held.items()}
+def described(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Type and shape of each array."""
+    return {name: f"{x.dtype.name}{list(x.shape)}" for name, x in arrays.items()}
+
+
+def check_arrays(where: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """UserError where a checkpoint holds other arrays than the run has."""
+    for name in {**wanted, **found}:
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"{where}: is a checkpoint of another model: {name} is {found.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} here; choose another --name, or begin again with --restart"
+            )
+
+
+def fingerprints(arrays: Mapping[str, Array]) -> dict[str, int]:
+    """A number for each array that any change of a bit changes, whatever mesh the array lies on."""
+    return {name: int(value) for name, value in jax.device_get(_fingerprints(dict(arrays))).items()}
+
+
+@jax.jit
+def _fingerprints(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    return {name: fingerprint(x) for name, x in arrays.items()}
+
+
+def fingerprint(x: Array) -> UInt32[Array, ""]:
+    """Sum of a hash of each element's bits and place, modulo 2^32: exact in any order, so the same on any mesh."""
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
+    place = jnp.uint32(0)
+    for axis, size in enumerate(x.shape):
+        place = place * jnp.uint32(size % 2**32) + lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    mixed = bits.astype(jnp.uint32) ^ (place * jnp.uint32(0x9E3779B1))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
+
+
+def raised_again(entry: logging.LogRecord) -> bool:
+    """A filter of log entries: Orbax logs tracebacks of errors that it raises when it is waited for."""
+    return entry.levelno < logging.ERROR or "orbax" not in entry.pathname

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 
 from mvjax.errors import UserError
 
-IDENTITY_FREE = frozenset({"output", "steps_per_log", "steps_per_save", "keep", "tensorboard", "stop_after"})
-"""Fields that a resumed run may change: they do not touch what is computed."""
+IDENTITY_FREE = frozenset(
+    {
+        *("output", "steps_per_log", "steps_per_save", "keep", "keep_every", "tensorboard", "stop_after", "tokens"),
+        *("profile_start", "profile_steps", "steps_per_sample", "sample_prompt", "sample_tokens"),
+        *("data_parallel", "fsdp", "context_parallel", "context_rounds", "tensor_parallel", "slices"),
+        *("accumulation", "remat", "attention", "loss_chunk"),
+    }
+)
+"""Fields that a resumed run may change: they touch what is computed by rounding at most."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,11 @@ class TrainConfig:
     """Share of Multiverse-form records in each pass, in order; the last share holds for all later passes."""
     repeat: tuple[int, ...] = ()
     """How often each file of `data` enters a pass (one number a file); empty: once each."""
+    equal_records: bool = False
+    """Rows have room for the longer form of each record, so that a step holds the same records whatever their form:
+    twins can be compared. Rows are less full."""
+    tokens: str = ""
+    """Directory that keeps the encoded records; "": `.tokens` in the output directory."""
     max_bad_share: float = 0.02
     """Records that are malformed, longer than a row or nested too deep are left out; a larger share ends the run."""
     row_length: int = 512
@@ -76,15 +88,35 @@ class TrainConfig:
     """Projections that get an adapter."""
 
     dtype: str = "float32"
-    """Compute type: float32 (what a CPU does best) or bfloat16. Trained parameters and Adam's moments stay float32."""
+    """Compute type: float32 (what a CPU does best) or bfloat16."""
+    master_dtype: str = "float32"
+    """Type of parameters and Adam's moments where all weights are trained: float32, or bfloat16 for half the memory and
+    a rougher descent. Adapters and tag rows are float32."""
     scan_layers: bool = True
     """Scan over stacked layers instead of unrolling them: compiles in a fraction of the time, and as fast a step."""
-    remat: bool = False
-    """Recompute each layer in the backward pass: less memory, a third more work."""
+    remat: str = "none"
+    """What each layer keeps for the backward pass: none (all is kept), full (only its input; a third more work),
+    attention (that and what attention needs, which is not run again), products (matrix products)."""
+    attention: str = "auto"
+    """Attention backend: auto, xla, tpu or gpu."""
     loss_chunk: int = 256
     """Target tokens whose logits exist at the same time, on each device."""
-    devices: int = 0
-    """Local devices to spread the rows over; 0: all."""
+    z_loss: float = 0.0
+    """Factor of the squared log of the softmax's denominator; 0: none. 1e-4 is usual."""
+
+    data_parallel: int = 0
+    """Copies of the model that the rows are spread over; 0: as many as the other axes leave chips for."""
+    fsdp: int = 1
+    """Chips that share the weights of one copy along their embed axis, and its rows (fully sharded data parallel)."""
+    context_parallel: int = 1
+    """Chips that share the text of a row."""
+    context_rounds: int = 1
+    """Rounds of chunks that a row's text is dealt out in: more of them balance trees better; a chunk of row_length /
+    (2 context_parallel context_rounds) tokens must hold whole attention tiles."""
+    tensor_parallel: int = 1
+    """Chips that share heads, feed-forward width and vocabulary."""
+    slices: int = 1
+    """Pod slices that are joined by the data-centre network; only the data axis crosses it."""
     seed: int = 0
     """Seed of the data order and of the new parameters."""
 
@@ -94,8 +126,23 @@ class TrainConfig:
     """Steps between two checkpoints."""
     keep: int = 2
     """Checkpoints kept, the newest ones."""
+    keep_every: int = 0
+    """Checkpoints of every so many steps are kept for good; 0: none."""
+    max_skipped: int = 0
+    """Steps whose loss or gradient is not finite that may be skipped; one more ends the run."""
     tensorboard: bool = True
     """Write TensorBoard event files beside metrics.jsonl."""
+    profile_start: int = 0
+    """First step that JAX's profiler records, into OUTPUT/NAME/profile; 0: none."""
+    profile_steps: int = 3
+    """Steps that it records."""
+    steps_per_sample: int = 0
+    """Steps between two samples: short answers of the model as it is, printed and kept in OUTPUT/NAME/samples (one
+    process only; needs room for a copy of the weights on one device); 0: none."""
+    sample_prompt: str = "Part 1: start at 5, add 3. Part 2: start at 9, subtract 4. What is each part?"
+    """What is asked in samples."""
+    sample_tokens: int = 128
+    """New tokens of a sample at most."""
     stop_after: int = 0
     """Stop as if interrupted after this many steps of this start; 0: run to the end. The schedule is not changed."""
 
@@ -111,10 +158,9 @@ class TrainConfig:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"config: {field.name} = {value!r} must be a finite number")
-        if self.form not in ("multiverse", "autoregressive"):
-            raise UserError(f"config: form = {self.form!r}; use multiverse or autoregressive")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"config: dtype = {self.dtype!r}; use float32 or bfloat16")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"config: {name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
         if not self.curriculum or any(not 0 <= share <= 1 for share in self.curriculum):
             raise UserError(f"config: curriculum = {self.curriculum!r}; give shares between 0 and 1, one a pass")
         if self.repeat and (len(self.repeat) != len(self.data) or any(n < 1 for n in self.repeat)):
@@ -131,11 +177,21 @@ class TrainConfig:
 POSITIVE = (
     *("row_length", "levels", "rows", "accumulation", "passes", "learning_rate", "tag_multiplier", "lora_alpha"),
     *("epsilon", "loss_chunk", "steps_per_log", "steps_per_save", "keep"),
+    *("profile_steps",),
+    *("fsdp", "context_parallel", "context_rounds", "tensor_parallel", "slices"),
 )
 NOT_NEGATIVE = (
-    *("steps", "final_learning_rate", "weight_decay", "beta1", "beta2", "clip", "lora_rank", "devices", "seed"),
-    "stop_after",
+    *("steps", "final_learning_rate", "weight_decay", "beta1", "beta2", "clip", "lora_rank", "seed"),
+    *("stop_after", "data_parallel", "z_loss", "keep_every", "max_skipped"),
+    *("profile_start", "steps_per_sample"),
 )
+CHOICES = {
+    "form": ("multiverse", "autoregressive"),
+    "dtype": ("float32", "bfloat16"),
+    "master_dtype": ("float32", "bfloat16"),
+    "remat": ("none", "full", "attention", "products"),
+    "attention": ("auto", "xla", "tpu", "gpu"),
+}
 
 
 def to_dict(config: TrainConfig) -> dict:

@@ -1,19 +1,31 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop."""
+"""Ctrl-C and SIGTERM: finish the step, save, stop; all processes of a run after the same one."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
+from mvjax.training.distributed import client, is_first
+
+KEY = "mvjax/stop"
+MARGIN = 2
+"""Steps from the one at which process 0 hears of a signal to the last one. No process can be further ahead: none ends
+a step in which another has not taken part."""
+
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM only sets `asked`; a second one interrupts at once."""
+    """While entered, the first SIGINT or SIGTERM asks for a stop; a second SIGINT interrupts at once, unsaved.
+
+    Schedulers repeat their SIGTERM: more of them change nothing.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, say=print):
         self.asked: signal.Signals | None = None
+        """The signal that this process, or with several any of them, was sent."""
         self._say = say
+        self._told = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -29,6 +41,26 @@ class Interrupt:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.asked is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.asked = signal.Signals(number)
-        self._say(f"{self.asked.name}: saving after this step (once more: stop at once, unsaved)")
+        self._say(f"{self.asked.name}: saving after this step (Ctrl-C once more: stop at once, unsaved)")
+
+    def stops(self, step: int) -> bool:
+        """Whether the run ends here, after `step`; every process asks after every step and gets the same answer."""
+        store = client()
+        if store is None:
+            return self.asked is not None
+        if self.asked is not None and not self._told:
+            store.key_value_set(f"{KEY}/asked", self.asked.name, allow_overwrite=True)
+            self._told = True
+        shown = {key.rsplit("/", 1)[-1]: value for key, value in store.key_value_dir_get(KEY)}
+        if is_first() and "asked" in shown and "last" not in shown:
+            shown["last"] = f"{step + MARGIN} {shown['asked']}"
+            store.key_value_set(f"{KEY}/last", shown["last"])
+        last, _, name = shown.get("last", "").partition(" ")
+        if not last or step < int(last):
+            return False
+        self.asked = signal.Signals[name]
+        return True

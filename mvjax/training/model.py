@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from mvjax.models.decoder import Decoder, TagRows
 from mvjax.models.lora import TRAINABLE, is_adapted
+from mvjax.models.placement import Axes, Placement
 from mvjax.training.optimizer import TAGS
 
 
@@ -20,7 +20,7 @@ class Trainee:
     """A model taken apart for training.
 
     `forward(params, frozen, tokens_BT, positions_BT, hide_start_BET, hide_end_BET)` gives the final hidden states
-    [B, T, D], the output matrix [V, D] and its tag rows [K, D] or None.
+    [B, T, D], the output matrix [V, D] and its tag rows [K, D] or None. Arrays may be abstract (`ShapeDtypeStruct`).
     """
 
     params: dict[str, jax.Array]
@@ -37,6 +37,27 @@ class Trainee:
     """Whether the output matrix is trained."""
     join: Callable[[dict[str, jax.Array]], Decoder]
     """The decoder with these parameters."""
+    axes: Mapping[str, Axes] = field(default_factory=dict)
+    """Logical axes of each parameter; whole on every chip where there are none."""
+    frozen_axes: tuple[Axes, ...] = ()
+    """Logical axes of the leaves of `frozen`; () as above."""
+
+    def check(self, placement: Placement) -> None:
+        """UserError where the mesh does not divide an array."""
+        for name, axes in self.axes.items():
+            placement.check(name, self.params[name].shape, axes)
+        for leaf, axes in zip(jax.tree.leaves(self.frozen), self.frozen_axes):
+            placement.check("a frozen parameter", leaf.shape, axes)
+
+    def sharding(self, placement: Placement, name: str) -> NamedSharding:
+        """Where a parameter lies, and what the optimizer keeps of it."""
+        return placement.sharding(self.axes[name]) if name in self.axes else placement.whole
+
+    def frozen_sharding(self, placement: Placement):
+        """The same for `frozen`, a tree of its form."""
+        structure = jax.tree.structure(self.frozen)
+        leaves = [placement.sharding(axes) for axes in self.frozen_axes] or [placement.whole] * structure.num_leaves
+        return jax.tree.unflatten(structure, leaves)
 
 
 def take_apart(decoder: Decoder) -> Trainee:
@@ -67,8 +88,10 @@ def take_apart(decoder: Decoder) -> Trainee:
         params=dict(zip(paths, leaves)),
         frozen=frozen,
         groups=groups,
+        axes={name: variable.axes for name, (_, variable) in zip(paths, flat)},
+        frozen_axes=tuple(variable.axes for _, variable in nnx.to_flat_state(frozen)),
         forward=forward,
         tag_ids=tag_ids,
         train_base=not lora,
-        join=lambda params: merge({name: jnp.asarray(np.asarray(x)) for name, x in params.items()}, frozen),
+        join=lambda params: merge(params, frozen),
     )

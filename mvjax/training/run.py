@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import shutil
-import time
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from mvjax.data.packing import Batch
 from mvjax.data.pipeline import BatchIterator
+from mvjax.data.schedule import Document
 from mvjax.errors import UserError
-from mvjax.files import atomic_path
-from mvjax.training import sharding
+from mvjax.models.placement import Placement
+from mvjax.training.bad_batch import BadBatches
 from mvjax.training.checkpoints import Checkpoints
-from mvjax.training.config import TrainConfig, first_difference, to_dict
+from mvjax.training.clock import Clock
+from mvjax.training.config import TrainConfig, to_dict
+from mvjax.training.directory import open_directory
+from mvjax.training.distributed import Agreement, is_first, versions
+from mvjax.training.feed import check_rows, place
+from mvjax.training.flops import ModelFlops, peak_flops
+from mvjax.training.gauges import Gauges
 from mvjax.training.interrupt import Interrupt
-from mvjax.training.loss import Targets
-from mvjax.training.metrics import Display, Meter, MetricsFile, TensorBoard, duration
+from mvjax.training.mesh import rows_here
+from mvjax.training.metrics import Display, MetricsFile, TensorBoard, duration
 from mvjax.training.model import Trainee
-from mvjax.training.optimizer import make_optimizer, make_schedule
-from mvjax.training.step import StepBatch, TrainState, init_state, make_step
+from mvjax.training.optimizer import TAGS, make_optimizer, make_schedule
+from mvjax.training.profile import Profile
+from mvjax.training.step import TrainState, init_state, make_step
 
 
 @dataclass(frozen=True)
@@ -40,156 +43,166 @@ class Outcome:
     """The run's directory."""
     finished: bool
     """False: interrupted and saved; the same command goes on."""
+    stopped_by: signal.Signals | None = None
+    """The signal that ended this start."""
 
 
 def run(
-    config: TrainConfig, trainee: Trainee, batches: BatchIterator, steps: int, *, restart: bool = False, console=None
+    config: TrainConfig,
+    trainee: Trainee,
+    placement: Placement,
+    batches: BatchIterator,
+    steps: int,
+    *,
+    belongs_to: dict[str, Any] | None = None,
+    agreement: Agreement | None = None,
+    restart: bool = False,
+    console=None,
+    clock: Clock | None = None,
+    flops: ModelFlops | None = None,
+    name: Callable[[Document], str] | None = None,
+    make_sampler: Callable[..., Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Outcome:
     """Train for `steps` steps in all, from the newest checkpoint of the run on, if there is one.
 
-    `batches` is an iterator with `get_state` and `set_state`; its position is part of a checkpoint. A resumed run
-    computes bit for bit what the uninterrupted one does.
+    Args:
+        batches: an iterator of this process's rows (`rows_here`) with `get_state` and `set_state`; its position is part
+            of a checkpoint. A resumed run computes bit for bit what the uninterrupted one does.
+        belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
+        notes: lines to say at the beginning.
     """
-    directory = Path(config.output) / config.name
-    mesh = sharding.make_mesh(config.devices)
-    check_rows(config, sharding.batch_devices(mesh))
+    directory, clock = Path(config.output) / config.name, clock or Clock()
+    agreement = agreement or Agreement()
+    check_rows(config, placement)
+    here = rows_here(placement, config.rows, config.accumulation)
     schedule = make_schedule(config, steps)
     optimizer = make_optimizer(config, schedule, trainee.groups)
-    step = make_step(trainee, optimizer, mesh, loss_chunk=config.loss_chunk)
-    frozen = jax.device_put(trainee.frozen, sharding.replicated(mesh))
-    state = init_state(trainee, optimizer, mesh)
+    step = make_step(trainee, optimizer, placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
 
     with contextlib.ExitStack() as stack:
-        open_directory(directory, config, restart, stack)
-        checkpoints = Checkpoints(directory / "checkpoints", config.keep)
+        agreement.same("the versions of the libraries", versions(), "install the same on all hosts")
+        agreement.same("the configuration", to_dict(config), "start the same command on all hosts")
+        open_directory(directory, config, restart, stack, agreement)
+        checkpoints = Checkpoints(directory / "checkpoints", config.keep, config.keep_every, agreement)
         stack.callback(checkpoints.close)
-        if (found := checkpoints.restore(state)) is not None:
+        state, first, skipped = init_state(trainee, optimizer, placement), 0, 0
+        with clock("checkpoint"):
+            found, counted = checkpoints.restore(layout(state)), None
+        if found is not None:
             state, record = found
+            counted = record.get("clock")
+            check_origin(directory, record, belongs_to or {})
             batches.set_state(record["data"])
-        first = int(state.step)
+            first, skipped = int(state.step), record["skipped"]
         if first > steps:
             raise UserError(f"{directory}: has done {first} steps, more than the {steps} asked for; use --restart")
-        writers = [MetricsFile(directory / "metrics.jsonl", first)]
-        writers += [TensorBoard(directory / "tensorboard", first)] if config.tensorboard else []
+        frozen = jax.device_put(trainee.frozen, trainee.frozen_sharding(placement))
+        writers: list[MetricsFile | TensorBoard] = []
+        if is_first():
+            clock.resume(directory / "clock.json", counted)
+            writers.append(MetricsFile(directory / "metrics.jsonl", first))
+            writers += [TensorBoard(directory / "tensorboard", first)] if config.tensorboard else []
         for writer in writers:
             stack.callback(writer.close)
-        display = Display(config.name, steps, first, console)
+        display = Display(config.name, steps, first, console, quiet=not is_first())
         stack.callback(display.close)
         display.say(
             f"{config.name}: {'resumed at step ' + str(first) if first else 'new run'}, {steps} steps of "
-            f"{config.rows} x {config.row_length} tokens on {mesh.size} device{'s' * (mesh.size > 1)}, "
+            f"{config.rows} x {config.row_length} tokens on {describe(placement)}, "
             f"{sum(x.size for x in state.params.values()):,} trained parameters"
         )
-        save = Saver(config, checkpoints, batches, state)
+        for note in notes:
+            display.say(note)
         interrupt = stack.enter_context(Interrupt(display.say))
-        meter, began, last = Meter(steps - first), time.monotonic(), steps
-        if config.stop_after:
-            last = min(steps, first + config.stop_after)
+        profile = Profile(directory / "profile", config.profile_start, config.profile_steps, clock, display.say)
+        if is_first():
+            stack.callback(profile.close)
+        sampler = make_sampler(directory, display.say) if make_sampler is not None else None
+        bad = BadBatches(directory, name, rows=here) if name is not None else BadBatches(directory, rows=here)
+        last = min(steps, first + config.stop_after) if config.stop_after else steps
+        gauges = Gauges(
+            clock,
+            steps,
+            first,
+            config.rows * config.row_length,
+            schedule,
+            tags=config.tag_multiplier if TAGS in trainee.groups.values() else None,
+            flops=flops,
+            peak=peak_flops(placement.mesh.devices.flat),
+            skipped=skipped,
+        )
+        saved, ended, compiled = first, False, None
+        clock.loop_begins()
         for number in range(first + 1, last + 1):
-            batch = next(batches)
-            state, metrics = step(state, frozen, place(batch, config.accumulation, mesh))
-            metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
-            meter.step(batch.tokens_BT.size)
-            if not metrics.pop("finite"):
-                # The step left the state as it was before this batch, so that is what a later start goes on from.
-                raise UserError(
-                    f"step {number}: the loss ({metrics['loss']}) or its gradient ({metrics['gradient_norm']}) is not "
-                    f"finite; the last checkpoint is good (step {save.last}): lower learning_rate or clip, or look "
-                    "at the data"
-                )
-            line = {
-                "step": number,
-                **metrics,
-                "learning_rate": float(schedule(number - 1)),
-                "tokens": number * batch.tokens_BT.size,
-                "tokens_per_second": meter.tokens_per_second,
-                "seconds": time.monotonic() - began,
-            }
-            log = number % config.steps_per_log == 0 or number == last
+            with clock("data"):
+                batch = next(batches)
+                facts = getattr(batches, "facts", None)
+                placed = place(batch, config.accumulation, placement, rows=config.rows, here=here)
+            if compiled is None:
+                with clock("compile"):
+                    compiled = step.lower(state, frozen, placed).compile()
+            with clock("step"), profile(number) if is_first() else contextlib.nullcontext():
+                state, metrics = compiled(state, frozen, placed)
+                metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            good = metrics.pop("finite")
+            line = gauges.step(number, metrics, batch, facts, good=good)
+            log = number % config.steps_per_log == 0 or number == last or not good
             for writer in writers if log else ():
                 writer.write(line)
-            display.step(line, meter.seconds_left, log)
-            if number % config.steps_per_save == 0 or number == last or interrupt.asked:
-                save(state)
-            if interrupt.asked:
+            display.step(line, gauges.seconds_left, log)
+            if not good:
+                try:
+                    where = f"its batch is in {bad.save(number, metrics, batch, facts)}"
+                except OSError as error:
+                    where = f"its batch could not be kept ({error.strerror})"
+                complaint = (
+                    f"step {number}: the loss ({metrics['loss']}) or its gradient ({metrics['gradient_norm']}) is not "
+                    f"finite; {where}"
+                )
+                if gauges.skipped > config.max_skipped:
+                    checkpoints.wait()
+                    raise UserError(
+                        f"{complaint}; the last checkpoint is good (step {saved}): lower learning_rate or clip, or "
+                        "look at the data"
+                    )
+                display.say(f"warning: {complaint}; the step is skipped")
+            ended = interrupt.stops(number)
+            if number % config.steps_per_save == 0 or number == last or ended:
+                record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to or {}}
+                record |= {"data": batches.get_state(), "skipped": gauges.skipped, "clock": clock.record()}
+                with clock("checkpoint"):
+                    saved = checkpoints.save(state, record)
+            if ended:
                 break
+            if sampler is not None and sampler.due(number):
+                with clock("sample"):
+                    sampler(number, state.params)
+        with clock("checkpoint"):
+            checkpoints.wait()
         finished = int(state.step) >= steps
         done = "done" if finished else "stopped; the same command goes on"
-        display.say(f"{config.name}: step {int(state.step)} saved after {duration(time.monotonic() - began)}, {done}")
-    return Outcome(state, directory, finished)
+        display.say(f"{config.name}: step {int(state.step)} saved after {duration(clock.elapsed)}, {done}")
+    return Outcome(state, directory, finished, interrupt.asked if ended else None)
 
 
-class Saver:
-    """Saves state, configuration and data position; remembers the last step that is safe."""
-
-    def __init__(self, config: TrainConfig, checkpoints: Checkpoints, batches: BatchIterator, state: TrainState):
-        self._record = {"config": to_dict(config)}
-        self._checkpoints, self._batches = checkpoints, batches
-        self.last = int(state.step)
-
-    def __call__(self, state: TrainState) -> None:
-        self.last = self._checkpoints.save(state, {**self._record, "data": self._batches.get_state()})
+def layout(state: TrainState) -> TrainState:
+    """Shapes and places of a state's arrays, without them."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def place(batch: Batch, accumulation: int, mesh: jax.sharding.Mesh) -> StepBatch:
-    """A data batch as micro-batches on the devices; micro-batch a takes rows a, a + A, a + 2A, ..."""
-
-    def split(x: np.ndarray) -> np.ndarray:
-        return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
-
-    whole = StepBatch(
-        batch.tokens_BT,
-        batch.positions_BT,
-        batch.hide_start_BET,
-        batch.hide_end_BET,
-        Targets(batch.tokens_BT, batch.predecessor_BT, batch.loss_BT.astype(np.float32), batch.part_BT),
-    )
-    return jax.device_put(jax.tree.map(split, whole), sharding.batch_sharding(mesh))
+def check_origin(directory: Path, record: dict[str, Any], belongs_to: dict[str, Any]) -> None:
+    """UserError where a checkpoint was made with another tokenizer or other data."""
+    for what, value in belongs_to.items():
+        if record["belongs_to"].get(what, value) != value:
+            raise UserError(
+                f"{directory}: its checkpoints were made with another {what} ({record['belongs_to'][what]}, now "
+                f"{value}); put it back, choose another --name, or begin again with --restart"
+            )
 
 
-def check_rows(config: TrainConfig, devices: int) -> None:
-    """UserError where a micro-batch cannot be split evenly over the devices."""
-    micro = config.rows // config.accumulation
-    if micro % devices:
-        raise UserError(
-            f"config: micro-batches of {micro} rows cannot be split over {devices} devices; change rows, accumulation "
-            "or devices"
-        )
-
-
-def open_directory(directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack) -> None:
-    """Make or find the run's directory, lock it, and see that it belongs to this configuration."""
-    record = directory / "config.json"
-    if directory.exists() and any(directory.iterdir()) and not record.exists():
-        raise UserError(f"{directory}: is not the directory of a run (no config.json); choose another name")
-    directory.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(locked(directory / ".lock", directory))
-    if restart:
-        for path in directory.iterdir():
-            if path.name != ".lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif record.exists() and (difference := first_difference(read_json(record), config)):
-        raise UserError(
-            f"{directory}: this run was started with another configuration ({difference}); choose another --name, "
-            "or begin again with --restart"
-        )
-    with atomic_path(record) as temporary:
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def locked(path: Path, directory: Path) -> Iterator[None]:
-    """Hold a run's lock; UserError where another process holds it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{directory}: another process is training this run") from error
-        yield
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read ({error}); begin again with --restart") from error
+def describe(placement: Placement) -> str:
+    """The mesh in words."""
+    size = placement.mesh.size
+    axes = " x ".join(f"{axis} {parts}" for axis, parts in placement.mesh.shape.items() if parts > 1)
+    return f"{size} device{'s' * (size > 1)}" + (f" ({axes})" if axes else "")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
-from mvjax.training import sharding
-from mvjax.training.loss import PARTS, Head, LossSums, Targets, cross_entropy
+from mvjax.models.placement import Placement
+from mvjax.training.loss import PARTS, Head, LossSums, Targets, cross_entropy_on_mesh
+from mvjax.training.mesh import batch_sharding
 from mvjax.training.model import Trainee
 
 
@@ -22,7 +23,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     """Steps done."""
     params: dict[str, Array]
-    """Trained parameters, float32."""
+    """Trained parameters (float32, or bfloat16 where the configuration says so)."""
     opt_state: optax.OptState
     """State of the optimizer."""
 
@@ -37,70 +38,97 @@ class StepBatch(NamedTuple):
     targets: Targets
 
 
-def init_state(trainee: Trainee, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_sharding(trainee: Trainee, placement: Placement, state: TrainState) -> TrainState:
+    """Where each array of the state lies: the optimizer's with the parameter whose name they bear."""
+
+    def of(path, _):
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return trainee.sharding(placement, names[-1]) if names else placement.whole
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def make_state(trainee: Trainee, optimizer: optax.GradientTransformation, params: dict[str, Array]) -> TrainState:
+    """A fresh state; works on abstract parameters under `jax.eval_shape` too."""
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def init_state(trainee: Trainee, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
     """A fresh state, laid out over the mesh. The parameters are copied: the step donates its state."""
-    params = {name: jnp.array(x, jnp.float32, copy=True) for name, x in trainee.params.items()}
-    state = TrainState(jnp.int32(0), params, optimizer.init(params))
-    return jax.device_put(state, sharding.state_sharding(mesh, state), may_alias=False)
+    make = partial(make_state, trainee, optimizer)
+    shardings = state_sharding(trainee, placement, jax.eval_shape(make, trainee.params))
+    params = {
+        name: jax.device_put(jnp.asarray(x), trainee.sharding(placement, name)) for name, x in trainee.params.items()
+    }
+    return jax.jit(make, out_shardings=shardings)(params)
 
 
 def make_step(
-    trainee: Trainee, optimizer: optax.GradientTransformation, mesh: Mesh, *, loss_chunk: int
+    trainee: Trainee,
+    optimizer: optax.GradientTransformation,
+    placement: Placement,
+    *,
+    loss_chunk: int,
+    z_loss: float = 0.0,
 ) -> Callable[[TrainState, object, StepBatch], tuple[TrainState, dict[str, Array]]]:
-    """-> step(state, frozen, batch) -> (state, metrics).
+    """-> step(state, frozen, batch) -> (state, metrics), jit-compiled with shardings.
 
     The loss is the weighted mean over all targets of the step, so micro-batches and devices change it by rounding
-    only. Each device works on its own rows; gradients are summed over micro-batches first and over devices once. A
-    step whose loss or gradient is not finite leaves the state as it was and says so in `metrics["finite"]`.
+    only. A step whose loss or gradient is not finite counts, but leaves weights and optimizer as they were and says so
+    in `metrics["finite"]`.
     """
-    head = Head(trainee.tag_ids, trainee.train_base, loss_chunk)
+    head = Head(trainee.tag_ids, trainee.train_base, loss_chunk, z_loss)
 
     def micro_loss(params, frozen, scale, batch: StepBatch):
         hidden_BTD, base_VD, tags_KD = trainee.forward(params, frozen, *batch[:-1])
-        sums = cross_entropy(head, hidden_BTD, base_VD, tags_KD, batch.targets)
+        sums = cross_entropy_on_mesh(placement, head, hidden_BTD, base_VD, tags_KD, batch.targets)
         return sums.total * scale, sums
 
     def gradients(params, frozen, scale, batch: StepBatch):
-        """(sums, gradients) of one device's rows, added up over the devices."""
         value = jax.value_and_grad(micro_loss, has_aux=True)
 
-        def add(carry, micro):
+        def one(micro):
             (_, sums), grads = value(params, frozen, scale, micro)
-            return jax.tree.map(jnp.add, carry, (sums, grads)), None
+            return sums, {name: placement.home(x, trainee.sharding(placement, name)) for name, x in grads.items()}
 
         if batch.tokens_ABT.shape[0] == 1:
-            (_, sums), grads = value(params, frozen, scale, jax.tree.map(lambda x: x[0], batch))
-        else:
-            micro = jax.tree.map(lambda x: x[0], batch)
-            shapes = jax.eval_shape(lambda: (value(params, frozen, scale, micro)[0][1], params))
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            (sums, grads), _ = jax.lax.scan(add, zeros, batch)
-        return jax.lax.psum((sums, grads), sharding.BATCH_AXES)
-
-    rows, whole = PartitionSpec(None, sharding.BATCH_AXES), PartitionSpec()
-    spread = jax.shard_map(gradients, mesh=mesh, in_specs=(whole, whole, whole, rows), out_specs=whole, check_vma=False)
+            return one(jax.tree.map(lambda x: x[0], batch))
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batch))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros = zeros[0], {name: placement.home(x, trainee.sharding(placement, name)) for name, x in zeros[1].items()}
+        return jax.lax.scan(lambda carry, micro: (jax.tree.map(jnp.add, carry, one(micro)), None), zeros, batch)[0]
 
     def step(state: TrainState, frozen, batch: StepBatch):
         weight = batch.targets.weight_BT.sum()
-        sums, grads = spread(state.params, frozen, 1.0 / jnp.maximum(weight, 1e-9), batch)
+        sums, grads = gradients(state.params, frozen, 1.0 / jnp.maximum(weight, 1e-9), batch)
         norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
-        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-        return new, report(sums, weight) | {"gradient_norm": norm, "finite": finite}
+        after, before = (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
+        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), after, before)
+        return TrainState(state.step + 1, *new), report(sums, weight) | {"gradient_norm": norm, "finite": finite}
 
-    placed = sharding.replicated(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(None, placed, sharding.batch_sharding(mesh)))
+    state = jax.eval_shape(partial(make_state, trainee, optimizer), trainee.params)
+    at = state_sharding(trainee, placement, state)
+    inputs = at, trainee.frozen_sharding(placement), step_batch_sharding(placement)
+    return jax.jit(step, donate_argnums=0, in_shardings=inputs, out_shardings=(at, placement.whole))
+
+
+def step_batch_sharding(placement: Placement) -> StepBatch:
+    """Rows over the batch axes; all that is one number a token along the text too, the intervals whole."""
+    text, row = batch_sharding(placement, "length"), batch_sharding(placement)
+    return StepBatch(text, text, row, row, Targets(text, text, text, text))
 
 
 def report(sums: LossSums, weight: Array) -> dict[str, Array]:
     """Means for the metrics from the sums of a step; a part without a target is nan."""
     targets = sums.counts_P.sum()
-    parts = {f"loss_{name}": sums.parts_P[i] / sums.counts_P[i] for i, name in enumerate(PARTS) if name != "prompt"}
+    parts = {}
+    for name, sum_P in (("loss", sums.parts_P), ("accuracy", sums.correct_P)):
+        parts |= {f"{name}_{part}": sum_P[i] / sums.counts_P[i] for i, part in enumerate(PARTS) if part != "prompt"}
     return {
         "loss": sums.total / jnp.maximum(weight, 1e-9),
         **parts,
-        "accuracy": sums.correct / jnp.maximum(targets, 1),
+        "accuracy": sums.correct_P.sum() / jnp.maximum(targets, 1),
         "targets": targets,
     }

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from flax import nnx
 
-from mvjax.data.pipeline import Corpus, PackedBatches, PipelineConfig
-from mvjax.data.records import Record, read_records
+from mvjax.data.build import build_store
+from mvjax.data.corpus import Corpus
+from mvjax.data.pipeline import BatchIterator, PackedBatches
+from mvjax.data.schedule import PipelineConfig
+from mvjax.data.store import open_store, store_path
 from mvjax.errors import UserError
-from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, save_adapter, to_checkpoint
+from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, save_adapter
+from mvjax.models.export import fetch, gathered, save_model
+from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
+from mvjax.training.clock import Clock
 from mvjax.training.config import TrainConfig
-from mvjax.training.model import take_apart
+from mvjax.training.distributed import Agreement, Watch, is_first
+from mvjax.training.feed import check_rows
+from mvjax.training.flops import ModelFlops, adapter_weights
+from mvjax.training.mesh import make_placement, mesh_notes, rows_here
+from mvjax.training.model import Trainee, take_apart
 from mvjax.training.run import Outcome, run
-from mvjax.weights import Checkpoint, load_checkpoint, saving, with_tag_rows, write_checkpoint
+from mvjax.training.sample import Sampler
+from mvjax.weights import Checkpoint, load_checkpoint, with_tag_rows
+
+BUILD_PATIENCE = 24 * 3600.0
+"""Seconds that the other processes wait for process 0 to encode the records."""
 
 
 def train(config: TrainConfig, *, restart: bool = False, console=None) -> Outcome:
@@ -26,55 +40,112 @@ def train(config: TrainConfig, *, restart: bool = False, console=None) -> Outcom
     (LoRA) or model/ (a Hugging Face directory with the tokenizer).
     """
     config.check()
+    agreement = Agreement()
+    clock = Clock()
+    try:
+        with Watch():
+            return _train(config, agreement, restart, console, clock)
+    except UserError as error:
+        agreement.fail(error)
+        raise
+
+
+def _train(config: TrainConfig, agreement: Agreement, restart: bool, console, clock: Clock) -> Outcome:
     if not config.model:
         raise UserError("config: model is not set; give --model, a GGUF file or a Hugging Face directory")
     if not config.data:
         raise UserError("config: data is not set; give --data, files that `mvjax curate` wrote")
+    placement = make_placement(config)
+    check_rows(config, placement)
     plain = load_tokenizer(config.tokenizer or config.model)
     tokenizer = plain.with_control_tags()
-    dataset = load_data(config, tokenizer)
+    dataset = load_data(config, tokenizer, placement, agreement, console)
     steps = config.steps or dataset.batches_in(config.passes)
     # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
     checkpoint, _ = with_tag_rows(load_checkpoint(config.model), plain)
-    decoder = load_model(config, checkpoint, tokenizer)
+    decoder = load_model(config, checkpoint, tokenizer, placement)
     trainee = take_apart(decoder)
-    outcome = run(config, trainee, iter(dataset), steps, restart=restart, console=console)
+    trainee.check(placement)
+    batches = BatchIterator(dataset)
+    index, shape = dataset.corpus.index, decoder.config
+
+    def make_sampler(directory: Path, say) -> Sampler:
+        return Sampler(
+            shape,
+            trainee.join,
+            tokenizer,
+            directory,
+            say,
+            every=config.steps_per_sample,
+            prompt=config.sample_prompt,
+            tokens=config.sample_tokens,
+            form=config.form,
+            dtype=config.dtype,
+        )
+
+    try:
+        outcome = run(
+            config,
+            trainee,
+            placement,
+            batches,
+            steps,
+            belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
+            agreement=agreement,
+            restart=restart,
+            console=console,
+            clock=clock,
+            flops=ModelFlops.of(shape, adapter_weights(trainee.groups, trainee.params)),
+            name=lambda document: index.name(document.record),
+            make_sampler=make_sampler,
+            notes=mesh_notes(placement, shape),
+        )
+    finally:
+        batches.close()
     if outcome.finished:
-        decoder = trainee.join(outcome.state.params)
-        write_model(outcome, config, decoder, tokenizer, checkpoint.generation)
+        write_model(outcome, config, trainee, tokenizer, checkpoint.generation)
     return outcome
 
 
-def load_data(config: TrainConfig, tokenizer: Tokenizer) -> PackedBatches:
-    """The endless packed dataset of the configuration; the tokenizer has the control tags."""
-    records: list[Record] = []
-    repeat: list[int] = []
-    for number, path in enumerate(config.data):
-        file = read_records(path, max_bad_share=config.max_bad_share)
-        records += file.records
-        repeat += [config.repeat[number] if config.repeat else 1] * len(file.records)
+def load_data(
+    config: TrainConfig, tokenizer: Tokenizer, placement: Placement, agreement: Agreement, console=None
+) -> PackedBatches:
+    """The endless packed dataset of the configuration, this process's rows of it; the tokenizer has the control tags.
+
+    Process 0 encodes the records once; all read what it wrote.
+    """
+    tokens = Path(config.tokens or Path(config.output) / ".tokens")
+    path = store_path(config.data, tokenizer, tokens)
+    agreement.same("the data or the tokenizer", path.name, "give all hosts the same files")
+    if is_first():
+        build_store(path, config.data, tokenizer, console=console)
+    agreement.gather("the encoded records", None, patience=BUILD_PATIENCE)
     pipeline = PipelineConfig(
         row_length=config.row_length,
         rows=config.rows,
         levels=config.levels,
         shares=config.curriculum if config.form == "multiverse" else (0.0,),
         seed=config.seed,
+        equal_records=config.equal_records,
         max_bad_share=config.max_bad_share,
     )
-    corpus = Corpus(records, tokenizer, pipeline, ", ".join(config.data))
-    return PackedBatches(corpus, pipeline, [repeat[index] for index in corpus.indices])
+    corpus = Corpus(open_store(path, patience=60.0), pipeline)
+    repeat = corpus.repeat(config.repeat) if config.repeat else None
+    return PackedBatches(corpus, pipeline, repeat, rows_here(placement, config.rows, config.accumulation))
 
 
-def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Decoder:
+def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer, placement: Placement) -> Decoder:
     """The decoder to train from a checkpoint with rows for the tags; for LoRA, with adapters."""
     dtype = jnp.dtype(config.dtype)
     lora = config.lora_rank > 0
     decoder = from_checkpoint(
         checkpoint,
         dtype=dtype,
-        param_dtype=dtype if lora else jnp.float32,
+        param_dtype=dtype if lora else jnp.dtype(config.master_dtype),
         scan_layers=config.scan_layers,
         remat=config.remat,
+        backend=config.attention,
+        placement=placement,
     )
     if lora:
         adapters = LoraConfig(config.lora_rank, config.lora_alpha, config.lora_targets, tokenizer.tag_ids)
@@ -83,17 +154,23 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
 
 
 def write_model(
-    outcome: Outcome, config: TrainConfig, decoder: Decoder, tokenizer: Tokenizer, generation: dict[str, Any]
+    outcome: Outcome, config: TrainConfig, trainee: Trainee, tokenizer: Tokenizer, generation: dict[str, Any]
 ) -> Path:
-    """Write what the run was for; returns the path. `generation`: the base model's keys of generation_config.json."""
+    """Write what the run was for; returns the path. All processes call it, the first one writes.
+
+    generation: the base model's keys of generation_config.json.
+    """
+    params = outcome.state.params
     if config.lora_rank:
         path = outcome.directory / "adapter.safetensors"
-        metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(outcome.state.step))}
-        save_adapter(path, decoder, metadata=metadata)
+        params = {name: jnp.asarray(fetch(x, None)) for name, x in params.items()}
+        if is_first():
+            metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(outcome.state.step))}
+            save_adapter(path, trainee.join(params), metadata=metadata)
         return path
     path = outcome.directory / "model"
-    checkpoint = dataclasses.replace(to_checkpoint(decoder), generation=generation)
-    with saving(path, checkpoint.nbytes) as directory:
-        write_checkpoint(directory, checkpoint, "safetensors")
-        tokenizer.save(directory)
+    decoder = trainee.join(params)
+    tensors = gathered(nnx.state(decoder, nnx.Param), decoder.config)
+    shape = decoder.config.to_hf() | {"torch_dtype": config.master_dtype}
+    save_model(path, Checkpoint(config=shape, tensors=tensors, generation=generation), tokenizer)
     return path

@@ -19,9 +19,13 @@ DTYPES = {
 }
 
 
+PIECE = 16 * 2**20
+"""Bytes that are in memory beside the result where rows are cut or converted as they are read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is read when asked for, and may be read again."""
+    """A tensor that is read, whole or in part, when asked for, and may be read again."""
 
     shape: tuple[int, ...]
     """Its shape."""
@@ -29,11 +33,45 @@ class LazyTensor:
     """Its element type; bfloat16 is `ml_dtypes.bfloat16`."""
     read: Callable[[], np.ndarray]
     """Reads it: a new array of that shape and type."""
+    read_rows: Callable[[int, int], np.ndarray] | None = None
+    """Reads the rows [start, stop) of the first axis, one or more; None where it can only be read whole."""
 
     @property
     def nbytes(self) -> int:
         """Size in bytes once read."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def read_part(self, index: tuple[slice, ...]) -> np.ndarray:
+        """The part that slices (of step 1) select, one for each of the first axes; axes that are not named are whole.
+
+        Rows of the first axis are one read. Where other axes are cut too, rows are read a few at a time and cut: beside
+        the part, no more than PIECE bytes are in memory. What can only be read whole is read whole, then cut.
+        """
+        spans = [slice(*part.indices(size)) for part, size in zip(index, self.shape, strict=False)]
+        if len(index) > len(self.shape) or any(part.step != 1 for part in spans):
+            raise ValueError(f"{index} is no part of a tensor of shape {self.shape}")
+        spans += [slice(0, size, 1) for size in self.shape[len(spans) :]]
+        shape = tuple(max(part.stop - part.start, 0) for part in spans)
+        if shape == self.shape:
+            return self.read()
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        if self.read_rows is None:
+            return self.read()[tuple(spans)].copy()
+        if shape[1:] == self.shape[1:]:
+            return self.read_rows(spans[0].start, spans[0].start + shape[0])
+        columns = (slice(None), *spans[1:])
+        return fill_rows(np.empty(shape, self.dtype), self, spans[0].start, lambda rows: rows[columns])
+
+
+def fill_rows(
+    out: np.ndarray, entry: LazyTensor, start: int, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+) -> np.ndarray:
+    """Fill an array with the rows of a tensor from `start` on, changed as they are read, PIECE bytes at a time."""
+    step = max(1, PIECE // max(1, entry.nbytes // entry.shape[0]))
+    for i in range(0, len(out), step):
+        out[i : i + step] = change(entry.read_rows(start + i, start + min(i + step, len(out))))
+    return out
 
 
 class LazyTensors(Mapping[str, np.ndarray]):
@@ -59,10 +97,18 @@ def lazily(tensors: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """Shape, type and reader of each tensor, without reading the lazy ones. Takes NumPy and JAX arrays too."""
     if isinstance(tensors, LazyTensors):
         return dict(tensors.entries)
-    return {
-        name: LazyTensor(tuple(array.shape), np.dtype(array.dtype), lambda array=array: np.asarray(array))
-        for name, array in tensors.items()
-    }
+    return {name: lazy(array) for name, array in tensors.items()}
+
+
+def lazy(array: Any) -> LazyTensor:
+    """An array in memory, or on devices, as a lazy tensor."""
+    in_rows = isinstance(array, np.ndarray) and array.ndim > 0
+    return LazyTensor(
+        tuple(array.shape),
+        np.dtype(array.dtype),
+        lambda: np.asarray(array),
+        (lambda start, stop: array[start:stop].copy()) if in_rows else None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +148,16 @@ def cast(name: str, entry: LazyTensor, dtype: np.dtype) -> LazyTensor:
     if entry.dtype == dtype or entry.dtype.kind in "iub":
         return entry
 
-    def read() -> np.ndarray:
-        array = entry.read()
+    def converted(array: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
-            converted = array.astype(dtype)
-        if dtype == np.float16 and not np.array_equal(np.isfinite(converted), np.isfinite(array)):
+            result = array.astype(dtype)
+        if dtype == np.float16 and not np.array_equal(np.isfinite(result), np.isfinite(array)):
             raise UserError(f"{name} has values beyond float16's range (65504): convert to bfloat16 or float32")
-        return converted
+        return result
 
-    return LazyTensor(entry.shape, dtype, read)
+    def rows(start: int, stop: int) -> np.ndarray:
+        return fill_rows(np.empty((stop - start, *entry.shape[1:]), dtype), entry, start, converted)
+
+    if entry.read_rows is None or not entry.shape[0]:
+        return LazyTensor(entry.shape, dtype, lambda: converted(entry.read()))
+    return LazyTensor(entry.shape, dtype, lambda: rows(0, entry.shape[0]), rows)

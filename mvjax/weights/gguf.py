@@ -7,7 +7,6 @@ apart); that is undone here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,29 +182,47 @@ def read_tensors(header: Header, path: Path) -> dict[str, LazyTensor]:
         end = info.offset + elements // block * block_bytes
         if end > size:
             raise UserError(f"{path} is truncated: {size} bytes, {info.name} ends at {end}; fetch it again")
-        dtype = PLAIN.get(kind.name, np.dtype(np.float32))
-        tensors[info.name] = LazyTensor(info.shape, dtype, reader(path, info, kind, end - info.offset))
+        tensors[info.name] = stored(path, info, kind, end - info.offset)
     return tensors
 
 
-def reader(path: Path, info: TensorInfo, kind: Any, length: int) -> Callable[[], np.ndarray]:
+def stored(path: Path, info: TensorInfo, kind: Any, length: int) -> LazyTensor:
+    """The lazy tensor of `length` bytes that a header describes."""
     import gguf
 
-    def read() -> np.ndarray:
-        raw = np.fromfile(path, dtype=np.uint8, count=length, offset=info.offset)
+    def read(offset: int, length: int, shape: tuple[int, ...]) -> np.ndarray:
+        raw = np.fromfile(path, dtype=np.uint8, count=length, offset=info.offset + offset)
         if raw.size != length:
             raise UserError(f"{path} was cut short while it was being read")
         if kind.name in PLAIN:
-            return raw.view(PLAIN[kind.name]).reshape(info.shape)
-        rows = raw.reshape(*info.shape[:-1], -1)
-        return gguf.quants.dequantize(rows, kind).reshape(info.shape)
+            return raw.view(PLAIN[kind.name]).reshape(shape)
+        return gguf.quants.dequantize(raw.reshape(*shape[:-1], -1), kind).reshape(shape)
 
-    return read
+    def rows(start: int, stop: int) -> np.ndarray:
+        row = length // info.shape[0]
+        return read(start * row, (stop - start) * row, (stop - start, *info.shape[1:]))
+
+    def whole() -> np.ndarray:
+        return read(0, length, info.shape)
+
+    dtype = PLAIN.get(kind.name, np.dtype(np.float32))
+    # A quantised vector is one row of blocks: no block begins at each of its elements.
+    in_rows = info.shape[0] > 0 and (len(info.shape) > 1 or kind.name in PLAIN)
+    return LazyTensor(info.shape, dtype, whole, rows if in_rows else None)
 
 
 def unpermuted_tensor(tensor: LazyTensor, heads: int) -> LazyTensor:
     """A lazy Q or K tensor in Hugging Face's order of rows."""
-    return LazyTensor(tensor.shape, tensor.dtype, lambda: unpermuted(tensor.read(), heads))
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        # Rows change places within their head alone: whole heads are read, then cut.
+        width = tensor.shape[0] // heads
+        first, last = start // width, -(-stop // width)
+        whole = unpermuted(tensor.read_rows(first * width, last * width), last - first)
+        return whole[start - first * width :][: stop - start]
+
+    in_rows = rows if tensor.read_rows else None
+    return LazyTensor(tensor.shape, tensor.dtype, lambda: unpermuted(tensor.read(), heads), in_rows)
 
 
 def unpermuted(rows: Shaped[np.ndarray, "NH *in"], heads: int) -> Shaped[np.ndarray, "NH *in"]:

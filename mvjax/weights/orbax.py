@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from mvjax.weights.checkpoint import Checkpoint, LazyTensor, lazily
 from mvjax.weights.huggingface import assemble, read_config, write_configs
 
 TENSORS = "tensors"
+CHUNK = 16 * 2**20
+"""Most bytes of a tensor that are stored, and so read, as one."""
 
 
 def is_orbax(path: Path) -> bool:
@@ -38,8 +42,11 @@ def load_orbax(path: Path) -> Checkpoint:
     checkpointer = ocp.PyTreeCheckpointer()
     try:
         leaves = checkpointer.metadata(where).item_metadata.tree
+        rows = row_readers(where)
         entries = {
-            name: LazyTensor(tuple(leaf.shape), np.dtype(leaf.dtype), restorer(checkpointer, where, name, leaf))
+            name: LazyTensor(
+                tuple(leaf.shape), np.dtype(leaf.dtype), restorer(checkpointer, where, name, leaf), rows(name, leaf)
+            )
             for name, leaf in leaves.items()
         }
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -63,6 +70,37 @@ def restorer(checkpointer: Any, where: Path, name: str, leaf: Any) -> Callable[[
             raise UserError(f"{where}: tensor {name} cannot be read: the checkpoint is damaged") from error
 
     return read
+
+
+def row_readers(where: Path) -> Callable[[str, Any], Callable[[int, int], np.ndarray] | None]:
+    """A function (name, metadata) -> reader of rows; it gives None where the checkpoint is not in the OCDBT format."""
+    import tensorstore
+
+    settings = json.loads((where / "_METADATA").read_text(encoding="utf-8"))
+    driver = "zarr3" if settings.get("use_zarr3") else "zarr"
+
+    @functools.lru_cache(maxsize=1)  # rows are asked for tensor by tensor
+    def opened(name: str, cached: int) -> Any:
+        store = {"driver": "ocdbt", "base": f"file://{where}/", "path": f"{name}/"}
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cached}})
+        return tensorstore.open({"driver": driver, "kvstore": store}, read=True, context=context).result()
+
+    def reader(name: str, leaf: Any) -> Callable[[int, int], np.ndarray] | None:
+        if not settings.get("use_ocdbt") or not leaf.shape or leaf.storage is None or not leaf.storage.chunk_shape:
+            return None
+        # A chunk is decoded whole: those that one row touches are kept for the rows that follow it.
+        band = (leaf.storage.chunk_shape[0], *leaf.shape[1:])
+        cached = int(np.prod(band, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            try:
+                return opened(name, cached)[start:stop].read().result()
+            except (ValueError, KeyError, FileNotFoundError) as error:
+                raise UserError(f"{where}: tensor {name} cannot be read: the checkpoint is damaged") from error
+
+        return rows
+
+    return reader
 
 
 def write_orbax(directory: Path, checkpoint: Checkpoint, *, progress: Callable[[str, int], None] | None = None) -> None:
@@ -103,10 +141,12 @@ def lazy_registry(progress: Callable[[str, int], None] | None) -> Any:
     import jax
     from orbax.checkpoint import type_handlers
 
+    chunked = type_handlers.SaveArgs(chunk_byte_size=CHUNK)
+
     class LazyHandler(type_handlers.NumpyHandler):
         async def serialize(self, values, infos, args=None):
             for i, leaf in enumerate(values):
-                futures = await super().serialize([leaf.entry.read()], [infos[i]], args and [args[i]])
+                futures = await super().serialize([leaf.entry.read()], [infos[i]], [chunked])
                 for future in futures:
                     await asyncio.to_thread(future.result)
                 if progress:

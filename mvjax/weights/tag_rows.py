@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mvjax.errors import UserError
-from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
+from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, fill_rows, lazily, lazy
 
 VOCABULARY_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -73,16 +73,24 @@ def with_tag_rows(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Checkpo
 
 def with_rows(entry: LazyTensor, rows: int, tag_ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> LazyTensor:
     """A lazy [rows, D] matrix: the one given, with the tags' rows set."""
+    (old_rows, width), dtype = entry.shape, entry.dtype
 
-    def read() -> np.ndarray:
-        old_VD = entry.read()
-        new_VD = np.zeros((rows, old_VD.shape[1]), entry.dtype)
-        new_VD[: len(old_VD)] = old_VD
-        means_ND = np.stack([old_VD[list(ids)].astype(np.float64).mean(axis=0) for ids in pieces])
-        new_VD[list(tag_ids)] = distinct(means_ND, entry.dtype)
-        return new_VD
+    def read(source: LazyTensor, start: int, stop: int) -> np.ndarray:
+        new_SD = np.zeros((stop - start, width), dtype)
+        if start < old_rows:
+            fill_rows(new_SD[: old_rows - start], source, start)
+        if any(start <= tag < stop for tag in tag_ids):
+            means_ND = np.stack(
+                [np.mean([source.read_rows(i, i + 1)[0].astype(np.float64) for i in ids], axis=0) for ids in pieces]
+            )
+            for tag, row_D in zip(tag_ids, distinct(means_ND, dtype)):
+                if start <= tag < stop:
+                    new_SD[tag - start] = row_D
+        return new_SD
 
-    return LazyTensor((rows, *entry.shape[1:]), entry.dtype, read)
+    if entry.read_rows is None:
+        return LazyTensor((rows, width), dtype, lambda: read(lazy(entry.read()), 0, rows))
+    return LazyTensor((rows, width), dtype, lambda: read(entry, 0, rows), lambda start, stop: read(entry, start, stop))
 
 
 def distinct(means_ND: Float[np.ndarray, "N D"], dtype: np.dtype) -> Float[np.ndarray, "N D"]:

@@ -54,7 +54,7 @@ def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
                 raise UserError(f"{path}: {name} has element type {fields['dtype']}, which is not supported")
             begin, stop = (8 + length + offset for offset in fields["data_offsets"])
             shape, dtype = tuple(fields["shape"]), DTYPE_NAMES[fields["dtype"]]
-            entries[name] = LazyTensor(shape, dtype, reader(path, begin, shape, dtype))
+            entries[name] = stored(path, begin, shape, dtype)
             if entries[name].nbytes != stop - begin or begin < 8 + length or min(shape, default=0) < 0:
                 raise damaged
             end = max(end, stop)
@@ -65,16 +65,22 @@ def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     return entries, metadata
 
 
-def reader(path: Path, begin: int, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
+def stored(path: Path, begin: int, shape: tuple[int, ...], dtype: np.dtype) -> LazyTensor:
+    """The lazy tensor whose bytes begin at byte `begin` of a file."""
+
+    def read(shape: tuple[int, ...], begin: int) -> np.ndarray:
         # Read, not mapped: the array stays good when the file is replaced, and an I/O error is an exception.
-        count = int(np.prod(shape, dtype=np.int64))
-        array = np.fromfile(path, dtype=np.uint8, count=count * dtype.itemsize, offset=begin)
-        if array.size != count * dtype.itemsize:
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        array = np.fromfile(path, dtype=np.uint8, count=nbytes, offset=begin)
+        if array.size != nbytes:
             raise UserError(f"{path} was cut short while it was being read")
         return array.view(dtype).reshape(shape)
 
-    return read
+    def rows(start: int, stop: int) -> np.ndarray:
+        row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        return read((stop - start, *shape[1:]), begin + start * row)
+
+    return LazyTensor(shape, dtype, lambda: read(shape, begin), rows if shape else None)
 
 
 def write_tensor_file(
@@ -105,5 +111,6 @@ def write_tensor_file(
             if array.shape != entry.shape or array.dtype != entry.dtype:
                 raise ValueError(f"{name} was announced as {entry.dtype}{entry.shape}, is {array.dtype}{array.shape}")
             file.write(array.reshape(-1).view(np.uint8).data)
+            del array  # before the next one is read
             if progress:
                 progress(name, entry.nbytes)

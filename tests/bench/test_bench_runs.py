@@ -154,3 +154,15 @@ def test_training_beside_transformers(toy, tmp_path):
     rows = json.loads((tmp_path / "training.json").read_text())["rows"]
     assert [row["side"] for row in rows] == ["mvjax", "transformers"]
     assert rows[0]["loss of the first step"] == pytest.approx(rows[1]["loss of the first step"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_memory_beside_transformers(toy, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    chosen = settings.MemoryBench(model=toy, lengths=(1024, 2048), rank=2, degree=2, output=tmp_path)
+    bench.run(chosen)
+    rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert [row["T"] for row in rows] == [1024, 2048]
+    # The dense mask alone is T x T numbers; with the logits of all tokens it dwarfs what we hold.
+    assert all(row["transformers GiB"] > row["mvjax GiB"] > 0 for row in rows)

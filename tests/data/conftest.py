@@ -1,12 +1,17 @@
-"""A small tokenizer with a chat template, and records to encode with it."""
+"""A small tokenizer with a chat template, records to encode with it, and a store of them."""
 
+import io
 import json
 
 import pytest
 import tokenizers
+from rich.console import Console
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mvjax.curator.synthetic import SyntheticConfig, generate
+from mvjax.data.build import build_store
+from mvjax.data.records import write_records
+from mvjax.data.store import open_store, store_path
 from mvjax.tokenizers import load_tokenizer
 
 TEMPLATE = (
@@ -44,3 +49,27 @@ def tokenizer(tmp_path_factory, records):
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     return load_tokenizer(directory).with_control_tags()
+
+
+@pytest.fixture(scope="session")
+def encoded(tmp_path_factory, tokenizer):
+    """`encoded(records)`: a store of the records."""
+
+    quiet = Console(file=io.StringIO())
+
+    def encoded(*files):
+        directory = tmp_path_factory.mktemp("records")
+        paths = [directory / f"file{number}.jsonl" for number in range(len(files))]
+        for path, records in zip(paths, files, strict=True):
+            write_records(path, records)
+        path = store_path(paths, tokenizer, directory / "tokens")
+        build_store(path, paths, tokenizer, console=quiet)
+        return open_store(path)
+
+    return encoded
+
+
+@pytest.fixture(scope="session")
+def store(encoded, records):
+    """The store of the forty records."""
+    return encoded(records)

@@ -8,7 +8,7 @@ from naive_layout import dense_mask
 from random_trees import TreeConfig, token_facts, transcripts
 
 from mvjax.data.encode import Example
-from mvjax.data.packing import first_fit_decreasing, pack, to_batch
+from mvjax.data.packing import balanced, best_fit_decreasing, pack, to_batch
 from mvjax.language import INT32_MAX, lay_out
 
 PAD = 999
@@ -25,21 +25,43 @@ def documents(draw):
     return Example(tokens_T, layout, layout.loss, f"doc-{len(words)}", "multiverse")
 
 
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(50, 90))
-def test_first_fit_loses_nothing_and_fills_rows(lengths, row_length):
-    rows = first_fit_decreasing(lengths, row_length)
+@pytest.mark.parametrize("way", [best_fit_decreasing, balanced, pack])
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), row_length=st.integers(50, 300))
+def test_packing_loses_nothing_and_fills_rows(way, lengths, row_length):
+    rows = way(np.array(lengths, np.int64), row_length)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     sums = [sum(lengths[index] for index in row) for row in rows]
     assert all(total <= row_length for total in sums)
-    # First fit never opens a row for what an earlier one still has room for.
-    for later in range(1, len(rows)):
-        smallest = min(lengths[index] for index in rows[later])
-        assert all(total + smallest > row_length for total in sums[:later])
+    # No two rows could be one.
+    least = sorted(sums)[:2]
+    assert len(rows) < 2 or sum(least) > row_length
+    assert len(rows) <= sum(lengths) // (row_length / 2) + 1
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), row_length=st.integers(50, 300))
+def test_rows_keep_the_order(lengths, row_length):
+    rows = pack(lengths, row_length)
+    assert rows == sorted(sorted(row) for row in rows)
+
+
+@pytest.mark.parametrize(("median", "better"), [(200, balanced), (375, best_fit_decreasing)])
+def test_the_better_way_is_taken(median, better):
+    lengths = np.clip(median * np.exp(0.6 * np.random.default_rng(0).normal(size=1000)), 90, 940).astype(int)
+    counts = {way: len(way(lengths, 1024)) for way in (balanced, best_fit_decreasing)}
+    assert min(counts, key=counts.get) is better
+    assert len(set(counts.values())) == 2
+    assert len(pack(lengths, 1024)) == counts[better]
+
+
+def test_rows_are_filled_exactly_where_documents_are_many():
+    lengths = np.random.default_rng(0).integers(80, 400, 2000)
+    rows = balanced(lengths, 1024)
+    assert sum(lengths[row].sum() == 1024 for row in rows) > 0.9 * len(rows)
 
 
 def test_a_document_longer_than_a_row_is_an_error():
     with pytest.raises(ValueError, match="51 tokens"):
-        first_fit_decreasing([3, 51], 50)
+        pack([3, 51], 50)
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,7 +69,7 @@ def test_a_document_longer_than_a_row_is_an_error():
 def test_packed_rows_by_definition(examples):
     row_length = max(len(example.tokens) for example in examples) + 7
     levels = max(example.layout.depth for example in examples) + 2
-    rows = pack(examples, row_length)
+    rows = [[examples[index] for index in row] for row in pack([len(x.tokens) for x in examples], row_length)]
     assert sorted(map(id, (example for row in rows for example in row))) == sorted(map(id, examples))
     batch = to_batch(rows, row_length, levels, PAD)
     assert batch.tokens_BT.shape == (len(rows), row_length)

@@ -1,110 +1,125 @@
-"""Batches: everything once a pass, the same after a resume, bad records counted."""
+"""Batches: the same however their rows are shared out and wherever a run begins, prefetched or not."""
 
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mvjax.data.pipeline import Corpus, PackedBatches, PipelineConfig, batches
+from mvjax.data.corpus import Corpus
+from mvjax.data.packing import Batch
+from mvjax.data.pipeline import BatchIterator, PackedBatches, batches
+from mvjax.data.schedule import PipelineConfig
 from mvjax.errors import UserError
 
-CONFIG = PipelineConfig(row_length=1200, rows=3, levels=3, window=16, seed=5, shares=(0.0, 0.5, 1.0))
+CONFIG = PipelineConfig(row_length=1200, rows=5, levels=3, window=4, seed=5, shares=(0.0, 0.5, 1.0))
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
-def corpus(records, tokenizer):
-    return Corpus(records, tokenizer, CONFIG)
+def corpus(store):
+    return Corpus(store, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus):
+    """The first batches, their positions, their facts."""
+    walk = batches(corpus, CONFIG)
+    found = []
+    for _ in range(STEPS):
+        state = walk.get_state()
+        found.append((state, next(walk), walk.facts))
+    walk.close()
+    return found
 
 
 def equal(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_pass_has_every_record_once_in_the_share_of_forms(corpus):
-    dataset = PackedBatches(corpus, CONFIG)
-    for epoch, share in enumerate(CONFIG.shares):
-        windows = range(epoch * dataset.windows_per_pass, (epoch + 1) * dataset.windows_per_pass)
-        drawn = [document for window in windows for row in dataset.window_rows(window) for document in row]
-        assert sorted(index for index, _ in drawn) == list(range(len(corpus)))
-        assert Counter(form for _, form in drawn)["multiverse"] == round(share * len(corpus))
-
-
-def test_the_records_of_a_step_do_not_depend_on_the_forms(corpus):
-    """Twins trained on the two forms see the same problems in the same steps."""
-    drawn = []
-    for share in (0.0, 0.4, 1.0):
-        dataset = PackedBatches(corpus, replace(CONFIG, shares=(share,)))
-        drawn.append([[index for index, _ in row] for window in range(4) for row in dataset.window_rows(window)])
-    assert drawn[0] == drawn[1] == drawn[2]
-
-
-def test_batches_hold_the_documents_whole(corpus):
-    dataset = PackedBatches(corpus, CONFIG)
-    walk = iter(dataset)
+def test_batches_hold_the_documents_whole(corpus, whole):
     seen = Counter()
-    for _ in range(dataset.batches_in(1)):
-        batch = next(walk)
-        assert batch.tokens_BT.shape == (3, CONFIG.row_length)
-        for row in range(3):
+    for _, batch, facts in whole[: PackedBatches(corpus, CONFIG).batches_in(1)]:
+        assert batch.tokens_BT.shape == (5, CONFIG.row_length)
+        padded = (batch.hide_start_BET[:, 0, -1] == CONFIG.row_length) & ~batch.loss_BT[:, -1]
+        assert (batch.positions_BT == 0).sum() == sum(map(len, facts.rows)) + padded.sum()
+        for row in range(5):
             starts = np.flatnonzero(batch.positions_BT[row] == 0)
             for start, end in zip(starts, [*starts[1:], CONFIG.row_length]):
                 seen[batch.tokens_BT[row, start:end].tobytes()] += 1
     for index in range(len(corpus)):
-        assert seen[corpus.example(index, "autoregressive").tokens.tobytes()] >= 1
+        (example,) = corpus.examples([(index, "autoregressive")])
+        assert seen[example.tokens.tobytes()] >= 1
 
 
-@pytest.mark.parametrize("steps", [0, 1, 4, 11])
-def test_a_resumed_run_sees_the_same_batches(corpus, steps):
-    whole = batches(corpus, CONFIG)
-    for _ in range(steps):
-        next(whole)
-    state = whole.get_state()
-    expected = [next(whole) for _ in range(12)]
-    resumed = batches(corpus, CONFIG)
-    next(resumed)
-    resumed.set_state(state)
-    assert all(equal(a, next(resumed)) for a in expected)
-    assert resumed.get_state() == whole.get_state()
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_hosts_and_any_start_give_the_same_batches(corpus, whole, data):
+    """Each row of a batch goes to one of the hosts, in any order; what they hold together is the batch."""
+    hosts = data.draw(st.integers(1, 5))
+    owner = data.draw(st.lists(st.integers(0, hosts - 1), min_size=5, max_size=5))
+    order = data.draw(st.permutations(range(5)))
+    start = data.draw(st.integers(0, STEPS - 2))
+    shares = [tuple(row for row in order if owner[row] == host) for host in range(hosts)]
+    walks = [batches(corpus, CONFIG, rows=share) for share in shares]
+    for walk in walks:
+        walk.set_state(whole[start][0])
+    for state, batch, facts in whole[start : start + 2]:
+        assert all(walk.get_state() == state for walk in walks)
+        parts = [next(walk) for walk in walks]
+        together = Batch(*(np.zeros_like(array) for array in batch))
+        for share, part in zip(shares, parts):
+            for array, rows in zip(together, part):
+                array[list(share)] = rows
+        assert equal(together, batch)
+        assert all(walk.facts == facts for walk in walks)
+    for walk in walks:
+        walk.close()
 
 
-def test_processes_share_the_rows_of_a_batch(corpus):
-    config = replace(CONFIG, rows=4)
-    whole = next(batches(corpus, config))
-    parts = [next(batches(corpus, replace(config, process=number, processes=2))) for number in range(2)]
-    assert equal(whole, [np.concatenate(pair) for pair in zip(*parts)])
-    with pytest.raises(ValueError, match="shared"):
-        PackedBatches(corpus, replace(CONFIG, processes=2))
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_the_position_is_that_of_the_next_batch_however_many_are_made_ahead(corpus, whole, ahead):
+    walk = BatchIterator(PackedBatches(corpus, CONFIG), ahead=ahead)
+    for step in range(6):
+        assert walk.get_state() == whole[step][0]
+        assert equal(next(walk), whole[step][1])
+        # Interrupted here, and gone on with in another process.
+        other = BatchIterator(PackedBatches(corpus, CONFIG), ahead=ahead)
+        next(other)
+        other.set_state(walk.get_state())
+        assert other.get_state() == whole[step + 1][0]
+        assert equal(next(other), whole[step + 1][1])
+        other.close()
+    walk.set_state(whole[1][0])  # back, with batches waiting
+    assert equal(next(walk), whole[1][1])
+    assert walk.facts == whole[1][2]
+    walk.seek(9)
+    assert walk.get_state() == whole[9][0]
+    assert equal(next(walk), whole[9][1])
+    walk.close()
 
 
-def test_seeds_change_the_order(corpus):
-    assert not equal(next(batches(corpus, CONFIG)), next(batches(corpus, replace(CONFIG, seed=6))))
+def test_seeds_change_the_order(corpus, whole):
+    other = batches(corpus, replace(CONFIG, seed=6))
+    assert not equal(next(other), whole[0][1])
+    other.close()
 
 
-def test_repeated_records(corpus):
-    repeat = [2 if index == 0 else 1 for index in range(len(corpus))]
-    dataset = PackedBatches(corpus, CONFIG, repeat)
-    drawn = [i for w in range(dataset.windows_per_pass) for row in dataset.window_rows(w) for i, _ in row]
-    assert Counter(drawn)[0] == 2
-    assert len(drawn) == len(corpus) + 1
+def test_rows_by_slice_and_rows_that_are_none(corpus, whole):
+    walk = batches(corpus, CONFIG, rows=slice(1, 3))
+    assert equal(next(walk), [array[1:3] for array in whole[0][1]])
+    walk.close()
+    with pytest.raises(ValueError, match="not all among the 5"):
+        PackedBatches(corpus, CONFIG, rows=(4, 5))
 
 
-def test_bad_records_are_left_out_of_both_forms_and_counted(records, tokenizer):
-    broken = replace(records[2], id="broken", response=records[2].response + "\n</Path>")
-    long = replace(records[3], id="long", autoregressive="1+1=2. " * 1000)
-    mixed = [*records[:5], broken, *records[5:10], long]
-    corpus = Corpus(mixed, tokenizer, replace(CONFIG, max_bad_share=0.2))
-    assert len(corpus) == 10
-    assert [fault.name for fault in corpus.faults] == ["broken", "long"]
-    assert "</Path>" in corpus.faults[0].reason
-    assert "autoregressive form, more than the row" in corpus.faults[1].reason
-    assert corpus.indices == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
-    with pytest.raises(UserError, match="2 of 12 records"):
-        Corpus(mixed, tokenizer, CONFIG)
-
-
-def test_records_nested_too_deep_are_left_out_never_cut(records, tokenizer):
-    corpus = Corpus(records, tokenizer, replace(CONFIG, levels=2, max_bad_share=1.0))
-    nested = {record.id for record in records if record.meta["nesting"] >= 1}
-    assert nested
-    assert {fault.name for fault in corpus.faults} == nested
+def test_what_goes_wrong_in_the_thread_reaches_the_caller(encoded, records):
+    store = encoded(records[:20])
+    walk = batches(Corpus(store, CONFIG), CONFIG)
+    part = store.path / store.parts[0][0]
+    part.write_bytes(bytes(part.stat().st_size))
+    with pytest.raises(UserError, match="delete it"):
+        next(walk)
+    walk.close()

@@ -37,6 +37,7 @@ def test_what_is_written_is_read(tmp_path, records):
         (line(messages=[{"role": "user", "content": 1}]), "content is no string"),
         (line(messages=[{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]), "not the user's"),
         (line(meta=[]), "'meta'"),
+        ("[" * 100_000, "nested too deep"),
     ],
 )
 def test_a_malformed_record_is_skipped_and_named(tmp_path, bad, reason):
@@ -58,10 +59,18 @@ def test_files_that_cannot_be_used(tmp_path):
     empty.write_text("\n")
     with pytest.raises(UserError, match="no record"):
         read_records(empty)
-    latin = tmp_path / "latin.jsonl"
-    latin.write_bytes(line().encode() + b"\n\n" + "é".encode("latin-1"))
-    with pytest.raises(UserError, match="line 3 is not UTF-8"):
-        read_records(latin)
+    with pytest.raises(UserError, match="directory"):
+        read_records(tmp_path)
+
+
+def test_bytes_that_are_no_text_cost_their_record_only(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    good = line().encode()
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\n\n" + "é".encode("latin-1") + b"\n" + good)
+    found = read_records(path, max_bad_share=0.5)
+    assert list(found) == [GOOD, GOOD]
+    assert found.faults[0].name == "latin.jsonl:3"
+    assert "not UTF-8 text (byte 1 of the line); save the file as UTF-8" in found.faults[0].reason
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

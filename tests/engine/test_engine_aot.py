@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from random_requests import TABLES
 
-from mvjax.bench.chips import compile_for, h100, tpu
+from mvjax.chips import compile_for, h100, tpu
 from mvjax.engine import loop
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.engine.tables import build_tables

@@ -89,7 +89,7 @@ def test_random_requests_agree_with_the_reference(seed):
     assert kinds >= {"tokens", "True"}  # Cuts and nested or several blocks really happened.
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_number_of_rows_does_not_change_the_answer(rows):
     rng = np.random.default_rng(77)
     bias_V = random_bias(rng)

@@ -11,10 +11,12 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mvjax.bench.chips import TPUS, compile_for, h100, tpu, tpu_slice
+from mvjax.chips import TPUS, compile_for, h100, tpu, tpu_slice
 
 MIB = 2**20
 pytestmark = pytest.mark.aot
+FIRST, *OTHERS = TPUS
+SLOW = pytest.mark.slow
 
 
 def array(*shape, dtype=jnp.bfloat16):
@@ -38,7 +40,7 @@ def temporaries(device, length, **shape):
     return program.memory_analysis().temp_size_in_bytes / MIB
 
 
-@pytest.mark.parametrize("name", TPUS)
+@pytest.mark.parametrize("name", [FIRST, *(pytest.param(name, marks=SLOW) for name in OTHERS)])
 def test_training_on_a_tpu_needs_little_memory_at_any_length(name):
     short, long, longest = (temporaries(tpu(name), length) for length in (8_192, 32_768, 131_072))
     assert long < 64
@@ -103,8 +105,15 @@ def decode(q, k, v, pages, length, words, *scales):
     return mvjax_kernels.paged_stream_attention(q, k, v, pages, length, words, **named)
 
 
-@pytest.mark.parametrize("kind", [None, jnp.int8, jnp.float8_e4m3fn], ids=str)
-@pytest.mark.parametrize("name", TPUS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, None) for name in TPUS),
+        *((FIRST, kind) for kind in (jnp.int8, jnp.float8_e4m3fn)),
+        *(pytest.param(name, kind, marks=SLOW) for name in OTHERS for kind in (jnp.int8, jnp.float8_e4m3fn)),
+    ],
+    ids=str,
+)
 def test_decoding_64_requests_compiles_for_a_tpu(name, kind):
     program = compile_for(tpu(name), decode, *decode_arrays(kind=kind))
     assert program.memory_analysis().temp_size_in_bytes < 16 * MIB

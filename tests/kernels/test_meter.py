@@ -107,6 +107,7 @@ def packed_golden():
     return start, end, np.concatenate([tile_any(visible_BTS, 128, 128)[0] for visible_BTS in pieces])
 
 
+@pytest.mark.xdist_group("golden")  # What they share is dear to make.
 @pytest.mark.parametrize(("rows", "block"), [(128, 128), (128, 512), (512, 512), (256, 128)])
 def test_golden_transcripts_packed_to_32k_visit_only_tiles_with_a_visible_pair(packed_golden, rows, block):
     start, end, seen_128 = packed_golden

@@ -65,9 +65,17 @@ def check(ptx, used, shared, size, capability, products):
     assert "tf32" not in ptx
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("head", [64, 128, 256])
+@pytest.mark.parametrize(
+    ("head", "size", "capability"),
+    [
+        # What models use, then the extremes.
+        *((64, 2, 90), (128, 2, 80), (128, 2, 90), (256, 2, 90), (256, 4, 80)),
+        *(
+            pytest.param(*shape, marks=pytest.mark.slow)
+            for shape in ((64, 2, 80), (64, 4, 80), (64, 4, 90), (128, 4, 80), (128, 4, 90), (256, 2, 80), (256, 4, 90))
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", ["forward", "backward_dq", "backward_dkv"])
 def test_training_kernels(name, head, size, capability):
     from mvjax_kernels import triton_attention, tuning

@@ -1,13 +1,18 @@
 """Live comparison with transformers and PyTorch (slow)."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flax import nnx
+from streamed_models import finish, start
+from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
+from mvjax.language.tags import TAGS
 from mvjax.models import DecoderStepModel, from_checkpoint, to_checkpoint
+from mvjax.models.load import load_with_tags
 from mvjax.weights import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -37,6 +42,28 @@ def test_transformers_loads_what_is_saved_and_agrees(name, fixture_checkpoint, t
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
     ids = np.random.default_rng(7).integers(3, 96, (3, 70)).astype(np.int32)
     compare(decoder, model.eval(), ids, causal)
+
+
+def test_transformers_loads_what_a_mesh_exports(tmp_path, causal):
+    """Shards with an index, tokenizer with the tags, chat template and generation config, from 8 devices."""
+    transformers = pytest.importorskip("transformers")
+    hf_config = tiny_config("qwen2", tied=False)
+    model = write_gguf_model(tmp_path / "model.gguf", hf_config, tiny_tensors(hf_config))
+    count = finish(start("export_tagged", 8, str(model), str(tmp_path / "exported"), (1, 4, 1, 2)))
+    index = json.loads((tmp_path / "exported" / "model.safetensors.index.json").read_text())
+    assert len(index["weight_map"]) == count
+    assert len(set(index["weight_map"].values())) > 4
+    tokenizer, decoder = load_with_tags(model, scan_layers=False)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported", attn_implementation="eager")
+    ids = np.random.default_rng(7).integers(3, tokenizer.vocab_size, (2, 40)).astype(np.int32)
+    compare(decoder, theirs.eval(), ids, causal)
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "exported")
+    assert generation.eos_token_id == load_checkpoint(model).generation["eos_token_id"]
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert words.convert_tokens_to_ids(list(TAGS)) == list(tokenizer.tag_ids)
+    chat = [{"role": "user", "content": "ab"}]
+    prompt = words.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert prompt == tokenizer.render_chat(chat, add_generation_prompt=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from flax import nnx
 
 from mvjax.data.packing import Batch
 from mvjax.models import Decoder, LoraConfig, ModelConfig, add_lora
+from mvjax.models.placement import Placement
 from mvjax.training.model import Trainee, take_apart
 
 VOCABULARY, TAGS, ROW = 50, tuple(range(38, 50)), 24
@@ -46,22 +47,16 @@ class RandomBatches:
         self.position = state["position"]
 
 
-def make_trainee(lora_rank: int = 4, scan_layers: bool = True) -> Trainee:
+def make_trainee(
+    lora_rank: int = 4, scan_layers: bool = True, placement: Placement | None = None, remat: str = "none", **shape
+) -> Trainee:
     """A two-layer decoder taken apart, the same every time."""
-    shape = ModelConfig(
-        family="llama",
-        vocab_size=VOCABULARY,
-        embed=16,
-        layers=2,
-        heads=2,
-        kv_heads=1,
-        head_dim=8,
-        ffn=32,
-        tied=True,
-        scan_layers=scan_layers,
-    )
+    sizes = {"family": "llama", "vocab_size": VOCABULARY, "embed": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+    sizes |= {"head_dim": 8, "ffn": 32, "tied": True, "scan_layers": scan_layers}
+    config = ModelConfig(**(sizes | shape))
+    options = {"placement": placement, "remat": remat}
     # Filled by NumPy: the decoder's own initialisation compiles a program for each shape.
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(shape, rngs=nnx.Rngs(params=0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, **options, rngs=nnx.Rngs(params=0))))
     rng = np.random.default_rng(0)
     fill = jax.tree.map(lambda x: jnp.asarray(0.1 * rng.normal(size=x.shape) + (len(x.shape) < 2), x.dtype), state)
     decoder = nnx.merge(graphdef, fill)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
+from mvjax.errors import UserError
+from mvjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning, fingerprints
 from mvjax.training.step import TrainState
 
 
@@ -22,6 +23,7 @@ def test_saved_state_and_record_come_back(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     assert checkpoints.restore(make_state(0)) is None
     checkpoints.save(make_state(5), {"data": {"window": 3, "row": 4}})
+    checkpoints.wait()
     state, record = checkpoints.restore(make_state(0))
     assert record["data"] == {"window": 3, "row": 4}
     assert record["step"] == 5
@@ -34,8 +36,48 @@ def test_only_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     for step in (1, 2, 3, 4):
         checkpoints.save(make_state(step), {})
+    checkpoints.wait()
     assert checkpoints.steps() == [3, 4]
     assert Checkpoints(tmp_path / "c", keep=2).steps() == [3, 4]
+
+
+def test_every_so_many_steps_one_is_kept_for_good(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=1, keep_every=2)
+    for step in (1, 2, 3, 4, 5):
+        checkpoints.save(make_state(step), {})
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 4, 5]
+
+
+def test_what_a_step_overwrites_meanwhile_is_saved_as_it_was(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    state = jax.tree.map(jnp.copy, make_state(3, 300_000))
+    checkpoints.save(state, {})
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda x: x * 0 - 1, state), donate_argnums=0)
+    jax.block_until_ready(overwrite(state))
+    checkpoints.wait()
+    found, _ = checkpoints.restore(make_state(0, 300_000))
+    np.testing.assert_array_equal(found.params["a"], make_state(3, 300_000).params["a"])
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    checkpoints.save(make_state(1), {})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"another model: .*'a'.* is float32\[1000\] there and float32\[1001\] here"):
+        checkpoints.restore(make_state(0, 1001))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.bool_])
+def test_a_fingerprint_sees_every_bit_and_place(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 2, (3, 4, 5)), dtype)
+    wanted = fingerprints({"x": x})
+    assert fingerprints({"x": jnp.copy(x)}) == wanted
+    for _ in range(20):
+        place = tuple(rng.integers(size) for size in x.shape)
+        assert fingerprints({"x": x.at[place].set(~x[place] if dtype == jnp.bool_ else 1 - x[place])}) != wanted
+    assert fingerprints({"x": x[:, ::-1]}) != wanted
 
 
 def cut(directory):
@@ -62,6 +104,7 @@ def test_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, damag
     checkpoints = Checkpoints(tmp_path / "c", keep=3)
     for step in (1, 2):
         checkpoints.save(make_state(step), {})
+    checkpoints.wait()
     checkpoints.close()
     damage(tmp_path / "c" / "2")
     checkpoints = Checkpoints(tmp_path / "c", keep=3)
@@ -70,16 +113,18 @@ def test_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, damag
     assert int(state.step) == record["step"] == 1
     np.testing.assert_array_equal(state.params["a"], make_state(1).params["a"])
     checkpoints.save(make_state(2), {})  # the step can be saved anew
+    checkpoints.wait()
     assert int(checkpoints.restore(make_state(0))[0].step) == 2
 
 
-def test_array_that_changed_behind_the_checksum_is_noticed(tmp_path):
+def test_array_that_changed_behind_the_fingerprint_is_noticed(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=3)
     checkpoints.save(make_state(1), {})
+    checkpoints.wait()
     record = tmp_path / "c" / "1" / "record"
-    file = next(path for path in record.iterdir() if "checksums" in path.read_text())
+    file = next(path for path in record.iterdir() if "fingerprints" in path.read_text())
     text = file.read_text()
-    start = text.index("checksums")
+    start = text.index("fingerprints")
     digit = next(i for i in range(start, len(text)) if text[i].isdigit() and text[i] != "1")
     file.write_text(text[:digit] + "1" + text[digit + 1 :])
     with pytest.warns(DamagedCheckpointWarning, match="is not what was saved"):
@@ -89,6 +134,7 @@ def test_array_that_changed_behind_the_checksum_is_noticed(tmp_path):
 def test_half_written_checkpoint_is_never_listed(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=3)
     checkpoints.save(make_state(1), {})
+    checkpoints.wait()
     checkpoints.close()
     half = tmp_path / "c" / "2.orbax-checkpoint-tmp-123"
     (half / "state").mkdir(parents=True)
@@ -108,17 +154,20 @@ from mvjax.training.checkpoints import Checkpoints
 import numpy as np, jax.numpy as jnp
 checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
 checkpoints.save(make_state(1), {})
+checkpoints.wait()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 noise = jnp.asarray(np.random.default_rng(0).normal(size=100_000), jnp.float32)
 big = make_state(2, 100_000)._replace(params={"a": noise})
 try:
     checkpoints.save(big, {})
+    checkpoints.wait()
 except UserError as error:
     print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(checkpoints.steps())
     checkpoints.save(make_state(3), {})
+    checkpoints.wait()
     print(checkpoints.steps())
 """
 

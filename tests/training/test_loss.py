@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax.training.loss import Head, LossSums, Targets, cross_entropy
+from mvjax.training.loss import PARTS, Head, LossSums, Targets, cross_entropy
 
 B, T, D, V = 3, 17, 12, 40
 
@@ -98,10 +98,11 @@ def test_value_alone_equals_value_with_gradient():
 def test_accuracy_counts_targets_with_the_largest_logit():
     hidden, base, _, targets = problem(K=0)
     logits = np.take_along_axis(hidden, targets.predecessor_BT[..., None], 1) @ base.T
-    expected = ((logits.argmax(-1) == targets.tokens_BT) & (targets.weight_BT > 0)).sum()
+    right_BT, target_BT = logits.argmax(-1) == targets.tokens_BT, targets.weight_BT > 0
+    expected_P = [(right_BT & target_BT & (targets.part_BT == part)).sum() for part in range(len(PARTS))]
     best = replace_tokens(targets, logits.argmax(-1))
-    assert cross_entropy(Head(), hidden, base, None, targets).correct == expected
-    assert cross_entropy(Head(), hidden, base, None, best).correct == (targets.weight_BT > 0).sum()
+    assert cross_entropy(Head(), hidden, base, None, targets).correct_P.tolist() == expected_P
+    assert cross_entropy(Head(), hidden, base, None, best).correct_P.sum() == target_BT.sum()
 
 
 def replace_tokens(targets, tokens):

@@ -10,14 +10,14 @@ import pytest
 from tiny_training import RandomBatches, make_simple_trainee, make_trainee
 
 from mvjax.errors import UserError
-from mvjax.training.metrics import read_metrics
+from mvjax.training.mesh import make_placement
+from mvjax.training.metrics import TIMES, read_metrics
 from mvjax.training.run import run
-
-TIMES = ("tokens_per_second", "seconds")
 
 
 def start(config, steps, batches=None, trainee=None, **options):
-    return run(config, trainee or make_simple_trainee(), batches or RandomBatches(), steps, **options)
+    batches = batches or RandomBatches()
+    return run(config, trainee or make_simple_trainee(), make_placement(config), batches, steps, **options)
 
 
 def without_times(path):
@@ -113,7 +113,9 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(mak
             return batch._replace(loss_BT=np.where(batch.loss_BT, np.inf, 0.0)) if poison else batch
 
     config = make_config(steps_per_save=2)
-    with pytest.raises(UserError, match=r"step 6: .* is not finite; the last checkpoint is good \(step 4\)"):
+    with pytest.raises(
+        UserError, match=r"step 6: .* is not finite; .*step-6\.json; the last checkpoint is good \(step 4\)"
+    ):
         start(config, 8, Poisoned())
     resumed = start(config, 8)
     assert resumed.finished
@@ -163,7 +165,7 @@ def test_two_processes_cannot_train_one_run(make_config):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"devices": 99}, "devices = 99, but this process has"), ({"rows": 4, "accumulation": 3}, "accumulation = 3")],
+    [({"fsdp": 99}, "= 99 chips, but there are 1"), ({"rows": 4, "accumulation": 3}, "accumulation = 3")],
 )
 def test_devices_and_rows_that_do_not_fit(make_config, fields, message):
     with pytest.raises(UserError, match=message):

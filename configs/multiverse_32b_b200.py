@@ -1,0 +1,30 @@
+"""Multiverse-32B, the paper's recipe on the paper's machine: one host of eight B200, all weights trained.
+
+The paper's batch of 16, in rows that are packed: configs/multiverse_32b_v5p.py with half the rows, two micro-batches
+of them a step.
+
+Prepare as for configs/multiverse_32b_v5p.py.
+
+Command: XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 mvjax train configs/multiverse_32b_b200.py
+Hardware: one host of 8 x B200 (180 GB each).
+HBM: 136.92 GiB of 164.09 on each chip (`mvjax plan configs/multiverse_32b_b200.py`).
+Result: not run.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
+
+topology = "b200:8"
+shape = "qwen2.5-32b"
+
+config = dataclasses.replace(
+    recipe["config"],
+    name="multiverse_32b_b200",
+    rows=16,
+    accumulation=2,
+    fsdp=8,
+    tensor_parallel=1,
+)

@@ -1,0 +1,28 @@
+"""Multiverse-32B, the paper's recipe on a whole pod of v6e: configs/multiverse_32b_v5p.py on another mesh.
+
+Chips have a third of a v5p's memory, so every row's text lies over two more of them.
+
+Prepare as for configs/multiverse_32b_v5p.py.
+
+Command: mvjax train configs/multiverse_32b_v6e.py --output gs://BUCKET/runs, on every host (launch/tpu_pod does that)
+Hardware: v6e:16x16, 256 chips.
+HBM: 10.47 GiB of 31.25 on each chip (`mvjax plan configs/multiverse_32b_v6e.py`).
+Result: not run.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
+
+topology = "v6e:16x16"
+shape = "qwen2.5-32b"
+
+config = dataclasses.replace(
+    recipe["config"],
+    name="multiverse_32b_v6e",
+    fsdp=32,
+    context_parallel=2,
+    tensor_parallel=4,
+)

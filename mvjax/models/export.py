@@ -1,0 +1,123 @@
+"""Weights from the devices into a model's directory, a tensor at a time; on several processes the first one writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from mvjax.errors import UserError
+from mvjax.models.config import ModelConfig
+from mvjax.models.decoder import hf_names
+from mvjax.models.pieces import compiler_options, padded, piece_bytes, taker
+from mvjax.models.streaming import flattened, is_stacked
+from mvjax.weights.checkpoint import LazyTensor, LazyTensors, lazily
+from mvjax.weights.formats import saving, write_checkpoint
+from mvjax.weights.huggingface import MAX_SHARD_BYTES
+
+if TYPE_CHECKING:
+    from mvjax.tokenizers import Tokenizer
+    from mvjax.weights import Checkpoint
+
+MESSAGE_BYTES = 1024
+"""Length of what the first process tells the others."""
+
+
+def gathered(state: nnx.State | Mapping[tuple, jax.Array], config: ModelConfig) -> LazyTensors:
+    """The parameters of a decoder of `config`, wherever they lie, as the tensors of a checkpoint.
+
+    state: parameters, an NNX state or a dictionary by path. They are fetched when a tensor is read, one layer's at a
+    time, and must still be there. Where they lie on several processes, all must read the same tensors in the same order
+    (`save_model` does); each gets them whole.
+    """
+    entries = {}
+    for path, array in flattened(state).items():
+        stacked = is_stacked(path, config)
+        for layer, name in enumerate(hf_names(path, config)):
+            read = functools.partial(fetch, array, layer if stacked else None)
+            entries[name] = LazyTensor(tuple(array.shape[int(stacked) :]), np.dtype(array.dtype), read)
+    return LazyTensors(entries)
+
+
+def fetch(array: jax.Array, layer: int | None) -> np.ndarray:
+    """An array, or a layer of it (along the first axis), in host memory; a few rows of each of its parts at a time."""
+    lead, sharding = 0 if layer is None else 1, array.sharding
+    alone = len(sharding.device_set) == 1
+    if not alone and (not isinstance(sharding, NamedSharding) or (lead and padded(sharding, array.ndim)[0])):
+        raise ValueError(f"cannot fetch an array that lies as {sharding}")
+    shape, shard = array.shape[lead:], array.shape[lead:] if alone else sharding.shard_shape(array.shape)[lead:]
+    blocks, rows = shape[0] // shard[0], shard[0]
+    out = np.empty((blocks, rows, *shape[1:]), array.dtype)
+    step = -(-rows // max(1, -(-out.nbytes // piece_bytes(out.nbytes))))
+    take = taker(None if alone else sharding, lead, (step, *shard[1:]), compiler_options())
+    for start in range(0, rows, step):
+        start = min(start, rows - step)
+        piece = take(array, np.array([layer, start][1 - lead :], np.int32))
+        host = np.asarray(piece) if piece.is_fully_addressable else multihost_utils.process_allgather(piece, tiled=True)
+        out[:, start : start + step] = host.reshape(blocks, step, *shape[1:])
+    return out.reshape(shape)
+
+
+def save_model(
+    path: Path,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer | None = None,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Write a model's directory in Hugging Face's form, tokenizer and chat template with it, whole or not at all.
+
+    Where there are several processes all call this, with tensors that `gathered` gives: the first one writes, and all
+    end alike. progress: called with name and bytes of each tensor when it is written.
+
+    Raises UserError where the disk is full or tensors are none of a model that mvjax knows.
+    """
+    if jax.process_count() == 1:
+        return write(path, checkpoint, tokenizer, max_shard_bytes, progress)
+    left = lazily(checkpoint.tensors)
+    error: Exception | None = None
+    if jax.process_index() == 0:
+        entries = {
+            name: dataclasses.replace(entry, read=functools.partial(take_next, left, name))
+            for name, entry in left.items()
+        }
+        counted = dataclasses.replace(checkpoint, tensors=LazyTensors(entries))
+        try:
+            write(path, counted, tokenizer, max_shard_bytes, progress)
+        except Exception as caught:  # the others wait for what is left to read, and for the outcome
+            error = caught
+    while left:
+        take_next(left, next(iter(left)))
+    agree(error)
+
+
+def take_next(left: dict[str, LazyTensor], name: str) -> np.ndarray:
+    """Read a tensor that is on the list, and strike it off."""
+    return left.pop(name).read()
+
+
+def write(path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer | None, max_shard_bytes: int, progress: Any) -> None:
+    with saving(path, checkpoint.nbytes) as directory:
+        write_checkpoint(directory, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress)
+        if tokenizer is not None:
+            tokenizer.save(directory)
+
+
+def agree(error: Exception | None) -> None:
+    """Raise on all processes what the first one has met; a UserError as such."""
+    text = "" if error is None else f"{isinstance(error, UserError):d}{error or type(error).__name__}"
+    sent = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
+    text = multihost_utils.broadcast_one_to_all(sent).tobytes().rstrip(b"\0").decode(errors="replace")
+    if error is not None:
+        raise error
+    if text:
+        raise (UserError if text[0] == "1" else RuntimeError)(text[1:])

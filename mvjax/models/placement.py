@@ -1,0 +1,171 @@
+"""Where the arrays of a model lie on a mesh: one table from logical axes to mesh axes, and what follows from it.
+
+Every parameter and activation names its axes by what they mean ("embed", "heads", "batch"); `RULES` alone says what
+that is on a mesh. Weights are split over "fsdp" (and "context") along their embed axis and over "tensor" along heads,
+feed-forward width and vocabulary; a layer gathers its own over "fsdp" while it runs. Rows of a batch lie over "data"
+and "fsdp", the text over "context". Between layers the text is split over "tensor" too (sequence parallelism): what
+is kept for the backward pass, and the norms, are then split over every chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import mvjax_kernels
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from mvjax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "context", "tensor")
+"""Axes of every mesh, outermost first; any may be of size 1."""
+
+RULES: Mapping[str, tuple[str, ...]] = {
+    # Parameters.
+    "vocab": ("tensor",),
+    "embed": ("fsdp", "context"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "ffn": ("tensor",),
+    # Activations.
+    "batch": ("data", "fsdp"),
+    "length": ("context",),
+    "between": ("context", "tensor"),
+}
+"""Logical axis -> mesh axes that split it. An axis that is not here is whole on every chip."""
+
+GATHERED = ("embed",)
+"""Axes of parameters that are whole while a layer runs."""
+
+Axes = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A mesh and what lies where on it."""
+
+    mesh: Mesh
+    """With the axes of MESH_AXES."""
+    rounds: int = 1
+    """Rounds of chunks along the context axis, see `mvjax_kernels.Split`."""
+
+    def parts(self, axis: str | None) -> int:
+        """How many parts a logical axis is split into."""
+        return self.size(*RULES.get(axis, ()))
+
+    def size(self, *mesh_axes: str) -> int:
+        """Chips along some axes of the mesh."""
+        size = 1
+        for axis in mesh_axes:
+            size *= self.mesh.shape[axis]
+        return size
+
+    def spec(self, axes: Axes, *, gathered: bool = False) -> PartitionSpec:
+        """The partition of an array with these logical axes; `gathered`: as a layer sees its weights."""
+        named = [() if gathered and axis in GATHERED else RULES.get(axis, ()) for axis in axes]
+        return PartitionSpec(*(names or None for names in named))
+
+    def sharding(self, axes: Axes) -> NamedSharding:
+        """Where an array with these logical axes lies."""
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    @property
+    def whole(self) -> NamedSharding:
+        """A copy on every chip."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def check(self, name: str, shape: tuple[int, ...], axes: Axes) -> None:
+        """UserError where the mesh does not divide a parameter."""
+        for size, axis in zip(shape, axes, strict=True):
+            if size % self.parts(axis):
+                split = " x ".join(f"{mesh_axis} {self.mesh.shape[mesh_axis]}" for mesh_axis in RULES[axis])
+                raise UserError(
+                    f"mesh: {name} of shape {list(shape)} has an axis {axis!r} of {size}, which does not split over "
+                    f"{self.parts(axis)} chips ({split}); choose sizes that divide it"
+                )
+
+    def constrain(self, x: Array, *axes: str | None) -> Array:
+        """An activation, held to where its logical axes say."""
+        if self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+
+    def move(self, x: Array, axes: Axes, back: Axes) -> Array:
+        """An activation, held to where `axes` say, and its gradient to where `back` says.
+
+        A constraint alone would hold the gradient to the same place. Where the text is split over "tensor" on one side
+        of a layer and whole on the other, the gradient goes the way of the activation backwards.
+        """
+        if self.mesh.size == 1:
+            return x
+        return _moved(self.sharding(axes), self.sharding(back), x)
+
+    def home(self, x: Array, sharding: NamedSharding) -> Array:
+        """A gradient or the like, held to where its parameter lies."""
+        return x if self.mesh.size == 1 else jax.lax.with_sharding_constraint(x, sharding)
+
+    def gather(self, weight: Array, axes: Axes) -> Array:
+        """A weight as its layer needs it; its gradient is summed straight into where the weight lies."""
+        if self.mesh.size == 1 or self.spec(axes) == self.spec(axes, gathered=True):
+            return weight
+        here = NamedSharding(self.mesh, self.spec(axes, gathered=True))
+        return _moved(here, self.sharding(axes), weight)
+
+    def splits_heads(self, heads: int, kv_heads: int) -> bool:
+        """Whether attention is split by heads. Where "tensor" does not divide their number (weights are split by the
+        rows of all heads together, and may divide), each of its chips computes the attention of all heads."""
+        parts = self.parts("heads")
+        return heads % parts == 0 and kv_heads % parts == 0
+
+    @cached_property
+    def split(self) -> mvjax_kernels.Split:
+        """The same for the attention kernels."""
+        context = "context" if self.mesh.shape["context"] > 1 else None
+        return mvjax_kernels.Split(self.mesh, RULES["batch"], "tensor", context, self.rounds)
+
+    def attention(
+        self,
+        q_BTNH: Float[Array, "B T N H"],
+        k_BTKH: Float[Array, "B T K H"],
+        v_BTKH: Float[Array, "B T K H"],
+        hide_start_BET: Int[Array, "B E T"],
+        hide_end_BET: Int[Array, "B E T"],
+        *,
+        backend: str,
+    ) -> Float[Array, "B T N H"]:
+        """Multiverse Attention over the mesh; tokens along T are in `split.order`, the intervals in text order."""
+        args = (q_BTNH, k_BTKH, v_BTKH, hide_start_BET, hide_end_BET)
+        if self.mesh.size == 1:
+            return mvjax_kernels.attention(*args, backend=backend)
+        by_heads = self.splits_heads(q_BTNH.shape[2], k_BTKH.shape[2])
+        split = self.split if by_heads else replace(self.split, heads=None)
+        return mvjax_kernels.sharded_attention(*args, split, backend=backend)
+
+    def lookup(self, table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Rows of a matrix whose rows lie over "tensor": each chip looks up its own, the sum has them all."""
+        tables = self.size(*RULES["vocab"])
+        if self.mesh.size == 1 or tables == 1:
+            return table_VD[tokens_BT]
+
+        def local(table_VD, tokens_BT):
+            first = jax.lax.axis_index(RULES["vocab"]) * table_VD.shape[0]
+            mine_BT = (tokens_BT >= first) & (tokens_BT < first + table_VD.shape[0])
+            rows_BTD = table_VD[jnp.where(mine_BT, tokens_BT - first, 0)]
+            return jax.lax.psum(jnp.where(mine_BT[..., None], rows_BTD, 0), RULES["vocab"])
+
+        rows, ids = PartitionSpec(RULES["vocab"]), self.spec(("batch", "length"))
+        found = jax.shard_map(local, mesh=self.mesh, in_specs=(rows, ids), out_specs=ids, check_vma=False)
+        return found(table_VD, tokens_BT)
+
+
+def _moved(here: NamedSharding, home: NamedSharding, x: Array) -> Array:
+    @jax.custom_vjp
+    def move(x):
+        return jax.lax.with_sharding_constraint(x, here)
+
+    move.defvjp(lambda x: (move(x), None), lambda _, grad: (jax.lax.with_sharding_constraint(grad, home),))
+    return move(x)

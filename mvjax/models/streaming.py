@@ -1,0 +1,211 @@
+"""Weights from files straight into the arrays of a model, wherever these lie; the host holds a few pieces at a time.
+
+Each process reads what its own devices hold. Files keep a matrix row by row, so a split of its columns over several
+processes would make each of them read every row: there each device reads some rows whole, and the devices exchange
+columns among themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Sharding
+
+from mvjax.errors import UserError
+from mvjax.models.config import ModelConfig
+from mvjax.models.decoder import hf_names
+from mvjax.models.pieces import Index, insert, parts_of, piece_bytes, reading_place, zeros
+from mvjax.weights.checkpoint import LazyTensor, cast, lazily
+
+if TYPE_CHECKING:
+    from mvjax.weights import Checkpoint
+
+# Tensors that some checkpoints carry beside the parameters; they follow from the config.
+DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias")
+
+Path = tuple[Any, ...]
+
+
+def load_sharded(
+    checkpoint: Checkpoint,
+    state: nnx.State | Mapping[Path, Any],
+    shardings: nnx.State | Mapping[Path, Sharding] | Sharding | None = None,
+    *,
+    config: ModelConfig,
+    progress: Callable[[str, int], None] | None = None,
+) -> Any:
+    """The parameters of a decoder, read from a checkpoint into arrays of the given shapes, types and shardings.
+
+    Beside the arrays, a process holds a few pieces of an eighth of the largest tensor, or of PIECE bytes if that is
+    less. Where there are several processes, all call this with the same arguments.
+
+    Args:
+        state: abstract parameters of a Decoder of `config`: an NNX state, or a dictionary by path.
+        shardings: of the same form as `state`; one for all; or None: what the leaves of `state` say, else the default
+            device, as `jnp.asarray` has it. A sharding over several devices is a `NamedSharding`.
+        progress: called with name and bytes of each of the checkpoint's tensors when it is in place.
+
+    Returns `state` with arrays for leaves. Raises UserError where tensors are missing, superfluous, misshapen or no
+    floating-point numbers.
+    """
+    leaves = flattened(state)
+    if shardings is None or isinstance(shardings, Sharding):
+        places = {path: shardings or getattr(leaf, "sharding", None) for path, leaf in leaves.items()}
+    else:
+        places = flattened(shardings)
+    entries = lazily(checkpoint.tensors)
+    names = {path: hf_names(path, config) for path in leaves}
+    check_tensors(entries, {path: (names[path], leaf.shape) for path, leaf in leaves.items()}, config, checkpoint)
+    largest = max(entries[name].nbytes for group in names.values() for name in group)
+    limit = piece_bytes(largest)
+    arrays = {}
+    for path, leaf in leaves.items():
+        tensors = [cast(name, entries[name], np.dtype(leaf.dtype)) for name in names[path]]
+        parameter = Parameter(tuple(leaf.shape), np.dtype(leaf.dtype), tensors, places[path])
+        taken = [(name, entries[name].nbytes) for name in names[path]]
+        arrays[path] = parameter.load(limit, lambda i, taken=taken: progress and progress(*taken[i]))
+    if not isinstance(state, nnx.State):
+        return arrays
+    return nnx.map_state(lambda path, variable: variable.replace(arrays[path]), state)
+
+
+def flattened(tree: nnx.State | Mapping[Path, Any]) -> dict[Path, Any]:
+    """Values by path."""
+    if not isinstance(tree, nnx.State):
+        return dict(tree)
+    leaves = dict(nnx.to_flat_state(tree))
+    return {path: leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf for path, leaf in leaves.items()}
+
+
+def is_stacked(path: Path, config: ModelConfig) -> bool:
+    """Whether the parameter at a path holds a tensor per layer."""
+    return path[0] == "layers" and config.scan_layers
+
+
+def check_tensors(
+    entries: Mapping[str, LazyTensor],
+    wanted: Mapping[Path, tuple[list[str], tuple[int, ...]]],
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+) -> None:
+    """Raise UserError when tensors are missing, misshapen, or present that the model would ignore.
+
+    wanted: names of the tensors and shape of the parameter, by path.
+    """
+    source = getattr(checkpoint, "source", None) or "checkpoint"
+    shapes = {
+        name: tuple(shape[1:] if is_stacked(path, config) else shape)
+        for path, (names, shape) in wanted.items()
+        for name in names
+    }
+    if missing := sorted(set(shapes) - set(entries)):
+        raise UserError(
+            f"{source}: {len(missing)} tensors are missing, {missing[0]} first; "
+            f"the file is incomplete or no {config.family} model"
+        )
+    extra = sorted(name for name in set(entries) - set(shapes) if not name.endswith(DERIVED))
+    if config.tied:
+        extra = [name for name in extra if name != "lm_head.weight"]
+    if extra:
+        raise UserError(
+            f"{source}: {len(extra)} tensors have no place in a {config.family} model of {config.layers} layers, "
+            f"{extra[0]} first; check model_type and num_hidden_layers in its config"
+        )
+    for name, shape in shapes.items():
+        entry = entries[name]
+        if entry.shape != shape:
+            raise UserError(
+                f"{source}: {name} has shape {list(entry.shape)}, the config asks for {list(shape)}; "
+                "the file and its config do not belong together"
+            )
+        if not jnp.issubdtype(entry.dtype, jnp.floating):
+            raise UserError(f"{source}: {name} holds {entry.dtype} numbers; use a model with floating-point weights")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that is to be read."""
+
+    shape: tuple[int, ...]
+    """Its whole shape."""
+    dtype: np.dtype
+    """Its element type."""
+    tensors: Sequence[LazyTensor]
+    """Of that type: the parameter itself, or its layers, which are stacked along its first axis."""
+    sharding: Sharding | None
+    """Where it lies; None: on the default device."""
+
+    @property
+    def lead(self) -> int:
+        """Axes before those of a tensor: 1 where layers are stacked."""
+        return len(self.shape) - len(self.tensors[0].shape)
+
+    def load(self, limit: int, done: Callable[[int], None]) -> jax.Array:
+        """The array, with about `limit` bytes at a time on their way to the devices; `done(i)` follows tensor i."""
+        lead, home = self.lead, self.sharding
+        parts, shard = parts_of(home, self.shape)
+        layers, nbytes = shard[0] if lead else 1, math.prod(shard) * self.dtype.itemsize * len(parts)
+        source = reading_place(home, self.shape, lead)
+        if nbytes <= limit and source == home:
+            arrays = {device: np.empty(shard, self.dtype) for device in parts}
+            for layer in range(layers):
+                for device, piece in self.read(parts, layer, 0, shard[lead]).items():
+                    arrays[device][(layer,) * lead] = piece
+                self.report(parts, layer, done)
+            return self.put(arrays, shard, home)
+        parts, shard = parts_of(source, self.shape)
+        rows, pieces = shard[lead], -(-nbytes // layers // limit)
+        step = -(-rows // pieces)
+        whole = zeros(self.shape, self.dtype, home)
+        for layer in range(layers):
+            for start in range(0, rows, step):
+                start = min(start, rows - step)  # the last piece is as long as the others: one program does for all
+                arrays = self.read(parts, layer, start, step)
+                jax.block_until_ready(whole)  # the piece before this one has arrived
+                piece = self.put(arrays, (*(1,) * lead, step, *shard[lead + 1 :]), source)
+                whole = insert(whole, piece, np.array([layer, start][1 - lead :], np.int32), home, source)
+            self.report(parts, layer, done)
+        # Two programs that exchange columns must not be under way at once: processes may run them in another order.
+        return jax.block_until_ready(whole)
+
+    def read(self, parts: Mapping[Any, Index], layer: int, start: int, step: int) -> dict[Any, np.ndarray]:
+        """Of each part, `step` rows of one of its layers; rows of which several parts have columns are read once."""
+        lead, groups = self.lead, defaultdict(list)
+        for device, index in parts.items():
+            groups[index[0].start + layer if lead else 0, index[lead].start + start].append(device)
+        pieces = {}
+        for (tensor, first), devices in groups.items():
+            columns = [parts[device][lead + 1 :] for device in devices]
+            box = [slice(min(part.start for part in axis), max(part.stop for part in axis)) for axis in zip(*columns)]
+            whole = self.tensors[tensor].read_part((slice(first, first + step), *box))
+            for device, own in zip(devices, columns):
+                inside = (slice(part.start - of.start, part.stop - of.start) for part, of in zip(own, box))
+                pieces[device] = whole[(slice(None), *inside)]
+        return pieces
+
+    def put(self, arrays: Mapping[Any, np.ndarray], shard: tuple[int, ...], sharding: Sharding | None) -> jax.Array:
+        """Arrays that `parts_of` a sharding names, each of shape `shard`, as one array on their devices.
+
+        In memory of their own: a training step will write over them.
+        """
+        if None in arrays:
+            return jax.device_put(arrays[None].reshape(shard), sharding, may_alias=False)
+        # Every axis is split into as many parts as that of the parameter.
+        shape = tuple(
+            size * (whole // own) for size, whole, own in zip(shard, self.shape, sharding.shard_shape(self.shape))
+        )
+        placed = [jax.device_put(array.reshape(shard), device, may_alias=False) for device, array in arrays.items()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, placed)
+
+    def report(self, parts: Mapping[Any, Index], layer: int, done: Callable[[int], None]) -> None:
+        """Call `done` for the tensors that a layer of the parts comes from."""
+        for tensor in sorted({index[0].start + layer if self.lead else 0 for index in parts.values()}):
+            done(tensor)

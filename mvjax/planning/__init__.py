@@ -1,0 +1,1 @@
+"""What a program will need on a machine that is not here: memory, operations, bytes over the network, time at best."""

@@ -1,0 +1,205 @@
+"""The engine's generation loop, compiled for a chip that is not here."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from mvjax.chips import GIB, Machine
+from mvjax.engine import loop
+from mvjax.engine.limits import EngineConfig
+from mvjax.engine.state import Sizes, empty_state
+from mvjax.engine.tables import build_tables
+from mvjax.errors import UserError
+from mvjax.models import DecoderStepModel
+from mvjax.models.decode import PAGE
+from mvjax.planning.program import Compiled, compile_on
+from mvjax.planning.report import count_words
+from mvjax.planning.shapes import Shape
+from mvjax.tokenizers.tables import VocabularyTables
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the engine is to serve at a time."""
+
+    requests: int = 4
+    rows: int = 8
+    """Branches of a request."""
+    slots: int = 4096
+    """Tokens of a request's stream, all branches together."""
+
+    def check(self) -> Load:
+        """The same, if its values make sense; UserError names the first that does not."""
+        EngineConfig(requests=self.requests, rows=self.rows)
+        if self.slots < 1:
+            raise UserError(f"plan: --slots {self.slots} must be 1 or more")
+        return self
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """Of the loop with every branch of every request live. Bytes on the chip."""
+
+    machine: Machine
+    shape: Shape
+    load: Load
+    seconds: float
+    """Time to compile."""
+    weights: int
+    pages: int
+    """Keys and values of all streams, full."""
+    state: int
+    """Of the interpreter, and tables."""
+    rest: int
+    """Temporaries at their peak, padding, results."""
+    code: int
+    total: int
+    room: float
+    step_seconds: float | None
+    """A step at least: weights and streams read once at the peak rate, or the products at theirs. An estimate, not run;
+    None for a chip without published figures."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the chip has room for it."""
+        return self.total <= self.room
+
+
+def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> GenerationPlan:
+    """Compiles the loop for the machine's first chip; `dtype` of weights, activations and streams.
+
+    Raises:
+        UserError: a load that makes no sense, or a program that the compiler refuses.
+    """
+    load.check()
+    device = machine.devices[0]
+    model = DecoderStepModel.described(shape.config, unroll=False, dtype=jnp.dtype(dtype), page_size=PAGE)
+    tables = build_tables(vocabulary(shape), (), EngineConfig().max_paths)
+    pages = 1 + load.requests * math.ceil(load.slots / PAGE)
+    slots = math.ceil(load.slots / PAGE) * PAGE
+    config = EngineConfig()
+    sizes = Sizes(load.requests, slots, load.rows, config.max_depth, config.max_paths, tables.number.shape[1], pages)
+    table = jax.ShapeDtypeStruct((load.requests, slots // PAGE), jnp.int32)
+    stream = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
+    state = jax.eval_shape(lambda: empty_state(sizes))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tables)
+    room, steps = jax.ShapeDtypeStruct((load.requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    run = functools.partial(loop.run, model, width=load.requests * load.rows, narrower=0)
+    place = SingleDeviceSharding(device)
+    function = jax.jit(run, in_shardings=place, out_shardings=place, donate_argnums=(2, 3))
+    compiled = compile_on(machine, function, model.params, shapes, stream, state, room, steps)
+    return account(shape, machine, load, compiled, nbytes(model.params), nbytes((stream.k, stream.v)), nbytes(state))
+
+
+def account(
+    shape: Shape, machine: Machine, load: Load, compiled: Compiled, weights: int, pages: int, state: int
+) -> GenerationPlan:
+    """The parts of what was compiled."""
+    chip = machine.chip
+    seconds = None
+    if chip.flops:
+        products = 2 * shape.config.parameters * load.requests * load.rows
+        seconds = max((weights + pages) / chip.bandwidth, products / chip.flops)
+    rest = max(0, compiled.total - compiled.code - weights - pages - state)
+    room = min(chip.hbm, compiled.total - 1) if compiled.refused else chip.hbm
+    return GenerationPlan(
+        machine,
+        shape,
+        load,
+        compiled.seconds,
+        weights,
+        pages,
+        state,
+        rest,
+        compiled.code,
+        compiled.total,
+        room,
+        seconds,
+    )
+
+
+def vocabulary(shape: Shape) -> VocabularyTables:
+    """Tables of a vocabulary of that size: only their shapes count."""
+    size = shape.config.vocab_size
+    codes = np.full(size, -1, np.int8)
+    codes[list(shape.tag_ids)] = range(len(shape.tag_ids))
+    blank = np.zeros(size, bool)
+    return VocabularyTables(codes, blank, blank, 0, 0, 0, ((0, 0),) * 64, shape.tag_ids, ())
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of a tree of shapes."""
+    return sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+
+
+def fewer(
+    plan: GenerationPlan, dtype: str, tries: int, say: Callable[[str], None]
+) -> tuple[GenerationPlan | None, int]:
+    """The nearest smaller load that fits: half the requests again and again, then half the slots."""
+    load, tried = plan.load, 0
+    while tried < tries and (load.requests > 1 or load.slots > PAGE):
+        halved = {"requests": load.requests // 2} if load.requests > 1 else {"slots": load.slots // 2}
+        load, tried = replace(load, **halved), tried + 1
+        say(f"does not fit; trying --requests {load.requests} --slots {load.slots} (at most {tries - tried} more)")
+        found = plan_generation(plan.shape, plan.machine, load, dtype)
+        if found.fits:
+            return found, tried
+    return None, tried
+
+
+def generation_json(plan: GenerationPlan, advice: GenerationPlan | None, tried: int) -> dict[str, Any]:
+    """Plain values; bytes, seconds."""
+    names = ("weights", "pages", "state", "rest", "code", "total", "room")
+    result: dict[str, Any] = {
+        "model": plan.shape.source,
+        "parameters": plan.shape.config.parameters,
+        "topology": plan.machine.name,
+        "load": vars(plan.load),
+        "fits": plan.fits,
+        "hbm": {name: getattr(plan, name) for name in names} | {"margin": plan.room - plan.total},
+        "compile_seconds": plan.seconds,
+        "step_seconds_at_least": plan.step_seconds,
+    }
+    if tried:
+        result["advice"] = {"tried": tried, "plan": generation_json(advice, None, 0) if advice else None}
+    return result
+
+
+def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: int) -> str:
+    """A page."""
+    load, rows = plan.load, plan.load.requests * plan.load.rows
+    kinds = ("weights", plan.weights), ("keys and values", plan.pages), ("state and tables", plan.state)
+    kinds += ("temporaries", plan.rest), ("code", plan.code), ("total", plan.total)
+    left = (plan.room - plan.total) / GIB
+    lines = [
+        f"{plan.shape.source}, {count_words(plan.shape.config.parameters)} weights",
+        f"{load.requests} requests of {load.rows} branches and {load.slots:,} tokens on one chip of "
+        f"{plan.machine.name}; compiled in {plan.seconds:.0f} s, not run",
+        "",
+        "HBM of a chip, GiB",
+        *(f"  {name:<18} {size / GIB:8.2f}" for name, size in kinds),
+        f"  fits: {left:.2f} of {plan.room / GIB:.2f} are left"
+        if plan.fits
+        else f"  DOES NOT FIT: {-left:.2f} more than the {plan.room / GIB:.2f} there are",
+    ]
+    if plan.step_seconds:
+        lines += [
+            "",
+            "A step with every branch live and every stream full, an estimate from peak rates, not a measurement",
+            f"  at least {1e3 * plan.step_seconds:.2f} ms, {rows / plan.step_seconds:,.0f} tokens a second at most",
+        ]
+    if advice is not None:
+        smaller = advice.load
+        lines += ["", f"The nearest load that fits: --requests {smaller.requests} --slots {smaller.slots}"]
+    elif tried:
+        lines += ["", f"None of {tried} smaller loads fits: take a chip with more memory or a smaller model."]
+    return "\n".join(lines)

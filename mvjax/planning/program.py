@@ -1,0 +1,212 @@
+"""The real training step, compiled for a machine that is not here. Nothing is allocated."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Sharding
+
+from mvjax.chips import Machine, lowering_platform, uncached
+from mvjax.errors import UserError
+from mvjax.models import Decoder, LoraConfig, add_lora
+from mvjax.models.placement import Placement
+from mvjax.planning.shapes import Shape
+from mvjax.training.config import TrainConfig
+from mvjax.training.feed import check_rows
+from mvjax.training.loss import Targets
+from mvjax.training.mesh import make_placement
+from mvjax.training.model import Trainee, take_apart
+from mvjax.training.optimizer import make_optimizer, make_schedule
+from mvjax.training.step import StepBatch, TrainState, make_state, make_step, state_sharding, step_batch_sharding
+
+OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Bytes on each chip of what a step is given, padding left out."""
+
+    weights: int
+    """Parameters, trained or not."""
+    trained: int
+    """Those of them that are trained."""
+    optimizer: int
+    """Adam's moments and counters."""
+    batch: int
+    """Tokens, positions, intervals, targets."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.optimizer + self.batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step for a machine, not compiled yet."""
+
+    config: TrainConfig
+    shape: Shape
+    machine: Machine
+    placement: Placement
+    trainee: Trainee
+    """With abstract arrays."""
+    arguments: Arguments
+    parameters: int
+    """Weights of the whole model, adapters left out."""
+    adapters: int | None
+    """Weights of the adapters; None where all weights are trained."""
+
+    @property
+    def mesh(self) -> dict[str, int]:
+        """Size of each axis."""
+        return dict(self.placement.mesh.shape)
+
+    @property
+    def possible(self) -> bool:
+        """Whether a chip has room for what the step is given; otherwise it need not be compiled."""
+        return self.arguments.total <= self.machine.chip.hbm
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What came of it."""
+
+    seconds: float
+    """Time to compile."""
+    text: str = ""
+    """The optimised program of one chip; empty where it did not fit."""
+    arguments: int = 0
+    """Bytes on each chip, as the compiler lays them out."""
+    results: int = 0
+    """Bytes of results that do not take an argument's place."""
+    temporaries: int = 0
+    code: int = 0
+    refused: int = 0
+    """Bytes that the compiler says the program would need, where that is more than it allows."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of memory a chip needs."""
+        return self.refused or self.arguments + self.results + self.temporaries + self.code
+
+
+def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
+    """The step of a configuration, with shapes for arrays.
+
+    Raises:
+        UserError: the configuration makes no sense, or its mesh does not fit the machine or divide the model.
+    """
+    config.check()
+    if config.attention not in ("auto", "xla", machine.chip.platform):
+        raise UserError(f"config: attention = {config.attention!r} does not run on {machine.name}; use auto")
+    with jax.default_device(machine.devices[0]):
+        placement = make_placement(config, machine.devices)
+        check_rows(config, placement)
+        trainee = take_apart(nnx.eval_shape(lambda: describe_model(config, shape, placement)))
+    trainee.check(placement)
+    state = jax.eval_shape(partial(make_state, trainee, describe_optimizer(config, trainee)), trainee.params)
+    at = state_sharding(trainee, placement, state)
+    trained = on_chip(state.params, at.params)
+    arguments = Arguments(
+        weights=trained + on_chip(trainee.frozen, trainee.frozen_sharding(placement)),
+        trained=trained,
+        optimizer=on_chip(state.opt_state, at.opt_state),
+        batch=on_chip(describe_batch(config), step_batch_sharding(placement)),
+    )
+    adapters = sum(x.size for name, x in trainee.params.items() if trainee.groups[name] == "lora")
+    lora = config.lora_rank > 0
+    return Step(
+        config, shape, machine, placement, trainee, arguments, shape.config.parameters, adapters if lora else None
+    )
+
+
+def describe_model(config: TrainConfig, shape: Shape, placement: Placement) -> Decoder:
+    """The decoder that `mvjax train` would load; call it under `nnx.eval_shape`."""
+    dtype, lora = jnp.dtype(config.dtype), config.lora_rank > 0
+    decoder = Decoder(
+        replace(shape.config, scan_layers=config.scan_layers),
+        dtype=dtype,
+        param_dtype=dtype if lora else jnp.dtype(config.master_dtype),
+        remat=config.remat,
+        backend=config.attention,
+        placement=placement,
+        rngs=nnx.Rngs(params=0),
+    )
+    if lora:
+        add_lora(decoder, LoraConfig(config.lora_rank, config.lora_alpha, config.lora_targets, shape.tag_ids))
+    return decoder
+
+
+def describe_optimizer(config: TrainConfig, trainee: Trainee):
+    """The optimizer; how long its schedule is changes nothing about the program."""
+    return make_optimizer(config, make_schedule(config, config.steps or 1000), trainee.groups)
+
+
+def describe_batch(config: TrainConfig) -> StepBatch:
+    """Shapes of a step's batch, as `mvjax.training.feed.place` makes it."""
+    A, B, T = config.accumulation, config.rows // config.accumulation, config.row_length
+
+    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((A, B, *shape), dtype)
+
+    token = array(jnp.int32, T)
+    levels = array(jnp.int32, config.levels, T)
+    targets = Targets(token, token, array(jnp.float32, T), array(jnp.int8, T))
+    return StepBatch(token, token, levels, levels, targets)
+
+
+def on_chip(arrays, shardings) -> int:
+    """Bytes of a tree's arrays on each chip."""
+
+    def nbytes(x, sharding: Sharding) -> int:
+        return jnp.dtype(x.dtype).itemsize * math.prod(sharding.shard_shape(x.shape))
+
+    return sum(jax.tree.leaves(jax.tree.map(nbytes, arrays, shardings)))
+
+
+def compile_step(step: Step) -> Compiled:
+    """Compile it; a program that does not fit is no error.
+
+    Raises:
+        UserError: the compiler refuses it for another reason.
+    """
+    config, trainee = step.config, step.trainee
+    optimizer = describe_optimizer(config, trainee)
+    function = make_step(trainee, optimizer, step.placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
+    state: TrainState = jax.eval_shape(partial(make_state, trainee, optimizer), trainee.params)
+    return compile_on(step.machine, function, state, trainee.frozen, describe_batch(config))
+
+
+def compile_on(machine: Machine, function, *arguments) -> Compiled:
+    """A jit-compiled function of shapes, for a machine."""
+    start, device = time.monotonic(), machine.devices[0]
+    try:
+        with jax.default_device(device), uncached():
+            lowered = function.trace(*arguments).lower(lowering_platforms=(lowering_platform(device),))
+            compiled = lowered.compile()
+    except ValueError as error:  # The kernels say what they cannot serve.
+        raise UserError(f"{machine.name}: {' '.join(str(error).split())[:300]}") from error
+    except jax.errors.JaxRuntimeError as error:
+        seconds = time.monotonic() - start
+        if found := OUT_OF_MEMORY.search(str(error)):
+            return Compiled(seconds, refused=round(float(found[1]) * UNITS[found[2]]))
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"{machine.name}: the compiler refuses the program: {text}") from error
+    memory = compiled.memory_analysis()
+    return Compiled(
+        time.monotonic() - start,
+        compiled.as_text(),
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.generated_code_size_in_bytes,
+    )

@@ -1,0 +1,89 @@
+"""The directory of a run: made or found, locked, seen by all hosts, and of this configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mvjax.errors import UserError
+from mvjax.files import atomic_path
+from mvjax.training.config import TrainConfig, first_difference, to_dict
+from mvjax.training.distributed import Agreement, is_first
+
+TOKEN, LOCK = ".start", ".lock"
+
+
+def open_directory(
+    directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack, agreement: Agreement
+) -> None:
+    """Make or find the run's directory, lock it, and see that it belongs to this configuration.
+
+    Process 0 does; the others see that they have the same directory before them.
+
+    Raises:
+        UserError: it is something else's, another process trains the run, or not all hosts see it.
+    """
+    token = None
+    if is_first():
+        take_directory(directory, config, restart, stack)
+        token = secrets.token_hex(8)
+        (directory / TOKEN).write_text(token, encoding="utf-8")
+    token = agreement.gather("the run's directory", token)[0]
+    try:
+        seen = (directory / TOKEN).read_text(encoding="utf-8")
+    except OSError:
+        seen = None
+    blind = [process for process, shown in enumerate(agreement.gather("what hosts see", seen)) if shown != token]
+    if blind:
+        raise UserError(
+            f"{directory}: processes {blind} do not see the directory that process 0 has made there; put `output` on a "
+            "file system that all hosts share"
+        )
+
+
+def take_directory(directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack) -> None:
+    """What process 0 does."""
+    record = directory / "config.json"
+    if directory.exists() and any(directory.iterdir()) and not record.exists():
+        raise UserError(f"{directory}: is not the directory of a run (no config.json); choose another name")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made ({error.strerror}); choose another --output") from error
+    stack.enter_context(locked(directory / LOCK, directory))
+    if restart:
+        for path in directory.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif record.exists() and (difference := first_difference(read_json(record), config)):
+        raise UserError(
+            f"{directory}: this run was started with another configuration ({difference}); choose another --name, "
+            "or begin again with --restart"
+        )
+    with atomic_path(record) as temporary:
+        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def locked(path: Path, directory: Path) -> Iterator[None]:
+    """Hold a run's lock; UserError where another process holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{directory}: another process is training this run") from error
+        yield
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error}); begin again with --restart") from error

@@ -1,0 +1,107 @@
+"""A step on any mesh is the step of one device: losses, gradients and weights, all ways to split."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jax.sharding import AbstractMesh
+
+from mvjax.errors import UserError
+from mvjax.models.config import ModelConfig
+from mvjax.models.placement import MESH_AXES, Placement
+from mvjax.training.config import TrainConfig
+from mvjax.training.mesh import mesh_notes, mesh_shape
+
+SCRIPT = """
+import sys
+import jax, numpy as np
+from tiny_training import RandomBatches, make_trainee
+from mvjax.training.config import TrainConfig
+from mvjax.training.mesh import make_placement
+from mvjax.training.optimizer import make_optimizer
+from mvjax.training.feed import place
+from mvjax.training.step import init_state, make_step
+
+SHAPE = {"family": "qwen2", "qkv_bias": True, "tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
+
+def train(devices, accumulation=1, rank=0, remat="none", scan=True, kv_heads=4, **mesh):
+    # With the usual epsilon Adam makes steps of full size out of gradients that are rounding alone.
+    config = TrainConfig(epsilon=1e-3, **mesh).check()
+    placement = make_placement(config, jax.devices()[:devices])
+    trainee = make_trainee(rank, scan, placement, remat, kv_heads=kv_heads, **SHAPE)
+    trainee.check(placement)
+    optimizer = make_optimizer(config, lambda step: 1e-2, trainee.groups)
+    step = make_step(trainee, optimizer, placement, loss_chunk=7, z_loss=1e-3)
+    state = init_state(trainee, optimizer, placement)
+    frozen = jax.device_put(trainee.frozen, trainee.frozen_sharding(placement))
+    batches, losses = RandomBatches(rows=8), []
+    for _ in range(4):
+        state, metrics = step(state, frozen, place(next(batches), accumulation, placement))
+        losses += [metrics[name].item() for name in ("loss", "loss_path", "gradient_norm", "accuracy")]
+    split = max(x.sharding.num_devices // len(set(map(str, x.sharding.devices_indices_map(x.shape).values())))
+                for x in jax.tree.leaves(state.opt_state) if x.ndim > 1)
+    return np.array(losses), jax.device_get(state.params), split
+
+def compare(**options):
+    mesh = {name: options[name] for name in options if name.endswith("parallel") or name in ("fsdp", "context_rounds")}
+    rest = {name: value for name, value in options.items() if name not in mesh}
+    got, params, _ = train(8, **rest, **mesh)
+    wanted, before, _ = train(1, **(rest | {"accumulation": 1}))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, err_msg=str(options))
+    for name, x in before.items():
+        assert np.abs(params[name] - x).max() <= 1e-5 * np.abs(x).max(), (options, name)
+
+for options in eval(sys.argv[1]):
+    compare(**options)
+print("equal")
+"""
+
+FAST = ({"fsdp": 2, "context_parallel": 2, "tensor_parallel": 2, "accumulation": 2, "rank": 4, "remat": "attention"},)
+REST = (
+    {"data_parallel": 2, "fsdp": 2, "tensor_parallel": 2, "accumulation": 2},
+    {"data_parallel": 8},
+    {"fsdp": 8, "remat": "full"},
+    {"tensor_parallel": 4, "data_parallel": 2, "scan": False},
+    {"context_parallel": 4, "fsdp": 2},
+    {"tensor_parallel": 4, "context_parallel": 2, "kv_heads": 2},  # Heads that do not split.
+    {"context_parallel": 2, "context_rounds": 3, "fsdp": 4, "rank": 4, "remat": "products"},
+)
+
+
+@pytest.mark.parametrize("meshes", [FAST, pytest.param(REST, marks=pytest.mark.slow)], ids=["fast", "rest"])
+def test_every_mesh_trains_like_one_device(meshes):
+    root = Path(__file__).parents[2]
+    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    paths = [str(root), str(root / "kernels"), str(root / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", SCRIPT, repr(meshes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+
+def test_what_the_data_axis_takes():
+    config = TrainConfig(fsdp=4, tensor_parallel=2)
+    assert mesh_shape(config, 32) == (4, 4, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fsdp": 3}, r"data 2 x fsdp 3 x context 1 x tensor 1 = 6 chips, but there are 8"),
+        ({"data_parallel": 4, "fsdp": 4}, "= 16 chips, but there are 8"),
+        ({"fsdp": 8, "slices": 2}, "a data axis of 1 does not split over slices = 2"),
+    ],
+)
+def test_meshes_that_do_not_fit_the_devices_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        mesh_shape(TrainConfig(**options), 8)
+
+
+def test_heads_that_do_not_split_are_told_of():
+    placement = Placement(AbstractMesh((1, 1, 1, 4), MESH_AXES))
+    sizes = {"vocab_size": 8, "embed": 8, "layers": 1, "head_dim": 8, "ffn": 8}
+    assert mesh_notes(placement, ModelConfig("llama", heads=8, kv_heads=4, **sizes)) == ()
+    (note,) = mesh_notes(placement, ModelConfig("llama", heads=9, kv_heads=3, **sizes))
+    assert "9 heads, 3 of keys and values, do not split over tensor 4" in note
