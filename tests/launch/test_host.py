@@ -1,66 +1,131 @@
-"""The one-host launch: checks before the start, and restarts after crashes only."""
+"""The one-host launch: restarts after pre-emptions and crashes only, signals, mistakes."""
 
 import os
-import subprocess
-from pathlib import Path
+import signal
+import time
 
 import pytest
 
-HOST = Path(__file__).parents[2] / "launch" / "host"
+SLEEPER = """
+caught = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: (caught.append(number), record(signal=signal.Signals(number).name)))
+record(pid=os.getpid())
+open(f"{STAGE}/ready", "w").close()
+while len(caught) < WANTED:
+    time.sleep(0.02)
+time.sleep(0.3)
+print("saved", flush=True)
+sys.exit(STATUS)
+"""
 
 
-def launch(tmp_path, *arguments, statuses=()):
-    """Run the script with a stand-in for mvjax that ends with each of these statuses in turn."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    count = tmp_path / "count"
-    count.write_text("0")
-    listed = " ".join(map(str, statuses))
-    (programs / "mvjax").write_text(
-        f"#!/usr/bin/env bash\nn=$(cat {count}); echo $((n + 1)) > {count}\n"
-        f'statuses=({listed}); echo "$@"; exit "${{statuses[$n]}}"\n'
-    )
-    (programs / "mvjax").chmod(0o755)
-    path = f"{programs}:/usr/bin:/bin"
-    environment = {"PATH": path, "MVJAX_LOGS": str(tmp_path / "logs"), "MVJAX_RESTARTS": "2"}
-    return subprocess.run(
-        [str(HOST), *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+def sleeper(stage, *, wanted=1, status=75):
+    """A program that waits for signals, saves and ends."""
+    stage.program("mvjax", SLEEPER.replace("WANTED", str(wanted)).replace("STATUS", str(status)))
 
 
-@pytest.fixture
-def config(tmp_path):
-    file = tmp_path / "config.py"
-    file.write_text("")
-    return str(file)
-
-
-def test_a_crash_is_retried_and_options_are_passed_on(tmp_path, config):
-    done = launch(tmp_path, config, "--steps", "3", statuses=(1, 0))
+@pytest.mark.parametrize("status", [1, 75, 137])
+def test_it_starts_again_and_options_are_passed_on(stage, status):
+    stage.script("statuses", status, 0)
+    done = stage.launch("host", stage.config, "--steps", "3", "--restart")
     assert done.returncode == 0
-    assert done.stdout.count(f"train {config} --steps 3") == 2
-    assert len(list((tmp_path / "logs").iterdir())) == 2
+    # --restart begins again: the launcher's own second start must not.
+    assert [call["words"] for call in stage.calls()] == [
+        ["train", str(stage.config), "--steps", "3", "--restart"],
+        ["train", str(stage.config), "--steps", "3"],
+    ]
+    assert "restart 1 of 3" in done.stderr
+    logs = sorted(stage.logs.glob("config-*.log"))
+    assert [log.stem[-2:] for log in logs] == ["-0", "-1"]
+    assert logs[0].read_text() + logs[1].read_text() == done.stdout
 
 
-def test_it_gives_up(tmp_path, config):
-    done = launch(tmp_path, config, statuses=(1, 1, 1))
-    assert done.returncode == 1
-    assert "given up after 2 restarts" in done.stderr
+def test_a_name_with_dots_keeps_its_logs_apart(stage):
+    config = stage.place / "small.v2.py"
+    config.write_text("")
+    stage.script("statuses", 1, 0)
+    assert stage.launch("host", config).returncode == 0
+    assert len(list(stage.logs.glob("small.v2-*.log"))) == 2
 
 
-@pytest.mark.parametrize("status", [2, 130])
-def test_mistakes_and_interruptions_are_not_retried(tmp_path, config, status):
-    done = launch(tmp_path, config, statuses=(status, 0))
-    assert done.returncode == status
-    assert (tmp_path / "count").read_text().strip() == "1"
+def test_it_gives_up_with_the_last_status(stage):
+    stage.script("statuses", 1, 1, 75)
+    done = stage.launch("host", stage.config, MVJAX_RESTARTS="2")
+    assert done.returncode == 75
+    assert "given up after 2 restart(s)" in done.stderr
+    assert len(stage.calls()) == 3
 
 
-def test_dry_run_and_missing_things(tmp_path, config):
-    assert "would run: mvjax train" in launch(tmp_path, "--dry-run", config, statuses=(1,)).stdout
-    assert not (tmp_path / "logs").exists()
+@pytest.mark.parametrize("status", [0, 2, 130])
+def test_final_statuses_are_not_retried(stage, status):
+    stage.script("statuses", status, 0)
+    assert stage.launch("host", stage.config).returncode == status
+    assert len(stage.calls()) == 1
 
 
-def test_a_missing_configuration_is_named(tmp_path):
-    done = launch(tmp_path, "nowhere.py", statuses=(0,))
-    assert done.returncode == 2
-    assert "nowhere.py" in done.stderr
+def test_a_dry_run_does_nothing(stage):
+    done = stage.launch("host", "--dry-run", stage.config, "--steps", "3")
+    assert done.returncode == 0
+    assert f"would run: mvjax train {stage.config} --steps 3" in done.stdout
+    assert not stage.calls()
+    assert not stage.logs.exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_is_passed_on_once_and_ends_the_launch(stage, wait_for, name):
+    sleeper(stage)
+    launch = stage.start("host", stage.config)
+    wait_for((stage.place / "ready").exists)
+    for _ in range(3):  # a scheduler may send several; to mvjax train a second one means: stop unsaved
+        launch.send_signal(signal.Signals[name])
+        time.sleep(0.05)
+    output, errors = launch.communicate(timeout=20)
+    assert launch.returncode == 75
+    assert "saved" in output
+    assert "SIGTERM: passed on" in errors
+    assert [call["signal"] for call in stage.calls() if "signal" in call] == ["SIGTERM"]
+    assert len([call for call in stage.calls() if "pid" in call]) == 1  # not started again
+
+
+def test_each_ctrl_c_is_passed_on(stage, wait_for):
+    sleeper(stage, wanted=2, status=130)
+    launch = stage.start("host", stage.config)
+    wait_for((stage.place / "ready").exists)
+    for count in (1, 2):
+        launch.send_signal(signal.SIGINT)
+        wait_for(lambda count=count: len([call for call in stage.calls() if "signal" in call]) == count)
+    launch.communicate(timeout=20)
+    assert launch.returncode == 130
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="only Linux ends a child with its parent")
+def test_a_killed_launcher_takes_the_run_with_it(stage, wait_for, runs):
+    sleeper(stage)
+    launch = stage.start("host", stage.config)
+    wait_for((stage.place / "ready").exists)
+    (pid,) = [call["pid"] for call in stage.calls() if "pid" in call]
+    launch.kill()
+    launch.communicate(timeout=20)
+    wait_for(lambda: not runs(pid))
+
+
+def test_mistakes_are_one_line(stage, mistake):
+    mistake(stage.launch("host"), "needs a configuration, such as configs/demo.py")
+    mistake(stage.launch("host", "nowhere.py"), "no configuration nowhere.py")
+    mistake(stage.launch("host", "--steps", "3"), "--steps", "come after CONFIG", "--help")
+    mistake(stage.launch("host", "--platform", "npu", stage.config), "npu")
+    mistake(stage.launch("host", stage.config, MVJAX_RESTARTS="many"), "MVJAX_RESTARTS", "many")
+    mistake(stage.launch("host", stage.config, MVJAX_SKIP="data"), "no check 'data'", "config, devices")
+    mistake(stage.launch("host", stage.config, MVJAX_LOGS=str(stage.config)), "config.py: File exists")
+    (stage.bin / "mvjax").unlink()
+    mistake(stage.launch("host", stage.config, PATH=str(stage.bin)), "no mvjax command", "activate the environment")
+    assert not stage.logs.exists()
+
+
+def test_help_names_the_usage(stage):
+    for launcher in ("host", "local", "tpu_pod", "kubernetes", "slurm", "worker"):
+        done = stage.launch(launcher, "--help")
+        assert done.returncode == 0
+        assert f"launch/{launcher}" in done.stdout
+        assert "--dry-run" in done.stdout

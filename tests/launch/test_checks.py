@@ -1,0 +1,191 @@
+"""Checks before a start: real configurations and devices, and everything that can be wrong with them."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+CONFIG = """
+from mvjax.training.config import TrainConfig
+config = TrainConfig(name="a", output={output!r}, model={model!r}, data=({data!r},))
+"""
+
+
+@pytest.fixture
+def good(stage):
+    """A stage with a configuration that passes."""
+    for name in ("model.gguf", "data.jsonl"):
+        (stage.place / name).write_text("x")
+    paths = {"output": "out/runs", "model": "model.gguf", "data": "data.jsonl"}
+    stage.config.write_text(CONFIG.format(**{name: str(stage.place / path) for name, path in paths.items()}))
+    return stage
+
+
+def check(stage, *words, launcher="host", **more):
+    quick = {"MVJAX_SKIP": "devices", "JAX_PLATFORMS": "cpu"}
+    return stage.launch(launcher, "--check", *words, cwd=stage.place, **(quick | more))
+
+
+def test_what_is_there_is_told_and_nothing_is_started(good):
+    done = check(good, "config.py", "--steps", "3", "--restart", MVJAX_SKIP="")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "checked:" in line]
+    assert all(word in line for word in ("python 3.", "mvjax 0.", "jax 0.", "(cpu)", str(good.place / "out/runs")))
+    assert (good.place / "out/runs").is_dir()
+    assert not list((good.place / "out/runs").iterdir())
+    assert not good.calls()
+
+
+def test_virtual_devices_are_counted(good):
+    done = check(good, "--processes", "2", "--devices", "3", "config.py", launcher="local", MVJAX_SKIP="")
+    assert done.returncode == 0, done.stderr
+    assert "3 x cpu (cpu)" in done.stderr
+
+
+def test_what_was_left_out_is_told(good):
+    assert "not checked (MVJAX_SKIP): devices" in check(good, "config.py").stderr
+
+
+def test_configurations(good, mistake):
+    mistake(check(good, "config.py", "--stesp", "3"), "--stesp", "did you mean --steps")
+    mistake(check(good, "config.py", "--steps", "x"), "--steps x")
+    (good.place / "key.py").write_text(good.config.read_text().replace("name=", "nmae="))
+    mistake(check(good, "key.py"), "key.py", "nmae")
+    (good.place / "empty.py").write_text("")
+    mistake(check(good, "empty.py"), "empty.py", "has no `config")
+    mistake(check(good, "config.py", MVJAX_CHECK_TIME="0.01"), "not read within 0.01 s")
+
+
+def test_model_and_data(good, mistake):
+    here = socket.gethostname()
+    mistake(check(good, "config.py", "--data", "a.jsonl"), "data: a.jsonl is not on", here)
+    mistake(check(good, "config.py", "--model", "m.gguf"), "model: m.gguf is not on", here)
+    mistake(check(good, "config.py", "--tokenizer", "t"), "tokenizer: t is not on", here)
+    (good.place / "data.jsonl").write_text("")
+    mistake(check(good, "config.py"), "data.jsonl is empty")
+    (good.place / "bare.py").write_text(
+        "from mvjax.training.config import TrainConfig\nconfig = TrainConfig(output='gs://bucket/runs')\n"
+    )
+    mistake(check(good, "bare.py"), "model and data not set")
+    assert "not checked here: data gs://b/x" in check(good, "config.py", "--data", "gs://b/x").stderr
+
+
+def test_room_for_the_output(good, mistake):
+    (good.place / "file").write_text("")
+    mistake(check(good, "config.py", "--output", "file/runs"), "output: file/runs cannot be written")
+    mistake(check(good, "config.py", MVJAX_DISK="1000000000"), "GB free", "1e+09", "MVJAX_DISK")
+    assert "not checked here: output gs://b/x" in check(good, "config.py", "--output", "gs://b/x").stderr
+
+
+def test_another_mvjax_on_the_path(good, mistake):
+    good.program("mvjax", "print('mvjax 0.0.0')\n")
+    mistake(check(good, "config.py"), "mvjax 0.0.0", "activate one environment")
+    good.program("mvjax", "sys.exit(3)\n")
+    mistake(check(good, "config.py"), "status 3")
+
+
+def jax_that(stage, text):
+    """Another jax for the checks: devices of a kind, or none."""
+    (stage.place / "jax.py").write_text(text)
+    return {"MVJAX_SKIP": "config", "PYTHONPATH": str(stage.place), "JAX_PLATFORMS": ""}
+
+
+def devices_of(stage, platform):
+    return jax_that(
+        stage, f"class Device:\n    platform = device_kind = {platform!r}\ndef local_devices():\n    return [Device]\n"
+    )
+
+
+def test_devices(good, mistake):
+    cpu = devices_of(good, "cpu")
+    mistake(check(good, "--platform", "tpu", "config.py", **cpu), "train on its tpu", "1 cpu", "'.[tpu]'")
+    mistake(check(good, "--devices", "8", "config.py", launcher="worker", **cpu), "1 cpu device", "wanted are 8")
+    none = jax_that(good, "def local_devices():\n    raise RuntimeError('no backend\\nat all')\n")
+    mistake(check(good, "config.py", **none), "JAX finds no devices: no backend at all")
+    hang = jax_that(good, "import time\ntime.sleep(60)\n") | {"MVJAX_CHECK_TIME": "0.5"}
+    mistake(check(good, "config.py", **hang), "did not answer within 0.5 s", "another process")
+    broken = jax_that(good, "import os\nos._exit(9)\n")
+    mistake(check(good, "config.py", **broken), "the check of devices failed: status 9")
+
+
+def test_gpus_that_jax_does_not_see(good, mistake):
+    good.program("nvidia-smi", "print('GPU 0: NVIDIA H100\\nGPU 1: NVIDIA H100')\n")
+    mistake(check(good, "config.py", **devices_of(good, "cpu")), "train on its gpu", "1 cpu", "'.[gpu]'")
+    mistake(check(good, "config.py", **devices_of(good, "gpu")), "JAX sees 1 of the 2 GPUs")
+    assert check(good, "config.py", **devices_of(good, "gpu"), CUDA_VISIBLE_DEVICES="0").returncode == 0
+    assert check(good, "config.py", **(devices_of(good, "cpu") | {"JAX_PLATFORMS": "cpu"})).returncode == 0
+
+
+MEET = f"""
+import sys
+sys.path.insert(0, {str(LAUNCH)!r})
+import json, checks
+from pathlib import Path
+from common import Mistake
+output, hosts, versions, fault = sys.argv[1:]
+wanted = checks.Wanted(Path("config.py"), hosts=int(hosts), token="t")
+try:
+    checks.meet(wanted, {{"output": output, "versions": json.loads(versions)}}, fault)
+except Mistake as mistake:
+    sys.exit(f"error: {{mistake}}")
+"""
+
+
+def meet(*hosts):
+    """Hosts (output, versions, fault) that meet at the same time; returns status and message of each."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEET, str(output), str(len(hosts)), json.dumps(versions), fault],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"MVJAX_CHECK_TIME": "3"},
+        )
+        for output, versions, fault in hosts
+    ]
+    return [(process.wait(30), process.stderr.read()) for process in running]
+
+
+def test_hosts_that_agree_meet_and_clear_up(tmp_path):
+    same = (tmp_path, {"jax": "1"}, "")
+    assert [status for status, _ in meet(same, same, same)] == [0, 0, 0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_hosts_that_disagree_on_versions(tmp_path):
+    ended = meet((tmp_path, {"jax": "1"}, ""), (tmp_path, {"jax": "2"}, ""))
+    assert [status for status, _ in ended] == [1, 1]
+    assert all("hosts disagree on jax" in message for _, message in ended)
+    ended = meet((tmp_path, {"jax": "1"}, ""), (tmp_path, {"jax": "1", "libtpu": "3"}, ""))
+    assert all("libtpu" in message and "none" in message for _, message in ended)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_one_host_ends_the_others(tmp_path):
+    ended = meet((tmp_path, {}, ""), (tmp_path, {}, "data: x is not on b"), (tmp_path, {}, ""))
+    assert [status for status, _ in ended] == [1, 0, 1]  # the faulty one raises its own error
+    assert all("data: x is not on b" in ended[host][1] for host in (0, 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_only_some_hosts_see(tmp_path):
+    begin = time.monotonic()
+    ended = meet((tmp_path / "one", {}, ""), (tmp_path / "other", {}, ""))
+    assert time.monotonic() - begin < 20
+    assert all("1 of 2 hosts" in message and "share" in message for _, message in ended)
+
+
+def test_the_worker_of_a_faulty_host_tells_the_others(good):
+    """End to end: one host lacks the data, and the other ends with that message instead of waiting for it."""
+    words = ("--check", "--hosts=2", "--token=t", "config.py")
+    first = good.start("worker", *words, cwd=good.place, MVJAX_SKIP="devices")
+    second = good.launch("worker", *words, "--data", "gone.jsonl", cwd=good.place, MVJAX_SKIP="devices")
+    _, errors = first.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert "gone.jsonl is not on" in second.stderr
+    assert "gone.jsonl is not on" in errors

@@ -1,0 +1,86 @@
+"""Loss curves of whole runs: every mesh, and several processes, follow the run of one device."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
+
+from mvjax.curator.synthetic import SyntheticConfig, generate
+from mvjax.data.records import Record, write_records
+
+pytestmark = pytest.mark.slow
+STEPS = int(os.environ.get("MVJAX_CURVE_STEPS", "3"))
+"""Steps of the real model's runs: half a minute each on two cores. The tiny model always makes 50."""
+MODEL = os.environ.get("MVJAX_SMOLLM2", "")
+MESHES = {
+    "data 8": (1, "--data-parallel 8"),
+    "fsdp 8": (1, "--fsdp 8"),
+    "tensor 4 x data 2": (1, "--tensor-parallel 4 --data-parallel 2"),
+    "context 4 x fsdp 2": (1, "--context-parallel 4 --fsdp 2"),
+    "2 x 2 x 2": (1, "--data-parallel 2 --fsdp 2 --tensor-parallel 2"),
+    "two processes, fsdp 4 x tensor 2": (2, "--fsdp 4 --tensor-parallel 2"),
+}
+PRESET = """
+from mvjax.training.config import TrainConfig
+config = TrainConfig(data=("data.jsonl",), row_length=256, rows=8, levels=2, max_bad_share=1.0, tensorboard=False,
+                     steps_per_save=10, {})
+"""
+LORA = 'lora_rank=8, learning_rate=1e-4, tag_multiplier=5.0, remat="attention"'
+FULL = 'model="tiny.gguf", steps=50, learning_rate=1e-3, weight_decay=0.01, loss_chunk=64'
+
+
+def curve(stage, name: str, processes: int, devices: int, words: str) -> np.ndarray:
+    """Losses of a run, step by step."""
+    command = ["--processes", processes, "--devices", devices, "preset.py", "--name", name.replace(" ", "-")]
+    local = stage.start("local", *command, *words.split(), cwd=stage.place, MVJAX_SKIP="", MVJAX_DISK="0")
+    output, errors = local.communicate()
+    assert local.returncode == 0, output[-2000:] + errors[-2000:]
+    lines = (stage.place / "runs" / name.replace(" ", "-") / "metrics.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
+def compare(stage, meshes: dict[str, tuple[int, str]], steps: int) -> None:
+    wanted = curve(stage, "one", 1, 1, "")
+    assert len(wanted) == steps
+    assert wanted[-1] < wanted[0]
+    worst = {}
+    for name, (processes, words) in meshes.items():
+        got = curve(stage, name, processes, 8 // processes, words)
+        worst[name] = np.abs(got / wanted - 1).max()
+        print(f"{name}: {steps} steps, loss {wanted[0]:.4f} to {wanted[-1]:.4f}, apart by {worst[name]:.1e} at most")
+    assert max(worst.values()) <= 1e-5, worst
+
+
+@pytest.fixture
+def place(stage):
+    """A stage where the real mvjax runs."""
+    stage.program("mvjax", "from mvjax.cli.main import run\nrun()\n")
+    return stage
+
+
+def test_all_weights_of_a_tiny_model(place):
+    # Heads and vocabulary that four chips can share.
+    config = tiny_config("qwen2", hidden_size=64, num_attention_heads=8, num_key_value_heads=4, tied=False)
+    tensors = {name: 0.05 * x if x.ndim > 1 else x * 0 + ("norm" in name) for name, x in tiny_tensors(config).items()}
+    write_gguf_model(place.place / "tiny.gguf", config, tensors, kind="F32")
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(400):
+        text = "Add one to each of them. " * int(rng.integers(1, 6)) + f"{i}."
+        records.append(Record(f"r{i}", ({"role": "user", "content": f"{i}?"},), text, text, "", "test"))
+    write_records(place.place / "data.jsonl", records)
+    (place.place / "preset.py").write_text(PRESET.format(FULL))
+    compare(place, MESHES, 50)
+
+
+@pytest.mark.skipif(not MODEL, reason="MVJAX_SMOLLM2 names no model")
+def test_adapters_of_a_real_model(place):
+    records = generate(SyntheticConfig(degree=(2, 2), length=(1, 2), nesting=(0, 0), seed=1), 400)
+    write_records(place.place / "data.jsonl", list(records))
+    (place.place / "preset.py").write_text(
+        PRESET.format(f"model={str(Path(MODEL).resolve())!r}, steps={STEPS}, {LORA}")
+    )
+    compare(place, MESHES, STEPS)
