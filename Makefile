@@ -59,8 +59,8 @@ test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the rea
 	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m "slow and not aot" --timeout 1800
 
 test-aot: $(AOT_VENV)/.aot ## compile for TPU and GPU without either, interpret the Triton kernels
-	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not slow and not interpreted" --timeout 900
-	$(AOT_ENV) TRITON_INTERPRET=1 $(AOT_VENV)/bin/python -m pytest -m interpreted --timeout 900
+	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not slow and not interpreted" -n 2 --dist loadgroup --timeout 900
+	$(AOT_ENV) TRITON_INTERPRET=1 $(AOT_VENV)/bin/python -m pytest -m interpreted -n 2 --timeout 900
 
 test-aot-slow: $(AOT_VENV)/.aot ## the rest of these: every preset, every chip and element type
 	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and slow" --timeout 1800

@@ -91,7 +91,7 @@ def override(config: TrainConfig, words: list[str]) -> TrainConfig:
         if name not in fields and not (name.startswith("no_") and name[3:] in fields):
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean --{close[0].replace('_', '-')}?" if close else "; mvjax train --help lists them"
-            raise UserError(f"train: there is no field {flag}{hint}")
+            raise UserError(f"config: there is no field {flag}{hint}")
     for group in groups:
         if isinstance(getattr(config, group[0][2:].split("=")[0].replace("-", "_"), None), bool):
             group = as_switch(group)
