@@ -57,7 +57,7 @@ def test_the_compiler_s_complaint_is_read():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_it_says_what_to_install():
-    with pytest.raises(UserError, match=r"libtpu is not installed: pip install 'mvjax\[tpu\]'"):
+    with pytest.raises(UserError, match=r"takes libtpu, which is not installed: pip install 'mvjax\[aot\]'"):
         kernels.measure(settings.KernelsBench(), Report("kernels", {}), print)
 
 

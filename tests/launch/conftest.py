@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,7 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_signals,
         )
 
     def launch(self, launcher: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
@@ -99,6 +101,12 @@ class Stage:
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def heed_signals() -> None:
+    """As from a terminal: tests that run in the background may have been started with these ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(condition, seconds=30) -> None:

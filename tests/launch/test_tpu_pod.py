@@ -77,7 +77,7 @@ class Slice:
         for number in range(workers):
             code = stage.place / f"home-{number}" / "mvjax"
             (code / ".venv" / "bin").mkdir(parents=True)
-            (code / ".venv" / "bin" / "activate").write_text(f"PATH={Path(sys.executable).parent}:$PATH")
+            (code / ".venv" / "bin" / "activate").write_text(f"PATH={stage.bin}:{Path(sys.executable).parent}:$PATH")
             (code / "launch").symlink_to(ROOT / "launch")
             (code / "configs").symlink_to(ROOT / "configs")
 
