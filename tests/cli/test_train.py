@@ -88,6 +88,7 @@ def test_full_run_in_bfloat16_leaves_a_model_directory(place):
     assert decoder.config.vocab_size == 272
 
 
+@pytest.mark.slow
 def test_passes_decide_the_steps_and_restart_and_overrides_work(place, capsys):
     assert train("preset.py", "--steps", 0, "--passes", 1, "--repeat", 2, "--name", "other") == 0
     steps = json.loads((place / "runs/other/metrics.jsonl").read_text().splitlines()[-1])["step"]

@@ -108,7 +108,10 @@ def packed_golden():
 
 
 @pytest.mark.xdist_group("golden")  # What they share is dear to make.
-@pytest.mark.parametrize(("rows", "block"), [(128, 128), (128, 512), (512, 512), (256, 128)])
+@pytest.mark.parametrize(
+    ("rows", "block"),
+    [(128, 128), (256, 128), *(pytest.param(rows, 512, marks=pytest.mark.slow) for rows in (128, 512))],
+)
 def test_golden_transcripts_packed_to_32k_visit_only_tiles_with_a_visible_pair(packed_golden, rows, block):
     start, end, seen_128 = packed_golden
     sizes = {"heads": 8, "kv_heads": 2, "head": 128, "bytes_per_number": 2, "rows": rows, "block": block}

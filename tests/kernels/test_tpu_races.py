@@ -28,6 +28,7 @@ def close(got, wanted, bound):
     assert np.abs(got[finite] - wanted[finite]).max() <= bound * max(1, np.abs(wanted[finite]).max())
 
 
+@pytest.mark.slow
 def test_attention_forward_and_backward(no_races):
     B, T, N, K, H, E = 2, 40, 2, 1, 16, 3
     rng = np.random.default_rng(0)

@@ -31,6 +31,7 @@ def assert_equal_bits(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_a_fixed_batch_by_heart(make_config):
     outcome = start(make_config(), 60, RandomBatches(fixed=True), make_trainee(0))
     losses = [line["loss"] for line in read_metrics(outcome.directory / "metrics.jsonl")]
