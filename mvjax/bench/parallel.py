@@ -159,7 +159,7 @@ def find_adapter(name: str) -> Path | None:
 
 def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]:
     """Held-out items of the synthetic family with so many flat parts of equal length."""
-    from mvjax.curator.synthetic import SyntheticConfig, generate
+    from mvjax.curator.sources.synthetic import SyntheticConfig, generate
     from mvjax.data.encode import with_suffix
 
     dials = SyntheticConfig(degree=(degree, degree), nesting=(0, 0), uneven=0.0, split="test")

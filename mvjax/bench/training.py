@@ -107,7 +107,7 @@ class JaxTraining:
 
 def packed_row(config: TrainingBench, tokenizer) -> tuple[Batch, int]:
     """One row filled with synthetic items, and how many tokens are no padding; UserError where no item fits."""
-    from mvjax.curator.synthetic import SyntheticConfig, generate
+    from mvjax.curator.sources.synthetic import SyntheticConfig, generate
     from mvjax.data import encode, packing
 
     tables = tokenizer.tables()

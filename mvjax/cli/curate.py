@@ -98,7 +98,7 @@ def run(command: Gsm8k | Synthetic) -> int:
 
 def gsm8k_records(command: Gsm8k):
     """Records of a GSM8K file, and how many problems were rejected for each reason."""
-    from mvjax.curator import gsm8k
+    from mvjax.curator.sources import gsm8k
     from mvjax.files import atomic_path
 
     if command.limit < 0:
@@ -118,7 +118,7 @@ def gsm8k_records(command: Gsm8k):
 
 def synthetic_records(command: Synthetic):
     """Items of the synthetic family; none is rejected."""
-    from mvjax.curator.synthetic import SyntheticConfig, generate
+    from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 
     if command.count < 1:
         raise UserError(f"--count {command.count}: must be 1 or more")

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mvjax.curator.statistics import collect, table
-from mvjax.curator.synthetic import SyntheticConfig, generate
+from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 from mvjax.data.records import Record
 from mvjax.language import TranscriptError
 

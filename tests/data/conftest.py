@@ -8,7 +8,7 @@ import tokenizers
 from rich.console import Console
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from mvjax.curator.synthetic import SyntheticConfig, generate
+from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 from mvjax.data.build import build_store
 from mvjax.data.records import write_records
 from mvjax.data.store import open_store, store_path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
-from mvjax.curator.synthetic import SyntheticConfig, generate
+from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 from mvjax.data.records import Record, write_records
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from importlib.resources import files
 import pytest
 
 from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
-from mvjax.curator.gsm8k import curate, curate_file, grade
-from mvjax.curator.solution import Rejected, read_sentence
+from mvjax.curator.sources.gsm8k import curate, curate_file, grade
+from mvjax.curator.sources.solution import Rejected, read_sentence
 from mvjax.errors import UserError
 from mvjax.language import parse_text
 from mvjax.language.tree import Block, Conclusion, Goal, Path, Text

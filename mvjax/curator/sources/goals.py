@@ -7,7 +7,7 @@ from collections.abc import Set
 from fractions import Fraction
 
 from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
-from mvjax.curator.solution import Sentence
+from mvjax.curator.sources.solution import Sentence
 
 _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _LITERAL = re.compile(rf"\s*\$?\s*(?:{NUMBER.pattern})(?:/\d+)?(?:\s*%)?")

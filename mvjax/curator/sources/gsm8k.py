@@ -16,8 +16,8 @@ from pathlib import Path as FilePath
 
 from mvjax.curator import graph
 from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
-from mvjax.curator.goals import goals, result_phrase, standing_alone
-from mvjax.curator.solution import Rejected, Sentence, Step, dependencies, read_steps
+from mvjax.curator.sources.goals import goals, result_phrase, standing_alone
+from mvjax.curator.sources.solution import Rejected, Sentence, Step, dependencies, read_steps
 from mvjax.curator.transcript import Block, Body, Path, multiverse
 from mvjax.data.records import Fault, Record, check_share, read_lines
 

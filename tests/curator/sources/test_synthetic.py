@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvjax.curator.synthetic import LARGEST, LARGEST_SUM, SyntheticConfig, generate, grade, in_split, item
-from mvjax.curator.synthetic import Chain as MadeChain
+from mvjax.curator.sources.synthetic import LARGEST, LARGEST_SUM, SyntheticConfig, generate, grade, in_split, item
+from mvjax.curator.sources.synthetic import Chain as MadeChain
 from mvjax.errors import UserError
 from mvjax.language import lay_out, parse_text, split_text
 from mvjax.language.text import piece_facts

@@ -1,0 +1,1 @@
+"""Producers that need no LLM: GSM8K, and a synthetic family."""
