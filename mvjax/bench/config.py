@@ -209,6 +209,30 @@ class LayoutBench(Bench):
 
 
 @dataclass(frozen=True)
+class LikelihoodBench(ModelBench):
+    """How well a model's likelihoods tell paths that lean on a sibling from independent ones."""
+
+    repeat: int = 1
+    """Nothing is timed here: every run finds the same."""
+    adapter: str = "demo"
+    """LoRA adapter (safetensors): a file, "demo" for the one that ships with mvjax, or "none"."""
+    blocks: int = 100
+    """Planted blocks that are judged, half of them dependent."""
+    tuning: int = 40
+    """Other planted blocks, which thresholds are chosen on."""
+    steps: int = 40
+    """Pairs of real steps, half of them dependent."""
+    seed: int = 0
+    """Of the planted blocks."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("blocks", "tuning", "steps"):
+            if getattr(self, name) < 4:
+                raise UserError(f"--{name} {getattr(self, name)}: give 4 or more")
+
+
+@dataclass(frozen=True)
 class AllBench(ModelBench):
     """All benchmarks, one after the other; what needs a package that is missing is skipped, with its reason."""
 

@@ -23,6 +23,7 @@ BENCHES: dict[str, type[Bench]] = {
     "parallel": settings.ParallelBench,
     "training": settings.TrainingBench,
     "memory": settings.MemoryBench,
+    "likelihood": settings.LikelihoodBench,
 }
 """In the order in which `all` runs them."""
 
@@ -79,7 +80,7 @@ def run_all(chosen: settings.AllBench) -> None:
             own["repeat"] = chosen.repeat
         if issubclass(kind, settings.ModelBench):
             own["model"] = chosen.model
-        if kind is settings.ParallelBench:
+        if kind in (settings.ParallelBench, settings.LikelihoodBench):
             own["adapter"] = chosen.adapter
         if reason := lacking(name, chosen):
             skipped.append(f"{name}: {reason}")
@@ -98,7 +99,7 @@ def lacking(name: str, chosen: settings.AllBench) -> str | None:
         from mvjax.bench.torch_model import missing
 
         return missing()
-    if name == "parallel":
+    if name in ("parallel", "likelihood"):
         from mvjax.bench.parallel import find_adapter
 
         try:

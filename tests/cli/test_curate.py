@@ -42,6 +42,37 @@ def test_synthetic_is_reproducible(tmp_path, capsys):
     assert {record.meta["degree"] for record in read_records(first)} == {3}
 
 
+def test_one_pipeline(tmp_path, capsys):
+    """Producers without an LLM keep a store as well, and what it exports is what they write."""
+    sample = files("mvjax") / "assets" / "gsm8k_sample.jsonl"
+    source, out, store = tmp_path / "in.jsonl", tmp_path / "out.jsonl", str(tmp_path / "s.sqlite")
+    lines = sample.read_text().splitlines()[:9]
+    wrong = {"question": "Two and 3?", "answer": "It is 2+3=<<2+3=6>>6\n#### 6"}
+    source.write_text("\n".join([*lines, lines[0], json.dumps(wrong)]))
+    arguments = ["curate", "gsm8k", str(source), "--output", str(out), "--store", store]
+    for _ in range(2):
+        assert main([*arguments, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["records"] == 9
+        assert result["reasons"] == {"duplicate": 1, "wrong arithmetic": 1}
+    exported = tmp_path / "exported.jsonl"
+    assert main(["curate", "export", store, "--output", str(exported)]) == 0
+    assert exported.read_bytes() == out.read_bytes()
+    assert main(["curate", "show", store, "in-11"]) == 0
+    assert "wrong arithmetic" in capsys.readouterr().out
+    assert main(["curate", "synthetic", "--output", str(tmp_path / "x"), "--store", store]) == 2
+    assert "was made with producer = gsm8k, now producer = synthetic" in capsys.readouterr().err
+
+
+def test_equal_items_are_written_once(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    dials = ["--count", "300", "--degree", "1", "--length", "1", "--nesting", "0", "--json"]
+    assert main(["curate", "synthetic", "--output", str(out), *dials]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["reasons"] == {"duplicate": 300 - len(read_records(out))}
+    assert len({(record.messages[0]["content"], record.response) for record in read_records(out)}) == result["records"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -49,6 +80,8 @@ def test_synthetic_is_reproducible(tmp_path, capsys):
         (["synthetic", "--degree", "2-99"], "--degree 2-99"),
         (["synthetic", "--count", "0"], "--count 0"),
         (["gsm8k", "missing.jsonl"], "missing.jsonl: No such file"),
+        (["gsm8k", "missing.jsonl", "--limit", "-1"], "--limit -1: must be 0 or more"),
+        (["gsm8k", "missing.jsonl", "--store", "missing.jsonl"], "--store is the input file"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, arguments, message):

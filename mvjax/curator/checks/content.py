@@ -1,0 +1,112 @@
+"""Whether a rewritten text still says what the original said: edit distance and numbers."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Set
+from fractions import Fraction
+
+from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.production import Finding
+from mvjax.errors import UserError
+
+CHECK = "content"
+_LABEL = re.compile(r"^[ \t]*[*#-]*[ \t]*(?:(?:[^\W\d]+[ \t]+)?\d{1,2}[):]|\d{1,2}\.(?=\s))", re.MULTILINE)
+"""What numbers a case, step or entry of a list: it may go."""
+_LONG = re.compile(r"\d{300,}")
+_SENTENCE = re.compile(r"(?<=[.!?。！？।])\s+|\n+")
+MOST = 6
+"""So many numbers are named in a reason at most."""
+
+
+def distance(a: str, b: str, limit: float = 1.0) -> float:
+    """Levenshtein distance over the longer length: 0 for equal texts, 1 for texts with nothing in common.
+
+    Args:
+      limit: a distance beyond it is given as 1, which is found out sooner.
+    Raises:
+      UserError: rapidfuzz is not installed.
+    """
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise UserError("the curator needs rapidfuzz, which is not installed (pip install 'mvjax[curate]')") from error
+    return Levenshtein.normalized_distance(a, b, score_cutoff=limit)
+
+
+def check_path(original: str, written: str, known: Set[Fraction], limit: float, where: str) -> list[Finding]:
+    """What a rewritten path lost of its original, or has that is new.
+
+    Args:
+      known: values that stand in the question or before the block; a path may use them.
+      limit: largest edit distance between the two, spaces not counted.
+    """
+    findings = []
+    if lost := values(_LABEL.sub("", original)) - values(written) - words(written):
+        findings.append(Finding(CHECK, where, f"numbers of the original are missing: {_listed(lost)}"))
+    if invented := values(_LABEL.sub("", written)) - values(original) - words(original) - known:
+        findings.append(Finding(CHECK, where, f"numbers that are not in the original: {_listed(invented)}"))
+    if distance(" ".join(original.split()), " ".join(written.split()), limit) > limit:
+        reason = f"further than {limit:.2f} from the original in edit distance; keep its wording"
+        findings.append(Finding(CHECK, where, reason))
+    return findings
+
+
+def check_goal(goal: str, path: str, known: Set[Fraction], where: str) -> list[Finding]:
+    """Whether a goal gives away what its path finds, or has numbers that are nowhere.
+
+    What a path finds are the numbers of its last sentence that its first one has not.
+    """
+    sentences = [sentence for sentence in _SENTENCE.split(path.strip()) if sentence.strip()] or [""]
+    last = sentences[-1] if len(sentences) > 1 else sentences[-1].rpartition("=")[2]
+    first = sentences[0] if len(sentences) > 1 else sentences[0].rpartition("=")[0]
+    findings = []
+    if told := values(goal) & (values(last) - values(first)) - known:
+        findings.append(Finding("result in goal", where, f"its goal contains the result: {_listed(told)}"))
+    if invented := values(goal) - values(path) - words(path) - known:
+        findings.append(Finding(CHECK, where, f"its goal has numbers that are nowhere else: {_listed(invented)}"))
+    return findings
+
+
+def check_conclusion(conclusion: str, paths: Iterable[str], known: Set[Fraction], where: str) -> list[Finding]:
+    """Whether a conclusion has numbers that no path found."""
+    found = set(known).union(*(values(path) | words(path) for path in paths))
+    if invented := values(conclusion) - found:
+        return [Finding(CHECK, where, f"the conclusion has numbers that are in no path: {_listed(invented)}")]
+    return []
+
+
+def values(text: str) -> set[Fraction]:
+    """The numbers of a text that are written in digits, of any script; longer ones than 300 digits are left out."""
+    return {parse_number(match[0]) for match in NUMBER.finditer(_LONG.sub(" ", plain_digits(text)))}
+
+
+def words(text: str) -> frozenset[Fraction]:
+    """All numbers of a text, those that are written as words or fractions too."""
+    return numbers_in(_LONG.sub(" ", plain_digits(text)))
+
+
+def plain_digits(text: str) -> str:
+    """The text with the digits and the decimal signs of all scripts as 0 to 9, "." and ","."""
+    if text.isascii():
+        return text
+    return "".join(map(_plain_digit, text))
+
+
+def _plain_digit(character: str) -> str:
+    if character.isascii():
+        return character
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    return {"٫": ".", "٬": ","}.get(character, character)
+
+
+def _listed(numbers: Iterable[Fraction]) -> str:
+    ordered = sorted(numbers)
+    shown = ", ".join(_decimal(number) for number in ordered[:MOST])
+    return f"{shown}, ..." if len(ordered) > MOST else shown
+
+
+def _decimal(number: Fraction) -> str:
+    return str(number.numerator) if number.denominator == 1 else format(float(number), "g")

@@ -1,0 +1,75 @@
+"""Whether the paths of a block are independent of one another, by words alone.
+
+Four things show that a path leans on a sibling: it refers to another path or to something said before that it cannot see,
+names a sibling's label, uses a number that only a sibling finds, or a symbol that only a sibling defines. What a path may
+use is what all paths see (question, text before the block, all goals) and what it says itself.
+
+The rules of wording are for English; numbers and symbols are read in any language. They take no model, so they miss what
+is meant and not said: `likelihood` is the check for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mvjax.curator.checks.labels import labels
+from mvjax.curator.checks.symbols import symbols
+from mvjax.curator.checks.values import foreign_numbers
+from mvjax.curator.checks.views import views, all_lines
+from mvjax.curator.checks.wording import references
+from mvjax.curator.production import Finding
+from mvjax.curator.transcript import Block, Body
+
+REFERENCE, LABEL, NUMBER, SYMBOL = "sibling reference", "sibling label", "sibling number", "sibling symbol"
+CHECKS = (REFERENCE, LABEL, NUMBER, SYMBOL)
+
+
+def check_block(block: Block, *, known: str) -> list[Finding]:
+    """What makes paths of a block depend on their siblings: at most one finding of each check for a path.
+
+    A nested block is text of its path here; `check_body` looks into it too.
+
+    Args:
+      known: what every path sees: the question and the text before the block.
+    """
+    paths = views(block)
+    seen = "\n".join([known, *(path.goal for path in paths)])
+    findings = []
+    for path in paths:
+        siblings = [other for other in paths if other is not path]
+        where = f"path {path.number}"
+        if words := references(path, siblings, known):
+            reason = f"refers to what it cannot see: {'; '.join(words)}. Say it without other paths"
+            findings.append(Finding(REFERENCE, where, reason))
+        if words := labels(path, siblings, known):
+            reason = f"names another path: {'; '.join(words[:3])}. Say what is meant itself"
+            findings.append(Finding(LABEL, where, reason))
+        if words := foreign_numbers(path, siblings, seen):
+            reason = f"uses a number that it does not find itself: {'; '.join(words[:3])}. Derive it here or leave it out"
+            findings.append(Finding(NUMBER, where, reason))
+        if words := symbols(path, siblings, seen):
+            reason = f"uses what it does not define: {'; '.join(words[:3])}. Define it here or write it out"
+            findings.append(Finding(SYMBOL, where, reason))
+    return findings
+
+
+def check_body(body: Body, *, known: str, label: str = "") -> list[Finding]:
+    """Findings of all blocks of a body, nested ones too, each path named by its whole label, such as `path 1.2`.
+
+    Args:
+      known: what is seen before the body.
+      label: of the path that the body is of; "" for the root.
+    """
+    return list(_findings(body, known, f"{label}." if label else ""))
+
+
+def _findings(body: Body, known: str, prefix: str) -> Iterator[Finding]:
+    for entry in body:
+        if not isinstance(entry, str):
+            for finding in check_block(entry, known=known):
+                yield replace(finding, where=f"path {prefix}{finding.where.removeprefix('path ')}")
+            inside = "\n".join([known, *(path.goal for path in entry.paths)])
+            for number, path in enumerate(entry.paths, 1):
+                yield from _findings(path.body, inside, f"{prefix}{number}.")
+        known = "\n".join([known, *all_lines((entry,))])

@@ -1,0 +1,88 @@
+"""What every finished record must pass, whoever made it; and what every problem must before anything is asked."""
+
+from __future__ import annotations
+
+import re
+
+from mvjax.curator.checks.answer import reached
+from mvjax.curator.production import Finding, Problem
+from mvjax.data.records import Record
+from mvjax.language import TAGS, TranscriptError, lay_out, parse_text, split_text
+from mvjax.language.text import piece_facts
+
+UNUSABLE = "unusable input"
+_TAG = re.compile("|".join(map(re.escape, TAGS)))
+_THINK = re.compile(r"<Think>\n(?P<body>.*)\n</Think>(?P<attempt>.*)", re.DOTALL)
+
+
+def check_problem(problem: Problem, max_characters: int) -> list[Finding]:
+    """What makes a problem unusable: an empty or too long text, control tags, an answer that is not reached."""
+    findings = []
+    for name in ("question", "reasoning"):
+        if not getattr(problem, name).strip():
+            findings.append(Finding(UNUSABLE, "", f"the {name} is empty"))
+    for name in ("question", "reasoning", "attempt", "answer"):
+        text = getattr(problem, name)
+        if len(text) > max_characters:
+            findings.append(
+                Finding(UNUSABLE, "", f"the {name} has {len(text):,} characters; at most {max_characters:,}")
+            )
+        if half := _half(text):
+            findings.append(Finding(UNUSABLE, "", f"the {name} is no text: half a character at {half}"))
+    for name in ("reasoning", "attempt"):
+        for match in _TAG.finditer(getattr(problem, name)):
+            reason = f"the {name} contains the control tag {match[0]} as text at character {match.start() + 1}"
+            findings.append(Finding("control tag", "", reason))
+            break
+    if not findings and reached(_whole(problem), problem.answer) is False:
+        findings.append(Finding("answer", "", f"the original does not reach the answer {_short(problem.answer)}"))
+    return findings
+
+
+def check(record: Record) -> list[Finding]:
+    """What is wrong with a finished record: its grammar, tags in its sequential form, an answer that is not reached."""
+    if not record.response.strip() or not record.autoregressive.strip():
+        return [Finding("grammar", "", "the response or its sequential form is empty")]
+    findings = []
+    try:
+        parse_text(record.response, complete=True)
+        codes_T, colon_T, separator_T = piece_facts(split_text(record.response))
+        layout = lay_out(codes_T, colon_T, separator_T=separator_T, complete=True)
+    except TranscriptError as error:
+        return [Finding("grammar", "", str(error))]
+    if any(len(block.paths) < 2 for block in layout.structure.blocks):
+        findings.append(Finding("grammar", "", "a block has one path only"))
+    if record.meta.get("parallel", bool(layout.structure.blocks)) != bool(layout.structure.blocks):
+        findings.append(Finding("grammar", "", 'meta["parallel"] does not say whether there is a block'))
+    if match := _TAG.search(record.autoregressive):
+        findings.append(Finding("control tag", "", f"the sequential form contains {match[0]} as text"))
+    for name, text in _answers(record):
+        if reached(text, record.answer) is False:
+            findings.append(Finding("answer", "", f"the {name} does not reach the answer {_short(record.answer)}"))
+    return findings
+
+
+def _answers(record: Record):
+    """The texts that must reach the answer, each with its name."""
+    yield "sequential form", record.autoregressive
+    yield "response", _TAG.sub("", record.response)
+    think = _THINK.fullmatch(record.response)
+    if think and record.autoregressive.endswith(attempt := think["attempt"].strip()):
+        before = record.autoregressive[: len(record.autoregressive) - len(attempt)]
+        if reached(before, record.answer):
+            yield "thinking", _TAG.sub("", think["body"])
+
+
+def _whole(problem: Problem) -> str:
+    return f"{problem.reasoning.strip()}\n\n{problem.attempt.strip()}".strip()
+
+
+def _half(text: str) -> int:
+    """Place of the first half of a surrogate pair, which no file can hold; 0 where there is none."""
+    match = re.search("[\ud800-\udfff]", text)
+    return match.start() + 1 if match else 0
+
+
+def _short(answer: str) -> str:
+    line = " ".join(answer.split())
+    return line if len(line) <= 40 else f"{line[:37]}..."

@@ -1,0 +1,403 @@
+"""Whole records, made with a scripted model."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_replies import FAULTS, Model, drive, problem
+
+from mvjax.curator import llm
+from mvjax.curator.checks import record as records
+from mvjax.curator.production import Outcome, Problem, Reply
+from mvjax.curator.sentences import split
+from mvjax.curator.stages.writing import shortened
+from mvjax.errors import UserError
+from mvjax.language import parse_text, tree
+
+SETTINGS = llm.Settings()
+PROBLEM = problem(3, nested=2)
+PERFECT, MADE = drive(llm.curate(PROBLEM, SETTINGS), Model().answer)
+
+
+def curate(faults=None, made=PROBLEM, **changes):
+    return drive(llm.curate(made, llm.Settings(**changes)), Model(faults or {}).answer)
+
+
+def stages(made):
+    return [call.stage for call, _ in made]
+
+
+def test_a_record_with_nested_blocks():
+    assert (PERFECT.state, PERFECT.check, PERFECT.findings) == ("parallel", "", ())
+    (outer,) = [c for c in parse_text(PERFECT.record.response, complete=True).children if isinstance(c, tree.Block)]
+    assert len(outer.paths) == 3
+    assert PERFECT.record.meta == {
+        "farms": 3,
+        "parallel": True,
+        "blocks": 3,
+        "kinds": ["collective, case study", "collective, sub-task", "collective, sub-task"],
+    }
+    assert PERFECT.record.autoregressive == PROBLEM.reasoning
+    assert PERFECT.record.messages == ({"role": "user", "content": PROBLEM.question},)
+    assert stages(MADE) == [
+        "tree",
+        "groups",
+        "structure",
+        "refill",
+        *["paths"] * 2,
+        *["judge"] * 4,
+        "paths",
+        *["judge"] * 3,
+    ]
+    assert [call.where for call, _ in MADE if call.stage == "paths"] == ["block 1.1", "block 1.2", "block 1"]
+    assert set(PERFECT.stages) == {"tree", "groups", "structure", "refill", "paths"}
+    assert PERFECT.stages["groups"]["needs"]["S5"] == ["S2", "S3", "S4"]
+    assert set(PERFECT.stages["paths"]) == {"1.1", "1.2", "1"}
+
+
+def test_the_first_three_stages_are_one_conversation():
+    calls = {call.stage: call for call, _ in MADE}
+    assert calls["groups"].messages[:2] == calls["tree"].messages
+    assert calls["structure"].messages[:4] == calls["groups"].messages
+    assert len(calls["refill"].messages) == 2
+
+
+def test_the_judge_sees_nothing_of_the_siblings():
+    paths = PERFECT.stages["paths"]["1"]["paths"]
+    judged = {call.where: call.messages[-1]["content"] for call, _ in MADE if call.stage == "judge"}
+    assert paths[2] in judged["path 1.3"]
+    for sentence in paths[2].split("\n"):
+        assert sentence not in judged["path 1.2"].replace(PROBLEM.question, "")
+
+
+def test_the_same_replies_give_the_same_calls_and_outcome():
+    waiting = iter(MADE)
+
+    def stored(call):
+        asked, reply = next(waiting)
+        assert call.fingerprint == asked.fingerprint
+        return reply
+
+    outcome, made = drive(llm.curate(PROBLEM, SETTINGS), stored)
+    assert outcome == PERFECT
+    assert len(made) == len(MADE)
+    assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+def test_an_attempt_stands_behind_the_thinking():
+    given = problem(4, attempt=True)
+    outcome, _ = curate(made=given)
+    assert outcome.state == "parallel"
+    assert outcome.record.response.startswith("<Think>\nThis is about")
+    assert outcome.record.response.endswith(f"\n</Think>\n{given.attempt}")
+    assert outcome.record.autoregressive == f"{given.reasoning}\n\n{given.attempt}"
+
+
+EXPECTED = {
+    "tree": {
+        "malformed": "malformed JSON",
+        "garbage": "malformed JSON",
+        "two objects": "malformed JSON",
+        "empty": "malformed JSON",
+        "wrong type": "wrong type",
+        "wrong label": "label",
+        "refusal": "refused",
+        "cut": "cut reply",
+    },
+    "groups": {
+        "cycle": "cyclic graph",
+        "later step": "later step",
+        "unknown step": "unknown step",
+        "forgotten step": "missing step",
+        "refusal": "refused",
+    },
+    "structure": {"missing": "missing step", "unknown group": "unknown group", "wrong type": "wrong type"},
+    "refill": {
+        "missing": "missing sentence",
+        "invented": "invented sentence",
+        "sentence twice": "sentence twice",
+        "swapped": "wrong order",
+        "malformed": "malformed JSON",
+    },
+}
+SOME_BLOCKS = {
+    "groups": {"scattered": "not contiguous", "step twice": "step twice", "dependent": "dependent group"},
+    "paths": {
+        "count": "path count",
+        "tag": "control tag",
+        "lost numbers": "content",
+        "invented numbers": "content",
+        "result in goal": "result in goal",
+        "lost block": "nested block",
+        "refusal": "refused",
+        "cut": "cut reply",
+        "malformed": "malformed JSON",
+    },
+}
+UNREADABLE = {"garbage": "malformed JSON", "refusal": "refused"}
+
+
+def cases(table):
+    return [(stage, name, check) for stage, names in table.items() for name, check in names.items()]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "check"), cases(EXPECTED) + cases(SOME_BLOCKS) + cases({"judge": UNREADABLE})
+)
+def test_a_fault_is_found_and_mended_by_asking_again(stage, name, check):
+    outcome, made = curate({stage: f"{name} once"})
+    assert outcome.record == PERFECT.record
+    assert check in {finding.check for finding in outcome.findings}
+    assert {finding.stage for finding in outcome.findings} <= {stage, "paths"}
+    again = [call for call, _ in made if call.why]
+    assert again
+    assert all(call.why in call.messages[-1]["content"] for call in again)
+    assert outcome.check == ""
+
+
+@pytest.mark.parametrize(("stage", "name", "check"), cases(EXPECTED))
+def test_a_fault_that_stays_leaves_the_original(stage, name, check):
+    outcome, made = curate({stage: name})
+    assert outcome.state == "sequential"
+    assert outcome.check == check
+    assert outcome.reason
+    assert outcome.record.response == PROBLEM.reasoning
+    assert stages(made).count(stage) == 3
+    rejected, _ = curate({stage: name}, fallback="reject", retries=0)
+    assert (rejected.state, rejected.check) == ("rejected", check)
+
+
+def test_faulty_groups_are_left_out():
+    for name in ("scattered", "dependent"):
+        outcome, _ = curate({"groups": name})
+        assert outcome.state == "parallel"
+        assert outcome.record.meta["kinds"] == ["collective, sub-task"] * 2
+        assert outcome.check == SOME_BLOCKS["groups"][name]
+    outcome, _ = curate({"groups": "step twice"})
+    assert outcome.record == PERFECT.record
+
+
+@pytest.mark.parametrize("name", ["count", "tag", "lost numbers", "invented numbers", "lost block"])
+def test_a_block_that_fails_becomes_its_original_sentences(name):
+    outcome, _ = curate({"paths": lambda value: FAULTS[name](value) if "[[block" in str(value) else value})
+    assert outcome.state == "parallel"
+    assert outcome.record.meta["blocks"] == 2
+    assert outcome.reason.startswith(("path 1.", "block 1"))
+    assert outcome.stages["paths"]["1"]["check"] == outcome.check == SOME_BLOCKS["paths"][name]
+
+
+@pytest.mark.parametrize("name", SOME_BLOCKS["paths"])
+def test_without_any_block_the_original_is_left(name):
+    outcome, made = curate({"paths": name}, retries=1)
+    if name != "lost block":  # which is none in the blocks inside
+        assert (outcome.state, outcome.check) == ("sequential", SOME_BLOCKS["paths"][name])
+        assert outcome.record.response == PROBLEM.reasoning
+        assert stages(made).count("paths") == 6
+
+
+def test_dependent_paths_are_found():
+    outcome, made = curate({"paths": "dependent"})
+    assert outcome.state == "sequential"
+    assert {finding.check for finding in outcome.findings} & {"sibling reference", "sibling label", "sibling number"}
+    assert "judge" not in stages(made)
+    assert curate({"paths": "dependent once"})[0].record == PERFECT.record
+
+
+def test_the_judge_can_be_left_out_and_can_refuse():
+    assert "judge" not in stages(curate(judge=False)[1])
+    outcome, made = curate({"judge": "no"}, retries=1)
+    assert outcome.state == "sequential"
+    assert outcome.check == "judge"
+    assert "cannot be followed: the number of rows" in outcome.reason
+    # Twice each of three blocks; every path that was not followable is judged again.
+    assert stages(made).count("paths") == 6
+    outcome, made = curate({"judge": "garbage"}, retries=1)
+    assert (outcome.state, outcome.check) == ("sequential", "malformed JSON")
+    assert stages(made).count("paths") == 3
+
+
+def test_paths_that_were_followable_are_not_judged_again():
+    refused = []
+
+    def once(call):
+        if call.where == "path 1.2" and not refused:
+            refused.append(call)
+            return Reply('{"followable": false, "missing": "it"}')
+        return Model().answer(call)
+
+    outcome, made = drive(llm.curate(PROBLEM, SETTINGS), once)
+    assert outcome.record == PERFECT.record
+    assert [call.where for call, _ in made if call.stage == "judge"].count("path 1.2") == 2
+    assert [call.where for call, _ in made if call.stage == "judge"].count("path 1.1") == 1
+
+
+def test_a_lost_answer_costs_the_block_it_was_lost_in():
+    given = problem(5, nested=1, closing=False)
+    assert curate(made=given)[0].state == "parallel"
+    outcome, _ = curate(
+        {"paths": lambda value: FAULTS["dropped answer"](value) if "answer" in str(value) else value}, given
+    )
+    assert (outcome.state, outcome.check) == ("parallel", "answer")
+    assert outcome.record.meta["kinds"] == ["collective, sub-task"]
+    assert f"the answer is {given.answer}." in outcome.record.response
+
+
+@pytest.mark.parametrize(("stage", "name"), [("groups", "nothing"), ("structure", "all sequential")])
+def test_nothing_parallel_is_no_fault(stage, name):
+    outcome, made = curate({stage: name})
+    assert (outcome.state, outcome.check, outcome.findings) == ("sequential", "nothing parallel", ())
+    assert stages(made)[-1] == stage
+    assert curate({stage: name}, fallback="reject")[0].state == "rejected"
+
+
+def test_single_sentences_are_put_back():
+    outcome, _ = curate({"refill": "one missing"})
+    assert outcome.state == "parallel"
+    assert outcome.record == PERFECT.record
+    assert [finding.check for finding in outcome.findings] == ["missing sentence"]
+
+
+@pytest.mark.parametrize("stage", ["tree", "refill", "paths", "judge"])
+def test_an_endpoint_that_fails_for_good_ends_the_record(stage):
+    def answer(call):
+        return Reply("503 Service Unavailable", "failed") if call.stage == stage else Model().answer(call)
+
+    outcome, _ = drive(llm.curate(PROBLEM, SETTINGS), answer)
+    assert (outcome.state, outcome.check, outcome.reason) == ("rejected", "endpoint", "503 Service Unavailable")
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"reasoning": " "}, "unusable input"),
+        ({"reasoning": "x" * 200_001}, "unusable input"),
+        ({"reasoning": f"{PROBLEM.reasoning}</Path>"}, "control tag"),
+        ({"attempt": "<Think>"}, "control tag"),
+        ({"answer": "17"}, "answer"),
+    ],
+)
+def test_unusable_input_is_rejected_before_anything_is_asked(changes, check):
+    given = replace(PROBLEM, **changes)
+    outcome, made = curate(made=given)
+    assert (outcome.state, outcome.check, made) == ("rejected", check, [])
+    assert outcome.findings
+    assert llm.estimate(given, SETTINGS, len) == (0, 0, 0)
+
+
+LANGUAGES = {
+    "ar": """نحسب مساحة الحديقة ومساحة البركة.
+الحديقة: ٦ × ٤ = ٢٤ مترا مربعا.
+البركة: ٣ × ٢ = ٦ أمتار مربعة.
+إذن الفرق ٢٤ - ٦ = ١٨.""",
+    "zh": """先求草坪和池塘的面积。
+草坪的面积是6×4=24平方米。
+池塘的面积是3×2=6平方米。
+所以相差24-6=18平方米。""",
+    "hi": """पहले बगीचे और तालाब का क्षेत्रफल निकालें।
+बगीचे का क्षेत्रफल 6×4 = 24 है।
+तालाब का क्षेत्रफल 3×2 = 6 है।
+अंतर 24-6 = 18 है।""",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_other_languages_and_directions(language):
+    texts = LANGUAGES[language].split("\n")
+    between = "" if language == "zh" else " "
+    given = Problem("p", f"{language}: 6, 4, 3, 2?", between.join(texts), "18")
+    steps = [{"label": f"S{k}", "summary": text} for k, text in enumerate(texts, 1)]
+    group = {"branches": [["S2"], ["S3"]], "kind": "collective", "case": "sub-task", "reason": "r"}
+    needs = {"S1": [], "S2": [], "S3": [], "S4": ["S2", "S3"]}
+    replies = {
+        "tree": {"steps": steps},
+        "groups": {"needs": needs, "groups": [group]},
+        "structure": {"structure": ["S1", {"parallel": [["S2"], ["S3"]], "reason": "r"}, "S4"]},
+        "refill": {"refill": {"S1": "1", "S2": "2", "S3": "3", "S4": "4"}},
+        "paths": {"goals": [texts[1][:6], texts[2][:6]], "paths": texts[1:3], "conclusion": "24, 6."},
+        "judge": {"followable": True, "missing": ""},
+    }
+    outcome, _ = drive(llm.curate(given, SETTINGS), lambda call: Reply(json.dumps(replies[call.stage])))
+    assert outcome.state == "parallel", outcome.reason
+    assert f"1: {texts[1]}" in outcome.record.response
+    assert outcome.record.response.endswith(texts[3])
+
+
+ANY = st.sampled_from(["right", "right", "right", *FAULTS, "failed", "[]", '{"steps": [[]]}', "{}", "</Path>"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_comes_a_record_ends_and_holds(data):
+    given = problem(
+        data.draw(st.integers(0, 50)), nested=data.draw(st.integers(0, 2)), attempt=data.draw(st.booleans()),
+        closing=data.draw(st.booleans()),
+    )  # fmt: skip
+    changed = llm.Settings(
+        retries=data.draw(st.integers(0, 2)), judge=data.draw(st.booleans()),
+        fallback=data.draw(st.sampled_from(["sequential", "reject"])),
+    )  # fmt: skip
+    rare = data.draw(st.booleans())
+
+    def answer(call):
+        name = data.draw(ANY) if not rare or data.draw(st.integers(0, 9)) == 0 else "right"
+        if name == "failed":
+            return Reply("down", "failed")
+        if name not in FAULTS:
+            return Reply(name) if name != "right" else Model().answer(call)
+        try:
+            return Model({call.stage: name}).answer(call)
+        except (KeyError, IndexError, ValueError, TypeError):  # a fault of another stage
+            return Reply(name)
+
+    outcome, made = drive(llm.curate(given, changed), answer)
+    assert outcome.state in ("parallel", "sequential", "rejected")
+    assert Outcome.from_json(outcome.to_json()) == outcome
+    assert all(len(call.messages) <= 6 + 2 * changed.retries for call, _ in made)
+    if outcome.state != "parallel":
+        assert outcome.check
+        assert outcome.reason
+    if outcome.state == "rejected":
+        assert changed.fallback == "reject" or outcome.check == "endpoint"
+        return
+    assert records.check(outcome.record) == []
+    assert changed.fallback == "sequential" or outcome.state == "parallel"
+    if outcome.state == "sequential":
+        for sentence in split(given.reasoning):
+            assert sentence.strip() in outcome.record.response
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(min_size=1, max_size=80), st.text(max_size=30))
+def test_any_text_can_be_a_problem(reasoning, question):
+    outcome, made = drive(llm.curate(Problem("p", question, reasoning), SETTINGS), lambda call: Reply("{}"))
+    assert outcome.state == ("sequential" if made else "rejected")
+    assert all(reasoning.strip() in call.messages[1]["content"] for call, _ in made)
+
+
+def test_an_estimate_is_of_the_right_size():
+    given = problem(7, details=8, nested=3)
+    outcome, made = curate(made=given)
+    assert outcome.state == "parallel"
+    calls, prompt, completion = llm.estimate(given, SETTINGS, lambda text: len(text.split()))
+    assert 0.5 < calls / len(made) < 2
+    assert 0.5 < prompt / sum(reply.prompt_tokens for _, reply in made) < 2
+    assert 0.3 < completion / sum(reply.completion_tokens for _, reply in made) < 3
+    assert llm.estimate(given, llm.Settings(judge=False), len)[0] < calls
+
+
+def test_settings():
+    names = json.loads(json.dumps(SETTINGS.fingerprint()))
+    assert names["retries"] == 2
+    assert names["prompts"]["tree"].startswith("1-")
+    for wrong in ({"retries": -1}, {"distance": 1.5}, {"fallback": "none"}, {"max_prefix": 3}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} "):
+            llm.Settings(**wrong)
+
+
+@given(st.text(max_size=300), st.integers(100, 200))
+def test_a_long_prefix_is_shortened(text, most):
+    short = shortened(text, most)
+    assert len(short) <= most
+    assert short == text or ("[...]" in short and text.startswith(short.partition("\n[...]\n")[0]))
