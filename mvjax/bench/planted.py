@@ -140,7 +140,7 @@ def _planted(rng: random.Random, material: Material, wording: Wording) -> Case |
     source, known, parts = _source(rng, material, planted=True)
     first, second = sorted(rng.sample(range(len(parts)), 2))
     sibling, own = (first, second) if wording.kind == "sibling reference" or rng.random() < 0.5 else (second, first)
-    if not parts[own].subject and re.search(r"\{(?:sib|me|my_|Sib)", wording.text + wording.definition):
+    if not parts[own].subject and re.search(r"\{(?:sib|me|my_|Sib|Me)", wording.text + wording.definition):
         return None
     written = "\n".join([known, *(text for part in parts for text in (part.goal, *part.lines))])
     if wording.kind in ("sibling number", "sibling symbol") and not _is_foreign(parts, sibling, own, known):
@@ -181,7 +181,7 @@ def slots(parts: list[Part], sibling: int, own: int) -> dict[str, str]:
         "r": theirs.result, "own": mine.result, "big": big, "small": small,
         "sib": theirs.subject, "me": mine.subject, "sib_quantity": theirs.quantity, "my_quantity": mine.quantity,
         "Sib_quantity": theirs.quantity[:1].upper() + theirs.quantity[1:], "j": str(sibling + 1),
-        "Sib": theirs.subject[:1].upper() + theirs.subject[1:], "k": str(own + 1), "lower": "abcdefgh"[min(sibling, 7)],
+        "Me": mine.subject[:1].upper() + mine.subject[1:], "Sib": theirs.subject[:1].upper() + theirs.subject[1:], "k": str(own + 1), "lower": "abcdefgh"[min(sibling, 7)],
         "nth": ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th")[min(sibling, 7)],
         "ordinal": ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")[min(sibling, 7)],
         "word": ("one", "two", "three", "four", "five", "six", "seven", "eight")[min(sibling, 7)],

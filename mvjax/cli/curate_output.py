@@ -33,7 +33,7 @@ def check_files(output: Path | None, inputs: Sequence[Path] = (), store: Path | 
 def check_not_negative(**options: float) -> None:
     """Raise UserError for a number below 0."""
     for name, value in options.items():
-        if value < 0:
+        if not value >= 0:  # nan too
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 0 or more")
 
 

@@ -103,9 +103,6 @@ class ChatClient:
       UserError: the endpoint makes no sense, or the openai package is missing.
     """
 
-    estimated: int
-    """Replies whose tokens are an estimate, as the endpoint did not count them."""
-
     def __init__(
         self,
         endpoint: Endpoint,
@@ -118,7 +115,9 @@ class ChatClient:
             import openai
         except ImportError as error:
             raise UserError("the openai package is not installed (pip install 'mvjax[curate]')") from error
-        self.endpoint, self.estimated = endpoint.check(), 0
+        self.endpoint = endpoint.check()
+        self.estimated = 0
+        """Replies whose tokens are an estimate, as the endpoint did not count them."""
         self._clock, self._sleep, self._draw = clock, sleep, draw
         self._limiter = Limiter(endpoint.requests_per_minute, endpoint.tokens_per_minute, clock=clock, sleep=sleep)
         self._forms, self._limit_field = FORMS[endpoint.structured], "max_tokens"
@@ -185,7 +184,7 @@ class ChatClient:
                 if call.schema is not None and forms[0] in self._forms:
                     self._forms = self._forms[self._forms.index(forms[0]) :]
                 return _with(came, lost)
-            if "max_completion_tokens" in came.reason and limit_field == "max_tokens":
+            if came.form and limit_field == "max_tokens" and "max_completion_tokens" in came.reason:
                 self._limit_field = "max_completion_tokens"
                 continue
             if came.form and len(forms) > 1:
@@ -197,7 +196,7 @@ class ChatClient:
             lost, tries, away = lost + came.usage, tries + 1, away + 1 if came.kind == "away" else 0
             if tries == self.endpoint.tries:
                 if away == tries and self._away >= AWAY:
-                    raise UserError(f"{self._unreachable(came, 'any more')}; {GO_ON}")
+                    raise UserError(f"{self.endpoint.base_url}: nobody answers any more ({came.reason}); {GO_ON}")
                 return _with(Reply(f"{came.reason}, {tries} tries", "failed"), lost)
             wait = self._wait(came, tries)
             if came.kind == "pause":
@@ -281,9 +280,9 @@ class ChatClient:
             return f"--base-url {endpoint.base_url}: no chat endpoint is there ({came.reason}); often it ends in /v1"
         return f"{endpoint.base_url}: it does not take the calls ({came.reason}); mend the options of the endpoint"
 
-    def _unreachable(self, came: Trouble, more: str = "there") -> str:
+    def _unreachable(self, came: Trouble) -> str:
         return (
-            f"--base-url {self.endpoint.base_url}: nobody answers {more} ({came.reason}); "
+            f"--base-url {self.endpoint.base_url}: nobody answers there ({came.reason}); "
             "is the server running, and the address right?"
         )
 

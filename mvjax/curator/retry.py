@@ -18,6 +18,7 @@ BLAMED = (400, 404, 415, 422, 501)
 ABOUT_FORM = ("response_format", "response format", "json_schema", "json schema", "json_object", "grammar")
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes of a 429 that no waiting mends."""
+NO_MODEL = ("not exist", "not found", "unknown model", "invalid model", "no such model", "not a valid model")
 FILTERED = ("content_filter", "content_policy_violation", "moderation", "flagged")
 TOO_LONG = ("context_length_exceeded", "context length", "context size", "context window", "too long")
 NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ConnectionRefusedError", "gaierror")
@@ -148,8 +149,10 @@ def _kind(status: int, code: str, words: str) -> str:
         return "money"
     if status in (401, 403):
         return "key"
+    if "model" in words and (status == 404 or (status < 500 and any(word in words for word in NO_MODEL))):
+        return "model"
     if status in (404, 405):
-        return "model" if "model" in words else "address"
+        return "address"
     if status == 429:
         return "pause"
     return "again" if status in RETRIED or (status >= 500 and status != 501) else "refused"

@@ -133,30 +133,31 @@ def test_a_storm_is_waited_for_as_long_as_it_asks():
 
 
 def test_a_storm_makes_everybody_wait():
-    waits = Waits()
+    class Held(Waits):
+        """The first to sleep does so until it is woken, and its sleep takes no time."""
+
+        def __init__(self):
+            super().__init__()
+            self.asleep, self.woken = asyncio.Event(), asyncio.Event()
+
+        async def __call__(self, seconds):
+            if self.asleep.is_set():
+                return await super().__call__(seconds)
+            self.asleep.set()
+            return await self.woken.wait()
 
     async def conversation(client):
         stormed = asyncio.create_task(client.complete(CALL))
-        while not waits.seconds:
-            await asyncio.sleep(0.005)
+        await waits.asleep.wait()
         other = await client.complete(call("another"))
+        waits.woken.set()
         return other, await stormed
-
-    class Held(Waits):
-        """The call that met the storm sleeps on; time stands still for it."""
-
-        async def __call__(self, seconds):
-            first = not self.seconds
-            await super().__call__(seconds)
-            if first:
-                self.seconds = [0.0]
-                await asyncio.sleep(0.05)
 
     waits = Held()
     with serve(echo, script=["429"], retry_after="30") as endpoint:
         replies = talk(endpoint.url, conversation, waits=waits, draw=0.0)
     assert [reply.finish for reply in replies] == ["stop", "stop"]
-    assert waits.seconds == [0.0, 30.0]
+    assert waits.seconds == [30]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +255,7 @@ def test_a_wrong_key_ends_the_run(monkeypatch):
     ("script", "said"),
     [
         (["404 model"], "--model scripted: .* the model does not exist"),
+        (["400 model"], "--model scripted: .* unknown model"),
         (["404"] * 3, "--base-url .*no chat endpoint"),
         (["405"], "--base-url .*no chat endpoint"),
         (["403"], "the key in"),

@@ -105,6 +105,11 @@ class Model:
         return Reply(text, finish, words, len(text.split()), 0.01)
 
 
+def reply(messages: Sequence[Mapping[str, str]], body: Mapping[str, Any] | None = None) -> str:
+    """What a model without faults replies, for a scripted endpoint."""
+    return Model().reply(messages)
+
+
 def drive(production, answer: Callable[[Call], Reply]):
     """Run a production to its end: the outcome, and all calls with their replies in order."""
     made, replies = [], None

@@ -28,11 +28,10 @@ KINDS = (
     *("reset", "reset later"),
 )
 """Misbehaviours that another try may mend; the two resets come before and after the headers."""
-MORE = ("refusal", "filter", "length", "no usage", "no schema", "no max_tokens", "temperature", "quota", "404 model")
-"""Others, for scripts, beside any status."""
 ERRORS = {
     "400": (400, {"message": "this model's maximum context length is 2048 tokens"}),
     "404 model": (404, {"message": "the model does not exist"}),
+    "400 model": (400, {"message": "unknown model: scripted"}),
     "quota": (429, {"message": "you exceeded your current quota", "code": "insufficient_quota"}),
     "temperature": (400, {"message": "unsupported value", "param": "temperature"}),
     "no schema": (400, {"message": "this is not supported here"}),
@@ -54,7 +53,8 @@ class Endpoint:
 
     Args:
       replies: (messages, body of the request) -> text of the reply.
-      script: what the next calls meet, "ok" or a misbehaviour; after its end `faults` decides.
+      script: what the next calls meet, "ok", one of KINDS or ERRORS, a status, "refusal", "filter", "length" or
+        "no usage"; after its end `faults` decides.
       faults: share of the calls that meet a random one of `kinds`.
       model: name that /v1/models lists; "": there is no such list.
       key: the only key that is accepted; "": any.

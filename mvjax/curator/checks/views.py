@@ -13,7 +13,8 @@ from mvjax.curator.transcript import Block, Body
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _HEADING = re.compile(r"[*#_]+[^.!?]{0,80}[.:]?[*_]*[.:]?|[^.!?=]{0,60}:")
 _LETTERS = frozenset("BCDEFGHJKLMNOPQRSTUVWXYZbcdefghjklmnopqruvwxyz")
-"""Letters that name something."""
+"""Letters that name something, wherever they stand."""
+_NAME_A = re.compile(r"[a-z] A\b")
 _STOP = frozenset(
     """the and for are was were has have had been being this that these those there here with from into onto over under
     than then them they their its his her hers she you our ours your yours who whom which what when where why how not
@@ -59,9 +60,8 @@ class Sentence:
 
 def content(text: str) -> frozenset[str]:
     """Stems of a text's words that say what it is about."""
-    return frozenset(
-        stem(word) for word in _WORD.findall(text) if word.lower() not in _STOP and (len(word) > 2 or word in _LETTERS)
-    )
+    words = {stem(word) for word in _WORD.findall(text) if word.lower() not in _STOP and (len(word) > 2 or word in _LETTERS)}
+    return frozenset(words | {"a"} if " A" in text and _NAME_A.search(text) else words)
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class View:
 
     @cached_property
     def opening(self) -> int:
-        """Place of the last sentence that opens the path: a heading opens it with the sentence after."""
-        return int(bool(self.spoken) and bool(_HEADING.fullmatch(self.spoken[0].text)))
+        """Place of the last sentence that opens the path: a heading, or a word or two, opens it with the sentence after."""
+        first = self.spoken[0].text if self.spoken else ""
+        return int(bool(_HEADING.fullmatch(first)) or (0 < len(first.split()) <= 3 and not re.search(r"\d", first)))
 
     def before(self, sentence: Sentence) -> tuple[Sentence, ...]:
         """The sentences before one of its own."""

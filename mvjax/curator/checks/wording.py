@@ -27,7 +27,7 @@ _RESULT = (
 _METHOD = (
     "arguments?|reasoning|logic|ideas?|approach|methods?|techniques?|procedures?|process|patterns?|strategy|trick|recipe|"
     "principle|formulas?|calculations?|computations?|steps?|way|manner|fashion|vein|spirit|style|token|lines?|scheme|"
-    "analysis|derivation|treatment|kind of \\w+|structure|operations?"
+    "analysis|derivation|treatment|kind of \\w+|structure|operations?|template|blueprint|plan"
 )
 _PATH = (
     "path|branch|branches|thread|case|sub-?case|scenario|sub-?task|sub-?problem|sub-?goal|outline|derivation|computation|"
@@ -97,7 +97,8 @@ RULES = (
     _rule("pointer", rf"(?<!he )(?<!they )\b(?:{_DONE})\s+(?:above|earlier|before|previously|a moment ago|just now|so far|already|elsewhere|"
           rf"separately)\b"),
     _rule("pointer", rf"\b(?:previously|already|just|earlier|above-?|afore-?|once)[\s-]+(?:been\s+)?(?:{_DONE})\b"),
-    _rule("pointer", rf"\b{_WE.replace(')*', ')+')}\s+(?:{_DONE}|know|knew|have|had)\b"),
+    _rule("pointer", rf"\b{_WE.replace(')*', ')+')}\s+(?:{_DONE}|know|knew|have|had)\b|"
+          rf"\b(?:we|i)(?:['’]ve| have| had)\s+(?:{_DONE})\b"),
     _rule("pointer", rf"\b(?:the|our|this|that|these|those|an)\s+(?:above|earlier|previous|preceding|prior|foregoing|"
           rf"aforementioned|above-mentioned)\s+(?:\w+\s+)?(?:{_RESULT}|{_METHOD})\b"),
     _rule("pointer", rf"\b(?:{_RESULT}|{_METHOD})\s+(?:from\s+)?(?:above|before|earlier|previously|(?<!steps )so far)\b(?! (?:the|all|average))"),
@@ -122,6 +123,9 @@ RULES = (
           r"works)\b|^\W*(?:now |and )?(?:here(?: is|['’]s| comes)|now comes) (?:the|our|another) (?:next|second|third|other|last|final|"
           r"remaining)\b|^\W*the (?:second|third|next|other|last|final|remaining) (?:one|part|half|question|task|problem)\b"
           r"(?: of the (?:task|problem|question|work))? (?:is|concerns|deals|asks|involves|requires)\b|\bit now (?:suffices|remains)\b"),
+    _rule("opening", r"^\W*(?:following|from|having|knowing|after|given|by|using|beyond|based on) (?:this|that|these|those|it)(?=\s*[,:])|"
+          r"^\W*so (?:is|are|does|do|will|did)\b|\bnow (?:we are |we['’]re |i am )?ready (?:for|to)\b|['’]s turn\b|"
+          r"\b(?:we|i|let us|let['’]s)(?: now| then| next| also)* (?:come|get) to\b|\b(?:let us|let['’]s|let me) (?:now )?(?:also|next|again)\b"),
     _rule("opening", rf"\b(?:is|are|works?|goes|behaves?|runs|proceeds?|go|follows?|be done|is done)\s+(?:just |exactly |much |"
           rf"completely |entirely )?(?:no different|the same(?= (?:for|here|with|way|as (?:before|above))|[.:;]|$)|alike\b|similarly\b|"
           rf"identically\b|analogously\b|likewise\b|(?:similar|analogous|identical)(?=\s*(?:[,.:;]|here\b|$)))|"
@@ -155,15 +159,15 @@ RULES = (
           r"yields?|follows|tells?|leads?|holds?)\b|\b(?:yet |just )?another (?:system|case|equation|"
           r"instance|example|application|one|such|part|piece|sub-?task|way)\b|\bagain,|\b(?:is|are|have|has|start|begin|apply|use|using|follows|proceed) again\b"
           r"|\bonce (?:more|again)\b"),
-    _rule("named", r"\b(?:like|unlike|mirrors?|parallels?|resembles?|reuse[sd]?|borrow(?:s|ed)?|inherit(?:s|ed)?|same|similar(?:ly)?|"
-          r"analogous(?:ly)?|identical|counterpart|as (?:with|for|in|was|we|it was|is the case)|just as|compar(?:e|ed|ing|ison)|"
-          r"contrast|differs?|different|carr(?:y|ies) over|unchanged|recall|remember|reminiscent|besides|apart from|"
+    _rule("named", r"\b(?:like|unlike|mirrors?|parallels?|resembles?|reuse[sd]?|borrow(?:s|ed)?|inherit(?:s|ed)?|(?:the )?same (?:as|way|manner|method|formula|approach|kind)|similar(?:ly)?|"
+          r"analogous(?:ly)?|identical|counterpart|as (?:with|for|in|was|we|it was|is the case)|just as|compare(?:d|s)? (?:to|with)|"
+          r"contrast|contrary|symmetry|symmetric|replac(?:e|es|ed|ing)|settles?|differs?|different|difference|carr(?:y|ies) over|unchanged|recall|remember|reminiscent|besides|apart from|"
           r"aside from|in addition to|as opposed to|much as|armed|equipped|together with|along with|in parallel|following up|"
           r"building on|drawing on|relying on|helps?|helpful|useful|handy|in hand|comes? (?:after|before|first|next)|taken care of|"
           r"now know|by now|once we|since we|now that|go(?:es)? together)\b"),
     _rule("named", rf"\b(?:the|our) (?:{_RESULT}) (?:for|of|from|about|on|in)\b(?=.{{0,40}}\b(?:helps?|is (?:needed|used|useful|known)|"
           rf"enters?|matters?|serves?|carries|applies|was|tells|gives)\b)"),
-    _rule("named", rf"\b(?:{_DONE}|over with|out of the way|(?:is|are|was|were) known|our (?:earlier|previous)?\s*(?:{_RESULT}))\b"),
+    _rule("named", rf"\b(?:(?:we|i|our|was|were|been|have|has|having|after|already|as|since|once|being|got) (?:\w+ )?(?:{_DONE})|over with|out of the way|(?:is|are|was|were) known|our (?:earlier|previous)?\s*(?:{_RESULT}))\b"),
 )  # fmt: skip
 """In the order in which they are tried."""
 TRIGGERS = frozenset(
@@ -190,6 +194,34 @@ _FORWARD = re.compile(
     r"\b(?:first|second|third|next|last|final|following|other)\s+\w+\s+(?:is to|is that|will be to|would be to)\b",
     re.IGNORECASE,
 )
+_INTERJECTION = re.compile(r"(?:\W*(?:ok|okay|great|alright|all right|good|right|well|now|so|fine)\b\s*[,.!:])*\s*", re.IGNORECASE)
+_LEAD = re.compile(r"[^,:;.!?=]*(?=[,:;.!?]|$)")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_PLACES = frozenset("on in at for during if when while from to of each every by after before until the a an".split())
+"""First words of phrases that say when, where or for whom."""
+_POINTING = frozenset(
+    """next second secondly third thirdly fourth another other others again too also above before previous previously earlier
+    same similar similarly rest remaining remainder over settled finished finish complete completed yet more already
+    further latter former accordingly usual continue continuing moving proceed proceeding then afterwards
+    subsequently likewise last final finally lastly back instead alternatively otherwise besides moreover furthermore
+    meanwhile done ready onward onwards resume resuming""".split()  # noqa: SIM905
+)
+"""Words that go on from something else."""
+_REASONING = _POINTING | frozenset(
+    """a an the this that these those it its it's we i us our ours you my me let let's and or but so as of in on at to for
+    from with by is are was were be been being has have had having do does did doing will would can could may might must
+    shall should need needs want now here there up out off not no one two ones only just still all both what which how why
+    where when while since because if than like way time step steps part parts item items task tasks piece thing things
+    case cases question problem half calculation computation multiplication division addition subtraction argument
+    reasoning method approach procedure process technique formula idea result results work job point stage round
+    consequence conclusion look looking take taking get getting go going goes come comes coming see seen know knowing treat
+    handle find finding compute computing consider considering first hard harder hardest easy easier simple simpler short
+    quick straightforward direct new different first ok okay alright great good well right sure very quite rather
+    almost nearly exactly simply immediately briefly far move separately directly apply applying use using repeat repeating try
+    numbers number values data replacing inserting changing adapting adjusting swapping
+    start starting begin beginning pass turning turn switch switching return returning side hand note noting""".split()  # noqa: SIM905
+)
+"""Words that say nothing of the problem."""
 QUOTED = 3
 """Most wordings that are quoted."""
 
@@ -211,6 +243,10 @@ def _references(view: View, siblings: Sequence[View], known: str) -> Iterator[st
             if match and _leans(rule.where, match, sentence, opens, view, siblings, names, seen):
                 yield quotation(sentence.text, match.start(), match.end())
                 break
+        else:
+            lead = _LEAD.search(sentence.text, _INTERJECTION.match(sentence.text).end())
+            if opens and lead and _points_elsewhere(lead[0], sentence, view, names, seen):
+                yield quotation(sentence.text, 0, lead.end(), words=0)
 
 
 def _leans(
@@ -258,6 +294,19 @@ def _named(text: str, wording: str, sentence: Sentence, view: View, names: froze
         return False
     wording = wording.lower()
     return not any(wording in said and content(said) & found for said in _told_sentences(seen))
+
+
+def _points_elsewhere(lead: str, sentence: Sentence, view: View, names: frozenset[str], seen: str) -> bool:
+    """Whether what a path begins with is a mere phrase of reasoning that goes on from something, or names a sibling."""
+    words = [word.lower() for word in _WORD.findall(lead)]
+    if any(character.isdigit() for character in lead) or len(words) > 10 or lead.lower().strip(" ,.:;") in seen:
+        return False
+    if len(words) <= 8 and not _POINTING.isdisjoint(words) and _REASONING.issuperset(words):
+        return True
+    if not words or words[0] in _PLACES or not _named(lead, lead, sentence, view, names, seen):
+        return False
+    about = content(lead)
+    return not any(about & names & content(said) and (about - names) & content(said) for said in _told_sentences(seen))
 
 
 @lru_cache(maxsize=64)
