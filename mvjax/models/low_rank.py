@@ -30,7 +30,8 @@ def _folded_forward(x, w, a, b):
 
 
 def _folded_backward(saved, grad):
-    # The folded weight is made again: kept, it would be a copy of all weights. That of W is dead code where W is frozen.
+    # The folded weight is made again: kept, it would be a copy of all weights. W's gradient is dead code where W is
+    # frozen.
     x, w, a, b = saved
     x_grad = jnp.einsum("...o,oi->...i", grad, w + b @ a)
     low = jnp.einsum("...i,ri->...r", x, a)
