@@ -16,7 +16,7 @@ from mvjax.errors import UserError
 
 ALPHA, LEARNING_RATE, CLIP = 32.0, 1e-4, 1.0
 LEVELS = 4
-BAR = 1.0
+BAR = 1.5
 
 
 def measure(config: TrainingBench, report: Report, say: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from mvjax.models.arrays import Describe, constant, normal
 from mvjax.models.config import ModelConfig
-from mvjax.models.low_rank import low_rank
+from mvjax.models.low_rank import folded, folds, low_rank
 from mvjax.models.placement import Placement
 from mvjax.models.rotary import rotary_tables, rotate
 
@@ -63,14 +63,24 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         # No `.T`: the transposed weight would be kept for the backward pass, a copy of all where layers are scanned.
-        y = jnp.einsum("...i,oi->...o", x, self._whole(self.weight, self.axes, x.dtype))
-        if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
-        if self.lora_a is not None:
+        weight = self._whole(self.weight, self.axes, x.dtype)
+        if self.lora_a is None:
+            y = jnp.einsum("...i,oi->...o", x, weight)
+        else:
             a = self._whole(self.lora_a, (None, self.axes[1]), x.dtype)
             b = self.lora_scale * self._whole(self.lora_b, (self.axes[0], None), x.dtype)
-            y = y + low_rank(x, a, b)
+            if folds(self._tokens(x), x.shape[-1], x.dtype):
+                y = folded(x, weight, a, b)
+            else:
+                y = jnp.einsum("...i,oi->...o", x, weight) + low_rank(x, a, b)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
         return y
+
+    def _tokens(self, x: Array) -> int:
+        """Tokens on each device."""
+        split = 1 if self.placement is None else self.placement.parts("batch") * self.placement.parts("length")
+        return x.size // x.shape[-1] // split
 
     def _whole(self, parameter: nnx.Param, axes: tuple[str | None, ...], dtype) -> Array:
         """Gathered in the type that it is used in."""

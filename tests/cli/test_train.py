@@ -210,3 +210,15 @@ def test_switches_take_a_word_and_other_fields_keep_theirs():
     assert override(TrainConfig(), ["--name", "true"]).name == "true"
     with pytest.raises(UserError, match="type bool"):
         override(TrainConfig(), ["--tensorboard", "perhaps"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's tunables")
+@pytest.mark.parametrize(("before", "after"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0", None)])
+def test_memory_comes_in_huge_pages_unless_the_user_tunes_it(tmp_path, before, after):
+    (tmp_path / "preset.py").write_text("import os\nprint(os.getpid(), os.environ['GLIBC_TUNABLES'])\n")
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    if before:
+        environment["GLIBC_TUNABLES"] = before
+    command = [sys.executable, "-c", "from mvjax.cli.main import run; run()", "train", "preset.py"]
+    ran = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert ran.communicate(timeout=60)[0].split() == [str(ran.pid), after or before]

@@ -28,7 +28,7 @@ from mvjax.training.config import TrainConfig
 config = TrainConfig(data=("data.jsonl",), row_length=256, rows=8, levels=2, max_bad_share=1.0, tensorboard=False,
                      steps_per_save=10, {})
 """
-LORA = 'lora_rank=8, learning_rate=1e-4, tag_multiplier=5.0, remat="attention"'
+LORA = "lora_rank=8, learning_rate=1e-4, tag_multiplier=5.0"
 FULL = 'model="tiny.gguf", steps=50, learning_rate=1e-3, weight_decay=0.01, loss_chunk=64'
 
 

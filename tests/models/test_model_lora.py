@@ -19,6 +19,7 @@ from mvjax.models import (
     save_adapter,
     to_checkpoint,
 )
+from mvjax.models.low_rank import folded, folds, low_rank
 
 CONFIG = LoraConfig(rank=3, alpha=6.0, tag_ids=(5, 9, 60))
 SHAPES = [{"scan_layers": True}, {"scan_layers": False, "tied": False, "qkv_bias": True, "family": "qwen2"}]
@@ -31,6 +32,32 @@ def adapted(decoder, config=CONFIG, seed=3):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), variable.shape)
         variable[...] = variable[...] + 0.1 * noise
     return decoder
+
+
+def test_folding_the_update_into_the_weight_changes_outputs_and_gradients_by_rounding_only():
+    rng = np.random.default_rng(0)
+    x, w, a, b, seen = (rng.normal(size=size) for size in ((2, 20, 12), (9, 12), (3, 12), (9, 3), (2, 20, 9)))
+
+    def beside(x, w, a, b):
+        return jnp.einsum("...i,oi->...o", x, w) + low_rank(x, a, b)
+
+    def plain(x, w, a, b):
+        return jnp.einsum("...i,oi->...o", x, w) + jnp.einsum("...i,ri,or->...o", x, a, b)
+
+    results = [
+        jax.jit(jax.value_and_grad(lambda *args, f=f: (f(*args) * seen).sum(), (0, 1, 2, 3)))(x, w, a, b)
+        for f in (plain, beside, folded)
+    ]
+    for value, gradients in results[1:]:
+        np.testing.assert_allclose(value, results[0][0], rtol=1e-5)
+        for got, wanted in zip(gradients, results[0][1], strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_updates_are_folded_where_that_is_exact_enough_and_cheaper():
+    assert folds(2048, 576, jnp.float32)
+    assert not folds(256, 576, jnp.float32)
+    assert not folds(2048, 576, jnp.bfloat16)
 
 
 @pytest.fixture
