@@ -13,7 +13,7 @@ from mvjax.version import __version__
 VERBS = {
     "inspect": "show a transcript: tree, layout, measures, faults, a picture of its mask",
     "convert": "turn model weights from one format into another",
-    "curate": "make parallel training data: GSM8K, synthetic",
+    "curate": "make parallel training data: reasoning traces by an LLM, GSM8K, synthetic",
     "train": "fine-tune a model into a Multiverse model",
     "plan": "what a training run will need on a machine that is not here, and whether it fits",
     "generate": "answer prompts, branches in parallel, as a live tree",

@@ -1,6 +1,7 @@
 """The README's commands and its Python: what can run in seconds is run, as it stands there; the rest is taken apart."""
 
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -27,6 +28,8 @@ def place(tmp_path, monkeypatch):
     write_gguf_model(tmp_path / "model.gguf", config, tiny_tensors(config))
     sample = resources.files("mvjax") / "assets" / "gsm8k_sample.jsonl"
     shutil.copy(str(sample), tmp_path / "train.jsonl")
+    trace = {"id": "1", "question": "1+1? 2+2?", "reasoning": "1+1=2. 2+2=4. The answer is 2, 4.", "answer": "2, 4"}
+    (tmp_path / "traces.jsonl").write_text(json.dumps(trace))
     (tmp_path / "transcript.txt").write_text(
         "Two parts.\n<Parallel>\n<Goal>\n<Outline>\n1: a\n</Outline>\n<Outline>\n2: b\n</Outline>\n</Goal>\n"
         "<Path>\n1: one\n</Path>\n<Path>\n2: two\n</Path>\n<Conclusion>\nboth\n</Conclusion>\n</Parallel>\nDone."

@@ -27,7 +27,7 @@ _STRONG = tuple(
         rf"{_SYMBOL} is \$?-?\d",
         rf"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|designate)\b[^.;\n]{{0,60}}?\b(?:as|by|with|it|this|that|amount|"
         rf"number|value|total|sum|quantity|result|count|figure|length|distance|cost|time|area|simply|just)\s+{_SYMBOL}(?=\s*(?:[.,;:)]|$|from\b|and\b|so\b|for\b|here\b))",
-        rf"{_SYMBOL}(?:\([^()\n]{{1,12}}\))?\s*(?::=|≔|(?:denotes?|represents?|representing|denoting|stands? for|standing for|is defined|designates?|will denote|"
+        rf"{_SYMBOL}(?:\([^()\n]{{1,12}}\))?\s*(?::=|≔|(?:denotes?|means|represents?|representing|denoting|stands? for|standing for|is defined|designates?|will denote|"
         rf"will be|shall be|being|is (?:the|this|that|our|its|equal|short))\b)",
         rf"\b(?:called|named|labell?ed|denoted|designated|abbreviated|written|say)\s+(?:by\s+|as\s+|with\s+)?{_SYMBOL}",
         rf"\b(?:number|value|amount|total|sum|quantity|count|figure|length|distance|result|unknown|variable|constant),?\s*\(?(?:say |called )?{_SYMBOL}(?=\s*(?:[,.)]|from\b|hereafter\b))",
@@ -56,7 +56,8 @@ _OWN = (
 """Where a path may bring in a symbol itself, read generously."""
 _RECALLED = re.compile(r"\b(?:formula|theorem|law|identity|standard form|general form|definition)\b", re.IGNORECASE)
 _FORMULA = re.compile(r"\b(?:formula|theorem|law|identity|rule|equation|definition|inequality|pattern|form|expansion|expression)\b", re.IGNORECASE)
-_NAME = r"[\"“'«‘]?(?P<name>[A-Za-z][a-z-]{2,}(?: [A-Za-z][a-z-]{2,}){0,2})[\"”'»’]?"
+_NAME_WORD = r"(?!(?:the|an?|this|that|number|value|amount|quantity|result|total|sum|figure|one|it|and)\b)[A-Za-z][a-z-]{2,}"
+_NAME = rf"[\"“'«‘]?(?P<name>{_NAME_WORD}(?: {_NAME_WORD}){{0,2}})[\"”'»’]?"
 _NAMED = tuple(
     re.compile(pattern)
     for pattern in (

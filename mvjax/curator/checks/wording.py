@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mvjax.curator.arithmetic import NUMBER, numbers_in
-from mvjax.curator.checks.views import Sentence, View, content, distinctive
+from mvjax.curator.checks.views import Sentence, View, content, distinctive, stem
 
 _DONE = (
     "found|computed|calculated|derived|determined|obtained|shown|showed|showing|seen|saw|proved|proven|established|"
     "worked out|figured out|got|gotten|noted|noticed|observed|discussed|mentioned|described|explained|treated|handled|"
     "considered|analy[sz]ed|solved|done|did|used|applied|covered|dealt with|learned|learnt|introduced|evaluated|counted|"
     "identified|settled|checked|examined|finished|completed|verified|demonstrated|deduced|concluded|met|encountered|"
+    "outlined|sketched|developed|presented|employed|performed|carried out|tackled|addressed|resolved|gathered|inferred|argued|"
     "finding|computing|calculating|deriving|determining|obtaining|proving|establishing|treating|handling|considering|"
     "analy[sz]ing|solving|covering|dealing with|evaluating|counting|settling|checking|examining|finishing|completing"
 )
@@ -72,6 +73,7 @@ RULES = (
     _rule("anywhere", r"\b(?:sibling|parallel|another|different|separate)\s+(?:path|branch|thread|sub-?task)(?:e?s)?\b"),
     _rule("anywhere", r"\b(?:the )?others?\s+(?:results|totals|answers|parts|branches|paths|sub-?tasks|computations|"
           r"calculations|cases|sub-?problems|threads)\b"),
+    _rule("anywhere", rf"\b(?:as|like|unlike|same as|same way as) in the (?:first|second|third|last|initial) (?:{_MATTER})s?\b"),
     _rule("anywhere", rf"\b(?:as|like|than|from|unlike)\s+(?:(?:was|were|is|has been)\s+)?(?:{_DONE})\s+(?:above|earlier|"
           rf"before|previously|elsewhere)\s+(?:for|in|with)\b"),
     _rule("opening", rf"\b(?:the|our|this|that)\s+(?:(?:{_BEFORE})\s+(?:\w+\s+)?(?:{_PATH})|(?:{_RANK})\s+(?:{_MATTER}))s?\b"
@@ -161,13 +163,14 @@ RULES = (
           r"|\bonce (?:more|again)\b"),
     _rule("named", r"\b(?:like|unlike|mirrors?|parallels?|resembles?|reuse[sd]?|borrow(?:s|ed)?|inherit(?:s|ed)?|(?:the )?same (?:as|way|manner|method|formula|approach|kind)|similar(?:ly)?|"
           r"analogous(?:ly)?|identical|counterpart|as (?:with|for|in|was|we|it was|is the case)|just as|compare(?:d|s)? (?:to|with)|"
-          r"contrast|contrary|symmetry|symmetric|replac(?:e|es|ed|ing)|settles?|differs?|different|difference|carr(?:y|ies) over|unchanged|recall|remember|reminiscent|besides|apart from|"
+          r"contrast|consistent with|comparison (?:to|with)|rather than|(?:case|pattern|treatment|example|way) of|too|also|as well|instead|"
+          r"thus far|so far|contrary|symmetry|symmetric|replac(?:e|es|ed|ing)|settles?|differs?|different|difference|carr(?:y|ies) over|unchanged|recall|remember|reminiscent|besides|apart from|"
           r"aside from|in addition to|as opposed to|much as|armed|equipped|together with|along with|in parallel|following up|"
           r"building on|drawing on|relying on|helps?|helpful|useful|handy|in hand|comes? (?:after|before|first|next)|taken care of|"
           r"now know|by now|once we|since we|now that|go(?:es)? together)\b"),
     _rule("named", rf"\b(?:the|our) (?:{_RESULT}) (?:for|of|from|about|on|in)\b(?=.{{0,40}}\b(?:helps?|is (?:needed|used|useful|known)|"
           rf"enters?|matters?|serves?|carries|applies|was|tells|gives)\b)"),
-    _rule("named", rf"\b(?:(?:we|i|our|was|were|been|have|has|having|after|already|as|since|once|being|got) (?:\w+ )?(?:{_DONE})|over with|out of the way|(?:is|are|was|were) known|our (?:earlier|previous)?\s*(?:{_RESULT}))\b"),
+    _rule("named", rf"\b(?:(?:we|i|our|was|were|been|have|has|having|after|already|as|since|once|being|got) (?:\w+ )?(?:{_DONE})|(?:{_DONE}) (?:for|with)|over with|out of the way|(?:since|because) (?:\w+ ){{1,4}}(?:was|were)|(?:is|are|was|were) known|our (?:earlier|previous)?\s*(?:{_RESULT}))\b"),
 )  # fmt: skip
 """In the order in which they are tried."""
 TRIGGERS = frozenset(
@@ -197,6 +200,11 @@ _FORWARD = re.compile(
 _INTERJECTION = re.compile(r"(?:\W*(?:ok|okay|great|alright|all right|good|right|well|now|so|fine)\b\s*[,.!:])*\s*", re.IGNORECASE)
 _LEAD = re.compile(r"[^,:;.!?=]*(?=[,:;.!?]|$)")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_TOPIC = re.compile(
+    r"^(?:and|what about|how about|on to|next|now|repeat|again|also|finally|lastly|then)\b(?! (?:we|i|let|note|the result)\b)|"
+    r"\b(?:forget|left with|remains?|repeat for|is left|next|turn)\b", re.IGNORECASE
+)  # fmt: skip
+"""What turns to a topic, where nothing else is said than the topic."""
 _PLACES = frozenset("on in at for during if when while from to of each every by after before until the a an".split())
 """First words of phrases that say when, where or for whom."""
 _POINTING = frozenset(
@@ -301,7 +309,10 @@ def _points_elsewhere(lead: str, sentence: Sentence, view: View, names: frozense
     words = [word.lower() for word in _WORD.findall(lead)]
     if any(character.isdigit() for character in lead) or len(words) > 10 or lead.lower().strip(" ,.:;") in seen:
         return False
-    if len(words) <= 8 and not _POINTING.isdisjoint(words) and _REASONING.issuperset(words):
+    foreign = [word for word in words if word not in _REASONING]
+    if len(words) <= 8 and not _POINTING.isdisjoint(words) and not foreign:
+        return True
+    if _TOPIC.search(lead) and all(stem(word) in view.goal_content for word in foreign):
         return True
     if not words or words[0] in _PLACES or not _named(lead, lead, sentence, view, names, seen):
         return False
