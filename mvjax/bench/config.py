@@ -233,6 +233,23 @@ class LikelihoodBench(ModelBench):
 
 
 @dataclass(frozen=True)
+class IndependenceBench(Bench):
+    """How well the lexical checks tell paths that lean on a sibling from independent ones."""
+
+    repeat: int = 1
+    """Nothing is timed here: every run finds the same."""
+    blocks: int = 200
+    """Planted blocks of each part of the set, half of them dependent."""
+    seed: int = 0
+    """Of the planted blocks."""
+
+    def check(self) -> None:
+        super().check()
+        if self.blocks < 4:
+            raise UserError(f"--blocks {self.blocks}: give 4 or more")
+
+
+@dataclass(frozen=True)
 class AllBench(ModelBench):
     """All benchmarks, one after the other; what needs a package that is missing is skipped, with its reason."""
 

@@ -23,6 +23,7 @@ BENCHES: dict[str, type[Bench]] = {
     "parallel": settings.ParallelBench,
     "training": settings.TrainingBench,
     "memory": settings.MemoryBench,
+    "independence": settings.IndependenceBench,
     "likelihood": settings.LikelihoodBench,
 }
 """In the order in which `all` runs them."""

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import tyro
 
-from mvjax.cli.curate_output import check_files, check_not_negative, write, write_rejected
+from mvjax.cli.curate_output import (
+    EXIT_INTERRUPTED,
+    check_files,
+    check_not_negative,
+    tell_stopped,
+    write,
+    write_rejected,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ def run(command: Gsm8k) -> int:
     """Make the records, write them, print what they are like."""
     from mvjax.curator import ready
     from mvjax.curator.export import Selection
+    from mvjax.curator.progress import progress
     from mvjax.curator.run import run
     from mvjax.curator.store import Store
 
@@ -43,9 +51,10 @@ def run(command: Gsm8k) -> int:
     check_files(command.output, [command.input], command.store)
     with Store.open(command.store or ":memory:", {"producer": "gsm8k"}) as store:
         store.add(ready.gsm8k_problems(command.input, limit=command.limit or None), str(command.input))
-        totals = run(store, ready.gsm8k_production)
+        totals = run(store, ready.gsm8k_production, progress=progress())
         if totals.stopped:
-            return 130
+            tell_stopped(totals, command.store is not None)
+            return EXIT_INTERRUPTED
         if command.rejected is not None:
             write_rejected(store, command.rejected)
         write(store, command.output, Selection(command.sequential), command.tokenizer, command.json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from mvjax.cli.curate_output import check_files, check_not_negative, say, write
+from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, check_not_negative, say, tell_stopped, write
 from mvjax.curator.production import Problem
 from mvjax.curator.stored import Added
 from mvjax.curator.totals import BUDGET, INTERRUPTED, Totals
@@ -20,8 +20,6 @@ from mvjax.errors import UserError
 if TYPE_CHECKING:
     from mvjax.curator.client import Endpoint
     from mvjax.curator.llm import Settings
-
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ def tell_end(totals: Totals, command: Llm) -> None:
     """How the run ended, and how to go on."""
     done = f"{totals.done:,} of {totals.total:,} records are done"
     if totals.stopped == INTERRUPTED:
-        say(f"stopped: {done}, every reply is kept; the same command goes on from here")
+        tell_stopped(totals)
     elif totals.stopped == BUDGET:
         spent = f"the budget is reached, {totals.cost:,.2f} is spent"
         say(f"{spent}: {done}, {totals.left:,} are left; the same command with a larger budget goes on from here")

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from mvjax.errors import UserError
 
+EXIT_INTERRUPTED = 130
+
 if TYPE_CHECKING:
     from mvjax.curator.export import Selection
     from mvjax.curator.store import Store
+    from mvjax.curator.totals import Totals
 
 
 def check_files(output: Path | None, inputs: Sequence[Path] = (), store: Path | None = None) -> None:
@@ -77,6 +80,12 @@ def write_rejected(store: Store, path: Path) -> None:
                 file.write(f"{problem.id}\t{' '.join(outcome.reason.split())}\n")
         for fault, _ in store.faults():
             file.write(f"{fault.name}\t{' '.join(fault.reason.split())}\n")
+
+
+def tell_stopped(totals: Totals, kept: bool = True) -> None:
+    """Say that a run was interrupted and, where a file holds its store, how to go on."""
+    how = "every reply is kept; the same command goes on from here" if kept else "nothing is kept without --store"
+    say(f"stopped: {totals.done:,} of {totals.total:,} records are done, {how}")
 
 
 def say(line: str) -> None:

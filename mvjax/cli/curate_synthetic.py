@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvjax.cli.curate_output import check_files, write
+from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, tell_stopped, write
 from mvjax.errors import UserError
 
 
@@ -43,6 +43,7 @@ def run(command: Synthetic) -> int:
     """Make the records, write them, print what they are like."""
     from mvjax.curator import ready
     from mvjax.curator.export import Selection
+    from mvjax.curator.progress import progress
     from mvjax.curator.run import run
     from mvjax.curator.sources.synthetic import SyntheticConfig
     from mvjax.curator.store import Store
@@ -60,8 +61,10 @@ def run(command: Synthetic) -> int:
     check_files(command.output, store=command.store)
     with Store.open(command.store or ":memory:", {"producer": "synthetic", **asdict(config)}) as store:
         store.add(ready.synthetic_problems(config, command.count))
-        if run(store, ready.synthetic_producer(config)).stopped:
-            return 130
+        totals = run(store, ready.synthetic_producer(config), progress=progress())
+        if totals.stopped:
+            tell_stopped(totals, command.store is not None)
+            return EXIT_INTERRUPTED
         write(store, command.output, Selection(), command.tokenizer, command.json)
     return 0
 

@@ -11,7 +11,6 @@ from mvjax.bench import likelihood
 from mvjax.bench.config import LikelihoodBench
 from mvjax.bench.likelihood import Judged, real_steps, row, threshold
 from mvjax.bench.report import Report
-from mvjax.curator import local_model
 from mvjax.curator.arithmetic import numbers_in
 
 
@@ -24,11 +23,11 @@ BLOCKS = [judged("number", 0.1, 0.9, path=2), judged("number", 0.8, 0.2, path=2)
 BLOCKS += [judged("", 0.2, 0.4), judged("", 0.0, 0.1)]
 
 
-def test_a_threshold_reaches_its_precision():
-    assert threshold(BLOCKS, "gain") == 0.8
-    # All pulls are alike: there is but one limit.
-    assert threshold(BLOCKS, "pull") == 0.0
-    assert threshold([judged("", 0.7), judged("number", 0.4), judged("", 0.2)], "gain") == 0.4
+def test_a_threshold_lets_few_independent_blocks_through():
+    blocks = [judged("", value / 100, 0.0) for value in range(101)] + [judged("number", 5.0)]
+    limit = threshold(blocks, "gain")
+    assert limit == pytest.approx(0.9)
+    assert sum(one.measure("gain") > limit for one in blocks if not one.kind) == 10
 
 
 def test_a_row_counts_blocks():
@@ -56,17 +55,31 @@ def test_real_steps_are_what_they_are_called():
             assert bool((first & second) - numbers_in(known)) == (kind == "sibling number")
 
 
-def test_a_run_with_a_toy(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(local_model, "SHORTEST", 2048)  # one shape to compile
-    chosen = LikelihoodBench(model=toy, adapter="none", blocks=4, tuning=4, steps=4, output=tmp_path)
+def made_up_scores(model, blocks, say):
+    """Scores that find a block out by its length."""
+    say(f"{len(blocks)} documents read")
+    return [
+        [SimpleNamespace(gain=len(path.body[0]) / 100, pull=float(len(known))) for path in block.paths]
+        for block, known in blocks
+    ]
+
+
+def test_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(likelihood, "score_blocks", made_up_scores)
+    monkeypatch.setattr(likelihood.LocalModel, "load", lambda *_: None)
+    chosen = LikelihoodBench(adapter="none", blocks=20, tuning=10, steps=12, output=tmp_path)
     chosen.check()
     report, said = Report("likelihood", {}), []
     likelihood.measure(chosen, report, said.append)
-    assert any("planted: 4 of 4 documents" in line for line in said)
+    assert said[1:] == ["tuning: 10 documents read", "held_out: 20 documents read", "real steps: 12 documents read"]
     assert {row["set"] for row in report.rows} == {"planted", "real steps"}
+    whole = [row for row in report.rows if row["dependence"] == "all" and row["set"] == "planted"]
+    assert [row["measure"] for row in whole] == ["gain", "pull", "either"]
+    assert {(row["dependent"], row["independent"]) for row in whole} == {(10, 10)}
     for found in report.rows:
         assert 0 <= found.get("AUC", 0) <= 1
         assert np.isfinite(found.get("limit", 0))
     assert json.loads(json.dumps(report.to_dict()))["rows"]
+    report.table()
     if importlib.util.find_spec("matplotlib"):
         assert (tmp_path / "likelihood.png").read_bytes().startswith(b"\x89PNG")

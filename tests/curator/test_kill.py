@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ KINDS = ("malformed", "429", "500", "503", "reset", "cut", "error body", "no cho
 
 
 def traces(number):
-    """Made-up traces of several shapes."""
-    return [problem(k, farms=2 + k % 2, nested=int(k % 3 == 0), attempt=k % 5 == 0) for k in range(number)]
+    """Made-up traces of several shapes; one in 25 does not reach its answer."""
+    made = [problem(k, farms=2 + k % 2, nested=int(k % 3 == 0), attempt=k % 5 == 0) for k in range(number)]
+    return [replace(entry, answer="-1") if k % 25 == 7 else entry for k, entry in enumerate(made)]
 
 
 class Stage:
@@ -136,7 +138,7 @@ def test_one_kill(stage):
     assert "30 of 30 records are done" in said
     with Store.read(stage.store) as store:
         assert store.spent()[:2] > before
-    check(stage, SMALL["problems"], kills=1)
+    assert check(stage, SMALL["problems"], kills=1)["rejected"] >= 1
 
 
 LARGE = {"problems": traces(1000), "faults": 0.1, "kinds": (*KINDS, "hang"), "concurrency": 32}
@@ -153,3 +155,4 @@ def test_three_kills(stage):
     states = check(stage, LARGE["problems"], kills=3)
     assert states["parallel"] > 500
     assert states["sequential"] > 10
+    assert states["rejected"] >= 40

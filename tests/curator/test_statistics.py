@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from mvjax.curator.statistics import collect, table
 from mvjax.curator.sources.synthetic import SyntheticConfig, generate
+from mvjax.curator.statistics import collect, table
 from mvjax.data.records import Record
 from mvjax.language import TranscriptError
 

@@ -10,19 +10,29 @@ is meant and not said: `likelihood` is the check for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from mvjax.curator.checks.labels import labels
-from mvjax.curator.checks.symbols import symbols
-from mvjax.curator.checks.values import foreign_numbers
-from mvjax.curator.checks.views import views, all_lines
+from mvjax.curator.checks.symbols import Symbols, symbols
+from mvjax.curator.checks.values import Numbers, foreign_numbers
+from mvjax.curator.checks.views import all_lines, views
 from mvjax.curator.checks.wording import references
 from mvjax.curator.production import Finding
 from mvjax.curator.transcript import Block, Body
 
 REFERENCE, LABEL, NUMBER, SYMBOL = "sibling reference", "sibling label", "sibling number", "sibling symbol"
 CHECKS = (REFERENCE, LABEL, NUMBER, SYMBOL)
+QUOTED = 3
+"""Most quotations in a reason."""
+_REASONS = {
+    REFERENCE: "refers to what it cannot see: {}. Word it without mention of other paths",
+    LABEL: "names another path: {}. Say what is meant itself",
+    NUMBER: "uses a number that only another path finds: {}. Derive it here or leave it out",
+    SYMBOL: "uses what only another path defines: {}. Define it here or write it out",
+}
+T = TypeVar("T")
 
 
 def check_block(block: Block, *, known: str) -> list[Finding]:
@@ -35,23 +45,25 @@ def check_block(block: Block, *, known: str) -> list[Finding]:
     """
     paths = views(block)
     seen = "\n".join([known, *(path.goal for path in paths)])
+    numbers, letters = [Numbers(path) for path in paths], [Symbols(path) for path in paths]
     findings = []
-    for path in paths:
-        siblings = [other for other in paths if other is not path]
-        where = f"path {path.number}"
-        if words := references(path, siblings, known):
-            reason = f"refers to what it cannot see: {'; '.join(words)}. Say it without other paths"
-            findings.append(Finding(REFERENCE, where, reason))
-        if words := labels(path, siblings, known):
-            reason = f"names another path: {'; '.join(words[:3])}. Say what is meant itself"
-            findings.append(Finding(LABEL, where, reason))
-        if words := foreign_numbers(path, siblings, seen):
-            reason = f"uses a number that it does not find itself: {'; '.join(words[:3])}. Derive it here or leave it out"
-            findings.append(Finding(NUMBER, where, reason))
-        if words := symbols(path, siblings, seen):
-            reason = f"uses what it does not define: {'; '.join(words[:3])}. Define it here or write it out"
-            findings.append(Finding(SYMBOL, where, reason))
+    for place, path in enumerate(paths):
+        siblings = _others(paths, place)
+        found = {
+            REFERENCE: references(path, siblings, known),
+            LABEL: labels(path, siblings, known),
+            NUMBER: foreign_numbers(numbers[place], _others(numbers, place), seen),
+            SYMBOL: symbols(letters[place], _others(letters, place), seen),
+        }
+        for check, words in found.items():
+            if words:
+                reason = _REASONS[check].format("; ".join(words[:QUOTED]))
+                findings.append(Finding(check, f"path {path.number}", reason))
     return findings
+
+
+def _others(entries: Sequence[T], place: int) -> list[T]:
+    return [entry for other, entry in enumerate(entries) if other != place]
 
 
 def check_body(body: Body, *, known: str, label: str = "") -> list[Finding]:

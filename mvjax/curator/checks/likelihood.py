@@ -6,8 +6,10 @@ siblings in which every number of their own (one that is not in what all paths s
 
 Two measures follow, in nats. The *gain* is the mean over the path's tokens of log p with siblings minus log p alone:
 all that a sibling explains, but also that a path is worded like its siblings, which says nothing against it. The *pull*
-is the largest value over the tokens of log p with the siblings minus log p with the altered ones: wording cancels out,
-what is left is the use of a sibling's numbers. A path that gains much or is pulled hard depends on a sibling.
+is the largest value over the path's numbers of log p with the siblings minus log p with the altered ones: wording
+cancels out, what is left is the use of a sibling's numbers. A path that gains much or is pulled hard depends on a
+sibling. Neither sees a mere mention ("as in the other case"); and a pull is also felt by a number that two paths find
+each by itself.
 
 All scores of a block come from one forward pass (see `chains`).
 """
@@ -21,6 +23,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
+from mvjax.curator.arithmetic import NUMBER
 from mvjax.curator.checks.chains import Chains
 from mvjax.curator.local_model import LocalModel
 from mvjax.curator.production import Finding
@@ -32,7 +35,7 @@ GAIN = 1.5
 PULL = 2.5
 """Pull, in nats, from which it does."""
 SHOWN = 6
-"""Tokens before and behind the one that is pulled most, in the reason."""
+"""Tokens before and behind what is pulled most, in the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,23 +61,26 @@ class PathScore:
         return max(float(np.mean(side - self.alone)) for side in (self.earlier, self.later)) if self.pieces else 0.0
 
     @cached_property
-    def pulls(self) -> Float[np.ndarray, "N"]:
-        """What each token owes to the siblings' numbers, on the side where that is more."""
-        return np.maximum(self.earlier - self.earlier_altered, self.later - self.later_altered)
+    def pulled(self) -> tuple[float, int, int]:
+        """The number of the path that is pulled most, on the side where that is more: the pull, its first token and the
+        one behind its last; nothing where no number is."""
+        ends = np.cumsum([len(piece) for piece in self.pieces])
+        sides = [self.earlier - self.earlier_altered, self.later - self.later_altered]
+        found = [(0.0, 0, 0)]
+        for match in NUMBER.finditer("".join(self.pieces)):
+            first, last = np.searchsorted(ends, [match.start(), match.end() - 1], side="right")
+            tokens = slice(first, last + 1)
+            found.append((max(float(side[tokens].sum()) for side in sides), int(first), int(last) + 1))
+        return max(found)
 
     @property
     def pull(self) -> float:
-        """The largest of `pulls`; 0 for a path without tokens."""
-        return float(self.pulls.max(initial=0.0))
+        """The largest pull on a number, 0 at least."""
+        return self.pulled[0]
 
-    @property
-    def hint(self) -> str:
-        """The words around the token that is pulled most, or gains most where no number was altered."""
-        if not self.pieces:
-            return ""
-        most = self.pulls if self.pulls.any() else np.maximum(self.earlier, self.later) - self.alone
-        top = int(most.argmax())
-        return " ".join("".join(self.pieces[max(0, top - SHOWN) : top + SHOWN]).split())
+    def around(self, first: int, last: int) -> str:
+        """The words around some tokens."""
+        return " ".join("".join(self.pieces[max(0, first - SHOWN) : last + SHOWN]).split())
 
 
 @dataclass(frozen=True)
@@ -100,14 +106,15 @@ class LikelihoodCheck:
         findings = []
         for number, score in enumerate(score_block(self.model, block, known), 1):
             if score.pull >= self.pull:
-                found = f"a token is {score.pull:.1f} nats likelier after a sibling's numbers than after other ones"
-                limit = f"limit {self.pull:.1f}"
+                found = f"a number is {score.pull:.1f} nats likelier after a sibling's numbers than after other ones"
+                limit, place = f"limit {self.pull:.1f}", score.pulled[1:]
             elif score.gain >= self.threshold:
                 found = f"its tokens are {score.gain:.2f} nats likelier on average once the siblings are read"
-                limit = f"limit {self.threshold:.2f}"
+                most = int((np.maximum(score.earlier, score.later) - score.alone).argmax())
+                limit, place = f"limit {self.threshold:.2f}", (most, most + 1)
             else:
                 continue
-            reason = f"{found} ({limit}), at {score.hint!r}: it seems to use what only a sibling says"
+            reason = f"{found} ({limit}), at {score.around(*place)!r}: it seems to use what only a sibling says"
             findings.append(Finding(CHECK, f"path {number}", reason))
         return findings
 

@@ -83,9 +83,10 @@ def test_scores_are_those_of_plain_passes(model):
         values = direct(model, whole, (*before, k), other), direct(model, whole, (*after, k), other)
         np.testing.assert_allclose(scores[k].earlier_altered, values[0], atol=2e-4)
         np.testing.assert_allclose(scores[k].later_altered, values[1], atol=2e-4)
-        assert scores[k].pull == pytest.approx(
-            max(*(scores[k].earlier - values[0]), *(scores[k].later - values[1])), abs=5e-4
-        )
+        pulls = [scores[k].earlier - values[0], scores[k].later - values[1]]
+        spans = [range(*match.span()) for match in NUMBER.finditer("".join(scores[k].pieces))]
+        sums = [side[list(span)].sum() for side in pulls for span in spans]  # a token is a byte here
+        assert scores[k].pull == pytest.approx(max(sums, default=0), abs=1e-3)
         sides = [np.mean(side - scores[k].alone) for side in (scores[k].earlier, scores[k].later)]
         assert scores[k].gain == pytest.approx(max(sides), abs=1e-6)
     assert scores[0].earlier is scores[0].alone
@@ -154,9 +155,9 @@ def test_many_blocks_at_once_score_as_each_alone(model, monkeypatch):
 
 
 def test_findings_name_path_and_words(model, monkeypatch):
-    flat = np.full(4, -3.0)
-    pieces = ("so", " it", " is", " 5")
-    risen = np.array([-3, -3, -3, -1.0])
+    pieces = ("so", " it", " is", " 5", "0", ".")
+    flat = np.full(6, -3.0)
+    risen = np.array([-3, -3, -3, -2, -2, -2.0])
     quiet = PathScore(pieces, flat, flat, flat, flat, flat)
     gains = PathScore(pieces, flat, risen, flat, risen, flat)
     pulled = PathScore(pieces, risen, flat, risen, flat, flat)
@@ -165,9 +166,11 @@ def test_findings_name_path_and_words(model, monkeypatch):
     assert (first.check, first.where, second.where) == ("likelihood", "path 2", "path 3")
     assert "0.50 nats likelier on average" in first.reason
     assert "2.0 nats likelier after a sibling's numbers" in second.reason
-    assert "so it is 5" in first.reason
-    assert "so it is 5" in second.reason
+    assert "so it is 50" in first.reason
+    assert "so it is 50" in second.reason
     assert LikelihoodCheck(model, 0.51, 2.1).check(block("a", "b", "c"), KNOWN) == []
+    assert quiet.pull == 0
+    assert pulled.pulled == (2.0, 3, 5)
 
 
 @given(st.lists(words, min_size=2, max_size=3), words)
