@@ -92,13 +92,14 @@ def by_layer(path: Path, probes: Sequence[Probe]) -> str:
 
 
 def _figure(panels: int):
-    """A figure with panels side by side; None where matplotlib is not installed."""
+    """A figure with panels, two in a row; None where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    figure = Figure(figsize=(6.5 * panels, 4.5), layout="constrained")
-    return figure, [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    columns, rows = min(panels, 2), -(-panels // 2)
+    figure = Figure(figsize=(6.5 * columns, 4.5 * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 
 def _save(figure, path: Path) -> str:

@@ -34,6 +34,8 @@ def test_one_benchmark(tmp_path, capsys):
         (["parallel", "--degrees", "1"], "--degrees"),
         (["parallel", "--adapter", "nowhere"], "nowhere: there is no such adapter"),
         (["training", "--rank", "0"], "--rank 0"),
+        (["likelihood", "--tuning", "2"], "--tuning 2"),
+        (["likelihood", "--adapter", "nowhere"], "nowhere: there is no such adapter"),
         (["all", "--repeat", "0"], "--repeat 0"),
     ],
 )
@@ -70,9 +72,10 @@ def test_all_hands_its_settings_on_and_says_what_is_skipped(monkeypatch, capsys,
     monkeypatch.setattr(torch_model, "missing", lambda: "torch not installed")
     arguments = ["--model", "m.gguf", "--output", str(tmp_path), "--repeat", "3", "--adapter", str(tmp_path / "none")]
     assert main(["bench", "all", *arguments]) == 0
-    assert [type(chosen).__name__ for chosen in ran] == ["LayoutBench", "AttentionBench", "EngineBench", "DecodeBench"]
+    kinds = [type(chosen).__name__.removesuffix("Bench") for chosen in ran]
+    assert kinds == ["Layout", "Attention", "Engine", "Decode", "Independence"]
     assert {chosen.repeat for chosen in ran} == {3}
-    assert {str(chosen.model) for chosen in ran[2:]} == {"m.gguf"}
+    assert {str(chosen.model) for chosen in ran[2:4]} == {"m.gguf"}
     printed = capsys.readouterr()
     assert "parallel: " in printed.out
     assert "training: torch not installed" in printed.out

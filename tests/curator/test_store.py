@@ -242,7 +242,10 @@ def test_counts_and_use():
     assert (stage.stage, stage.calls, stage.retries, stage.faulty, stage.cost) == ("tree", 2, 1, 1, 0.5)
 
 
-@given(st.text(), st.text())
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\\"))
+
+
+@given(TEXTS, TEXTS)
 @settings(max_examples=50, deadline=None)
 def test_spaces_around_a_text_do_not_count(text, other):
     assert normalised(f" {text}  ") == normalised(text)

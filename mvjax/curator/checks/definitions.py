@@ -1,8 +1,9 @@
-"""How a text gives a symbol or a quantity its meaning: patterns."""
+"""How a text gives a symbol or a quantity its meaning."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|chi|psi|"
@@ -13,62 +14,82 @@ _LETTER = (
     rf"[A-Za-zΑ-Ωα-ωϕϑ])"
 )
 _SUB = r"(?:_(?:\{[^{}\n]{1,12}\}|[A-Za-z0-9]{1,12})|[₀-₉]+)?"
-_SYMBOL = rf"(?<![A-Za-z\\_{{'’^.-])(?P<symbol>{_LETTER}{_SUB})(?![A-Za-z_'’])(?!-[A-Za-z])"
+SYMBOL = re.compile(rf"(?<![A-Za-z\\_'’])(?P<symbol>{_LETTER}{_SUB})(?![A-Za-z_'’])(?!-[a-z])")
+"""A letter, a Greek one, a letter or short word with a subscript, an abbreviation, wherever it stands."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A way to give a symbol its meaning."""
+
+    before: re.Pattern
+    """What ends where the symbol begins."""
+    after: re.Pattern
+    """What begins where the symbol ends."""
+
+    def stands(self, text: str, begin: int, start: int, end: int) -> bool:
+        """Whether a symbol at `start` to `end` gets its meaning so; `begin`: where its line begins."""
+        return self.after.match(text, end) is not None and self.before.search(text, begin, start) is not None
+
+
+def _meaning(before: str, after: str) -> Meaning:
+    return Meaning(re.compile(rf"(?:{before})\Z", re.MULTILINE), re.compile(after, re.MULTILINE))
+
+
+_ANY = r"(?<![{^.\-])"
 _ARGUMENT = r"(?:\([^()\n]{1,12}\))?"
-_FEW = r"(?: [\w'’-]+){0,6}? "
-USE = re.compile(rf"(?<![A-Za-z\\_'’])(?P<symbol>{_LETTER}{_SUB})(?![A-Za-z_'’])(?!-[a-z])")
-"""A symbol, wherever it stands: a letter, a Greek one, a letter or short word with a subscript, an abbreviation."""
-STRONG = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"\b(?i:let|set|put|write|writing|define|defining|denote|take|introduce|suppose|assume|fix|choose|abbreviate)"
-        rf"{_FEW}{_SYMBOL}{_ARGUMENT}(?=\s*(?:=|:=|≔|(?:be|denotes?|represents?|stands?|equals?|for|as|to|means?|the|with)\b|"
-        rf"[,.(]))",
-        rf"[a-z], {_SYMBOL},? (?:(?:is|are|equals?)\b|=)",
-        rf"{_SYMBOL} is \$?-?\d",
-        rf"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|designate)\b[^.;\n]{{0,60}}?"
-        rf"\b(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|figure|length|distance|cost|time|"
-        rf"area|simply|just) {_SYMBOL}(?=\s*(?:[.,;:)]|$|(?:from|and|so|for|here)\b))",
-        rf"{_SYMBOL}{_ARGUMENT}\s*(?::=|≔|(?:denotes?|means|represents?|representing|denoting|stands? for|standing for|"
+_FEW = r"(?: [\w'’-]+,?){0,6}? "
+STRONG = (
+    _meaning(
+        rf"\b(?i:let|set|put|write|writing|define|defining|denote|take|introduce|suppose|assume|fix|choose|abbreviate){_FEW}",
+        rf"{_ARGUMENT}\s*(?:=|:=|≔|(?:be|denotes?|represents?|stands?|equals?|for|as|to|means?|the|with|and)\b|[,.(])",
+    ),
+    _meaning(
+        r"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|designate)\b[^.;\n]{0,60}?\b"
+        r"(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|figure|length|distance|cost|time|"
+        r"area|simply|just) ",
+        r"\s*(?:[.,;:)]|$|(?:from|and|so|for|here)\b)",
+    ),
+    _meaning(
+        _ANY,
+        rf"{_ARGUMENT}\s*(?::=|≔|is \$?-?\d|(?:denotes?|means|represents?|representing|denoting|stands? for|standing for|"
         rf"is defined|designates?|will denote|will be|shall be|being|is (?:the|this|that|our|its|equal|short))\b)",
-        rf"\b(?:called|named|labell?ed|denoted|designated|abbreviated|written|say) (?:by |as |with )?{_SYMBOL}",
-        rf"\b(?:number|value|amount|total|sum|quantity|count|figure|length|distance|result|unknown|variable|constant),? \(?"
-        rf"(?:say |called )?{_SYMBOL}(?=\s*(?:[,.)]|(?:from|hereafter)\b))",
-    )
+    ),
+    _meaning(r"[a-z], ", r",? (?:(?:is|are|equals?)\b|=)"),
+    _meaning(r"\b(?:called|named|labell?ed|denoted|designated|abbreviated|written|say) (?:by |as |with )?", ""),
+    _meaning(
+        r"\b(?:number|value|amount|total|sum|quantity|count|figure|length|distance|result|unknown|variable|constant),? \(?"
+        r"(?:say |called )?",
+        r"\s*(?:[,.)]|(?:from|hereafter)\b)",
+    ),
 )
-"""A symbol gets its meaning in words, or by a sign that does nothing else."""
-MEANING = re.compile(
-    r"(?i:\b(?:let|set|put|writ|defin|deno|take|introduc|suppos|assum|fix|choos|abbrev|call|name|label|mark|refer|express|"
-    r"designat|represent|stand|mean|will|shall|being|say|number|value|amount|total|sum|quantity|count|figure|length|distance|"
-    r"result|unknown|variable|constant))|\b(?:is|are|equals?)\b|:=|≔|[a-z], "
+"""In words, or by a sign that does nothing else."""
+EQUATION = (_meaning(r"^|[\s,;:({]", rf"{_ARGUMENT}\s*(?:=(?!=)|≈|≡|∈|\\in\b)"),)
+"""Alone on the left of an equation."""
+BOUND = (
+    _meaning(
+        r"\b(?i:any|all|some|each|every|integers?|numbers|points?|angles?|variables?|unknowns?|functions?|primes?|digits?|"
+        r"where|an?(?: \w+){1,3}) ",
+        "",
+    ),
+    _meaning(_ANY, r"\s*(?:∈|\\in\b)"),
+    _meaning(r"\(", r", \w+\)\s*(?:in\b|∈|\\in\b|such that)"),
+    _meaning(r"\(\w+, ", r"\s*\)\s*(?:in\b|∈|\\in\b|such that)"),
+    _meaning(r"\\(?:sum|prod|int|lim)\w*_\{?\s*", ""),
 )
-"""Something of this stands where a symbol gets its meaning so."""
-EQUATION = (re.compile(rf"(?:^|[\s,;:({{]){_SYMBOL}{_ARGUMENT}\s*(?:=|≈|≡|∈|\\in\b)(?!=)", re.MULTILINE),)
-"""A symbol alone on the left of an equation."""
-BOUND = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"\b(?i:any|all|some|each|every|integers?|numbers|points?|angles?|variables?|unknowns?|functions?|primes?|digits?|"
-        rf"where|an?(?: \w+){{1,3}}) {_SYMBOL}",
-        rf"{_SYMBOL}\s*(?:∈|\\in\b)",
-        rf"\({_SYMBOL}, \w+\)\s*(?:in\b|∈|\\in\b|such that)",
-        rf"\(\w+, {_SYMBOL}\s*\)\s*(?:in\b|∈|\\in\b|such that)",
-        rf"\\(?:sum|prod|int|lim)\w*_\{{?\s*{_SYMBOL}",
-    )
-)
-"""A symbol that is bound: it needs no meaning from elsewhere."""
+"""By binding it: it needs no meaning from elsewhere."""
 GENEROUS = (
-    re.compile(
-        rf"\b(?i:for|radius|height|base|width|length|side|vertex|sets?|matrix|vectors?|events?|roots?|with|over|as|by|its|"
-        rf"their) {_SYMBOL}"
+    _meaning(
+        r"\b(?i:for|radius|height|base|width|length|side|vertex|sets?|matrix|vectors?|events?|roots?|with|over|as|by|its|their) ",
+        "",
     ),
-    re.compile(
-        rf"{_SYMBOL}\s*(?:=|≈|≡|≤|<|>|≥|\\le|\\ge|be\b|,?\s*(?:is|are)\b(?! (?:then |now |also |again |not |to be )?"
-        rf"\w+(?:ed|er|en)\b))"
+    _meaning(
+        _ANY,
+        r"\s*(?:=|≈|≡|≤|<|>|≥|\\le|\\ge|be\b|,?\s*(?:is|are)\b(?! (?:then |now |also |again |not |to be )?\w+(?:ed|er|en)\b))",
     ),
-    re.compile(rf"(?:=|≤|<|≥|>)\s*{_SYMBOL}(?=\s*(?:$|[.,;\n]))", re.MULTILINE),
+    _meaning(r"(?:=|≤|<|≥|>)\s*", r"\s*(?:$|[.,;])"),
 )
-"""Where a text may bring in a symbol, read generously."""
+"""In ways that may do so, read generously."""
 RECALLED = re.compile(r"\b(?:formula|theorem|law|identity|standard form|general form|definition)\b", re.IGNORECASE)
 """A sentence that recalls what is known anyway."""
 FORMULA = re.compile(r"\b(?:rule|equation|inequality|pattern|form|expansion|expression)\b", re.IGNORECASE)

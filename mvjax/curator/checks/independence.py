@@ -17,7 +17,7 @@ from typing import TypeVar
 from mvjax.curator.checks.labels import labels
 from mvjax.curator.checks.symbols import Symbols, symbols
 from mvjax.curator.checks.values import Numbers, foreign_numbers
-from mvjax.curator.checks.views import all_lines, views
+from mvjax.curator.checks.views import all_lines, distinctive, views
 from mvjax.curator.checks.wording import references
 from mvjax.curator.production import Finding
 from mvjax.curator.transcript import Block, Body
@@ -52,7 +52,7 @@ def check_block(block: Block, *, known: str) -> list[Finding]:
         found = {
             REFERENCE: references(path, siblings, known),
             LABEL: labels(path, siblings, known),
-            NUMBER: foreign_numbers(numbers[place], _others(numbers, place), seen),
+            NUMBER: foreign_numbers(numbers[place], _others(numbers, place), distinctive(path, siblings), seen),
             SYMBOL: symbols(letters[place], _others(letters, place), seen),
         }
         for check, words in found.items():

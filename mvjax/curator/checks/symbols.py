@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 
-from mvjax.curator.checks.definitions import BOUND, EQUATION, FORMULA, GENEROUS, MEANING, NAMED, NAMING, RECALLED, STRONG, USE
+from mvjax.curator.checks.definitions import BOUND, EQUATION, FORMULA, GENEROUS, NAMED, NAMING, RECALLED, STRONG, SYMBOL, Meaning
 from mvjax.curator.checks.views import View, quotation
 
-MOST = 6
+MOST = 12
 """Places at which a definition of a symbol is looked for: the first ones."""
+REACH = 120
+"""Characters before a symbol in which the words that define it are looked for."""
 _MARKUP = re.compile(
     r"\\[()\[\]]|\\left|\\right|\\(?:mathrm|text|mathbf|boldsymbol)\b|[$*`]{1,3}(?=\S)|(?<=\S)[$`]|\*\*"
 )
@@ -31,7 +33,7 @@ class Symbols:
     def __init__(self, view: View):
         self.view = view
         self.text = _plain(view.text)
-        self._defined: dict[tuple[str, str], bool] = {}
+        self._defined: dict[tuple[str, tuple[Meaning, ...]], bool] = {}
 
     @cached_property
     def places(self) -> Places:
@@ -45,24 +47,15 @@ class Symbols:
         text = "\n".join(naming)
         return frozenset(match["name"].lower() for pattern in NAMED for match in pattern.finditer(text))
 
-    def defines(self, symbol: str, kind: str, patterns: Sequence[re.Pattern]) -> bool:
-        """Whether one of the patterns, which together are called `kind`, gives the symbol a meaning."""
-        if (symbol, kind) not in self._defined:
-            self._defined[symbol, kind] = any(
-                match.start("symbol") == place and _key(match["symbol"]) == symbol
-                for window, place in self._windows(symbol)
-                if kind != "strong" or MEANING.search(window)
-                for pattern in patterns
-                for match in pattern.finditer(window)
+    def defines(self, symbol: str, ways: tuple[Meaning, ...]) -> bool:
+        """Whether the path gives a symbol its meaning in one of these ways."""
+        if (symbol, ways) not in self._defined:
+            self._defined[symbol, ways] = any(
+                way.stands(self.text, max(self.text.rfind("\n", 0, start) + 1, start - REACH), start, end)
+                for start, end in self.places[symbol][:MOST]
+                for way in ways
             )
-        return self._defined[symbol, kind]
-
-    def _windows(self, symbol: str) -> Iterator[tuple[str, int]]:
-        """The line around each of the first places of a symbol, at most so much of it, and the place in it."""
-        for start, end in self.places.get(symbol, ())[:MOST]:
-            begin = max(self.text.rfind("\n", 0, start) + 1, start - 120)
-            close = self.text.find("\n", end)
-            yield self.text[begin : min(close if close >= 0 else len(self.text), end + 60)], start - begin
+        return self._defined[symbol, ways]
 
 
 def symbols(mine: Symbols, others: Sequence[Symbols], seen: str) -> list[str]:
@@ -81,12 +74,11 @@ def _foreign_symbols(mine: Symbols, others: Sequence[Symbols], seen: str) -> Ite
         if symbol in known or symbol in _FIXED:
             continue
         holders = [other for other in others if symbol in other.places]
-        strong = any(other.defines(symbol, "strong", STRONG) for other in holders)
-        if not strong and not any(other.defines(symbol, "equation", EQUATION) for other in holders):
+        strong = any(other.defines(symbol, STRONG) for other in holders)
+        if not strong and not any(other.defines(symbol, EQUATION) for other in holders):
             continue
-        if mine.defines(symbol, "strong", STRONG) or mine.defines(symbol, "bound", (*BOUND, *EQUATION)):
-            continue
-        if not strong and mine.defines(symbol, "generous", GENEROUS):
+        own = (STRONG, EQUATION, BOUND) if strong else (STRONG, EQUATION, BOUND, GENEROUS)
+        if any(mine.defines(symbol, ways) for ways in own):
             continue
         if not _recalls(_line(mine.text, places[0][0]), generous=not strong):
             yield places[0]
@@ -111,7 +103,7 @@ def _recalls(sentence: str, generous: bool) -> bool:
 
 def _places(text: str) -> Places:
     found: dict[str, list[tuple[int, int]]] = {}
-    for match in USE.finditer(text):
+    for match in SYMBOL.finditer(text):
         if _is_used(text, match):
             found.setdefault(_key(match["symbol"]), []).append(match.span("symbol"))
     return found

@@ -139,22 +139,29 @@ class Numbers:
         before = self.before(use)
         return worked and _CLAIMED.search(before) is not None and not _PREMISE.search(before)
 
+    def concludes(self, use: Use, names: Set[str]) -> bool:
+        """Whether a number that is stated is the path's own conclusion: it has worked with numbers, and names no sibling."""
+        worked = any(other.sentence < use.sentence and other.key != use.key for other in self.uses)
+        named = not self.view.sentences[use.sentence].stems.isdisjoint(names)
+        return worked and not named and not _PREMISE.search(self.before(use))
+
     def states(self, key: str) -> bool:
         """Whether the path gives the number as a result somewhere."""
         return any(use.key == key and self.stated(use) for use in self.uses)
 
 
-def foreign_numbers(mine: Numbers, others: Sequence[Numbers], seen: str) -> list[str]:
+def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], seen: str) -> list[str]:
     """Numbers that a path uses and does not find itself, but a sibling does, as quotations.
 
     Args:
+      names: stems by which a sibling can be named.
       seen: what every path sees, all goals included.
     """
     shared = [key for key in mine.first if _is_telling(key) and any(key in other.first for other in others)]
     if not shared:
         return []
     visible = _spread(values_in(seen))
-    found = (key for key in shared if parse_number(key) not in visible and _is_foreign(key, mine, others))
+    found = (key for key in shared if parse_number(key) not in visible and _is_foreign(key, mine, others, names))
     uses = (mine.uses[mine.first[key]] for key in found)
     return list(dict.fromkeys(quotation(mine.texts[use.sentence], use.start, use.end) for use in uses))
 
@@ -164,11 +171,12 @@ def _is_telling(key: str) -> bool:
     return key not in COMMON and not (key.isdigit() and len(key) < 3 and int(key) <= SMALL)
 
 
-def _is_foreign(key: str, mine: Numbers, others: Sequence[Numbers]) -> bool:
+def _is_foreign(key: str, mine: Numbers, others: Sequence[Numbers], names: Set[str]) -> bool:
     """Whether a path does not find a number that it shares with siblings, and one of them does."""
-    if mine.finds(key):
+    use = mine.uses[mine.first[key]]
+    stated = mine.stated(use)
+    if (stated and mine.concludes(use, names)) or mine.finds(key):
         return False
-    stated = mine.stated(mine.uses[mine.first[key]])
     holders = (other for other in others if key in other.first)
     return any(other.finds(key, generous=True) or (other.states(key) and not stated) for other in holders)
 

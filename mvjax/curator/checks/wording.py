@@ -17,11 +17,9 @@ _OPERATION = re.compile(r"=|[-+*/×÷·^]\s*[$£€(]*\d")
 _LIKE = frozenset("similarly likewise analogously correspondingly same identical".split())
 _OPENING = frozenset(place for place, rule in enumerate(RULES) if rule.where == "opening")
 _NAMED = frozenset(place for place, rule in enumerate(RULES) if rule.where == "named")
-_TRIGGERS: dict[str, list[int]] = {}
+_WORDS = frozenset().union(*(rule.words for rule in RULES))
+_TRIGGERS = {word: [place for place, rule in enumerate(RULES) if word in rule.words] for word in _WORDS}
 """Places of the rules that a word may make match."""
-for _place, _rule in enumerate(RULES):
-    for _word in _rule.words:
-        _TRIGGERS.setdefault(_word, []).append(_place)
 
 
 def references(view: View, siblings: Sequence[View], known: str) -> list[str]:
@@ -60,7 +58,7 @@ class _Reader:
 
     def rules(self, sentence: Sentence, opens: bool) -> list[int]:
         """Places of the rules that may match."""
-        found = {place for word in sentence.words & _TRIGGERS.keys() for place in _TRIGGERS[word]}
+        found = {place for word in sentence.words & _WORDS for place in _TRIGGERS[word]}
         if opens:
             found |= _OPENING
         if opens or not self.names.isdisjoint(sentence.stems):
