@@ -6,7 +6,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 
-from mvjax.curator.checks.definitions import BOUND, EQUATION, FORMULA, GENEROUS, NAMED, NAMING, RECALLED, STRONG, SYMBOL, Meaning
+from mvjax.curator.checks.definitions import (
+    BOUND,
+    EQUATION,
+    FORMULA,
+    GENEROUS,
+    NAMED,
+    NAMING,
+    RECALLED,
+    STRONG,
+    SYMBOL,
+    Meaning,
+)
 from mvjax.curator.checks.views import View, quotation
 
 MOST = 12

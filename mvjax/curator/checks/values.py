@@ -30,6 +30,7 @@ _OPERAND = rf"[($ ]*+(?:{NUMBER.pattern})[ )%]*+"
 _CALCULATION = re.compile(rf"(?<![\w.])(?:{_OPERAND}[-+*/×÷^xX–]\s*+)+{_OPERAND}")
 _OPERATED = re.compile(r"[-+*/×÷^–(]|\d\s*x|\btimes\b|\bof\b|sqrt|frac")
 _EQUALS = re.compile(r"(?:=|≈|\\approx)\s*[-$€£(\\{]*\s*$")
+_OPERATOR = re.compile(r"[-+*/×÷^x–(]\s*[$€£]?\s*$|\b(?:plus|minus|times|by|of|and|from)\s+\$?$")
 _STATED = re.compile(r"(?:=|≈|≡|\\approx|equals|→|⇒|\b(?:is|are|to be|namely))\s*[-$€£(\\{±]*\s*$")
 _CLAIMED = re.compile(
     r"(?:=|≈|⇒|→|\\approx|gives?|giving|yields?|yielding|obtain(?:s|ed)?|get|gets|got|becomes?|(?:leads?|leading|simplifies|"
@@ -42,7 +43,13 @@ _PREMISE = re.compile(
     r"^\W*(?:since|given|as|because|with|using|taking|if|where|knowing|from|recall|for|when|put|set|let|substituting)\b",
     re.IGNORECASE,
 )
-_BECAUSE = re.compile(r"\b(?:because|since|as)\b|\(")
+_BECAUSE = re.compile(r"\b(?:because|since|as)\b.*|\([^()]*\)")
+_OPERATOR_AFTER = re.compile(r"[ \w]{0,20}[-+*/×÷^(–]")
+_UNIT = re.compile(
+    r"[ -]?(?:%|°|percent|degrees?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|cents?|feet|inch(?:es)?|ounces?|"
+    r"pounds?|grams?|millilit|meters?|metres?|miles?|yards?)\b|%"
+)
+"""Behind a number that everybody knows for what it counts."""
 
 
 def values_in(text: str) -> frozenset[Fraction]:
@@ -100,18 +107,19 @@ class Numbers:
         place = self.first[key]
         use = self.uses[place]
         value, sentence = use.value, self.texts[use.sentence]
-        if self.calculated(use) or value in _calculations(sentence) or self.explained(use):
+        results = frozenset(_calculations(sentence))
+        if self.calculated(use) or value in results or self.explained(use):
             return True
         earlier = self.uses[:place]
         if self.claimed(use, bool(earlier)):
             return True
-        if generous or self.stated(use):
-            near = dict.fromkeys(other.key for other in reversed(earlier) if other.key != key)
-            own = {parse_number(other) for other in islice(near, NEAR)}
-            own |= values_in(self.view.goal) if len(near) < NEAR else set()
-        else:
-            own = {other.value for other in earlier if other.sentence == use.sentence and other.key != key}
-        return _follows(value, own)
+        if not generous and not self.stated(use):
+            shares = {value, value / 100} if sentence.startswith("%", use.end) else {value}
+            given = values_in(self.before(use)) - {value} - results
+            return not given.isdisjoint(shares) or any(_combines(share, given) for share in shares)
+        near = dict.fromkeys(other.key for other in reversed(earlier) if other.key != key)
+        own = {parse_number(other) for other in islice(near, NEAR)}
+        return _follows(value, own | values_in(self.view.goal) if len(near) < NEAR else own)
 
     def before(self, use: Use) -> str:
         """What stands before a number in its sentence."""
@@ -125,14 +133,18 @@ class Numbers:
 
     def stated(self, use: Use) -> bool:
         """Whether a number is given as what something is: an equals sign or "is" stands beside it."""
-        after = self.texts[use.sentence][use.end :]
-        return _STATED.search(self.before(use)) is not None or after.lstrip().startswith("=")
+        before, after = self.before(use), self.texts[use.sentence][use.end :]
+        if _STATED.search(before):
+            return True
+        return after.lstrip().startswith("=") and not _OPERATOR.search(before)
 
     def explained(self, use: Use) -> bool:
         """Whether the words behind a number say how it comes about: "25, because 14 boys and 11 girls"."""
-        after = self.texts[use.sentence][use.end :]
-        because = _BECAUSE.search(after)
-        return because is not None and _follows(use.value, values_in(after[because.start() :]))
+        sentence = self.texts[use.sentence]
+        because = _BECAUSE.search(sentence, use.end)
+        if because is None or _OPERATOR.search(self.before(use)) or _OPERATOR_AFTER.match(sentence, use.end):
+            return False
+        return _combines(use.value, values_in(because[0]) - {use.value})
 
     def claimed(self, use: Use, worked: bool) -> bool:
         """Whether a number is given as what the path's own work comes to."""
@@ -157,7 +169,7 @@ def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], s
       names: stems by which a sibling can be named.
       seen: what every path sees, all goals included.
     """
-    shared = [key for key in mine.first if _is_telling(key) and any(key in other.first for other in others)]
+    shared = [key for key in mine.first if _is_telling(key, mine, others)]
     if not shared:
         return []
     visible = _spread(values_in(seen))
@@ -166,9 +178,18 @@ def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], s
     return list(dict.fromkeys(quotation(mine.texts[use.sentence], use.start, use.end) for use in uses))
 
 
-def _is_telling(key: str) -> bool:
-    """Whether it is no small whole number and none that everybody knows."""
-    return key not in COMMON and not (key.isdigit() and len(key) < 3 and int(key) <= SMALL)
+def _is_telling(key: str, mine: Numbers, others: Sequence[Numbers]) -> bool:
+    """Whether it is shared with a sibling, no small whole number, and none that everybody knows: one that a sibling
+    calculates is none, unless it counts what it always counts."""
+    holders = [other for other in others if key in other.first]
+    if not holders or (key.isdigit() and len(key) < 3 and int(key) <= SMALL):
+        return False
+    if key not in COMMON:
+        return True
+    use = mine.uses[mine.first[key]]
+    if "." in key or key in ("60", "100", "1000") or _UNIT.match(mine.texts[use.sentence], use.end):
+        return False
+    return any(other.calculated(other.uses[other.first[key]]) for other in holders)
 
 
 def _is_foreign(key: str, mine: Numbers, others: Sequence[Numbers], names: Set[str]) -> bool:
@@ -219,6 +240,15 @@ def _calculations(text: str) -> Iterator[Fraction]:
                 yield evaluate(match[0])
             except ValueError:
                 continue
+
+
+def _combines(value: Fraction, given: Set[Fraction]) -> bool:
+    """Whether two of some values, words such as "twice" among them, make a value by one operation."""
+    for a in given:
+        others = given - {a}
+        if value - a in others or value + a in others or (a and value / a in others) or value * a in others:
+            return True
+    return False
 
 
 def _follows(value: Fraction, given: Set[Fraction]) -> bool:
