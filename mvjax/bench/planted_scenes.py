@@ -44,7 +44,8 @@ TUNING = (
     ),
     Scene(
         "crews",
-        "Crew North paints {a} rooms at {b} minutes a room. Crew South lays {c} floors at {d} minutes a floor. Crew East "
+        "Crew North paints {a} rooms at {b} minutes a room. Crew South lays {c} floors at {d} minutes a floor. Crew "
+        "East "
         "fits {e} doors at {f} minutes a door. Make a plan with the time of each crew.",
         {"a": (13, 19), "b": (21, 55), "c": (14, 18), "d": (56, 79), "e": (22, 35), "f": (13, 29)},
         (
@@ -207,7 +208,8 @@ HELD_OUT = (
     ),
     Scene(
         "sums",
-        "Evaluate the sum of the integers from 1 to {n}, the sum of the first {m} odd numbers, and the sum of the first "
+        "Evaluate the sum of the integers from 1 to {n}, the sum of the first {m} odd numbers, and the sum of the "
+        "first "
         "{k} even numbers.",
         {"n": (21, 59), "m": (14, 37), "k": (17, 39)},
         (

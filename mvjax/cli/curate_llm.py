@@ -18,6 +18,7 @@ from mvjax.data.records import Fault
 from mvjax.errors import UserError
 
 if TYPE_CHECKING:
+    from mvjax.curator.checks.likelihood import LikelihoodCheck
     from mvjax.curator.client import Endpoint
     from mvjax.curator.llm import Settings
 
@@ -60,6 +61,9 @@ class Llm:
     """Directory of prompt files that take the place of ours."""
     judge: bool = True
     """Have each path judged by itself."""
+    likelihood_model: Path | None = None
+    """Score each path with this local model too (GGUF, Hugging Face or Orbax): one that becomes much likelier once its
+    siblings are read is dependent. Seconds a block on a CPU."""
     retries: int = 2
     """How often a stage is asked again, with what was wrong, before it falls back."""
     fallback: Literal["sequential", "reject"] = "sequential"
@@ -169,9 +173,18 @@ def settings_of(command: Llm) -> Settings:
         retries=command.retries,
         fallback=command.fallback,
         judge=command.judge,
+        likelihood=None if command.likelihood_model is None else likelihood_of(command.likelihood_model),
         max_tokens=command.max_tokens,
         prompts=prompt_files.load(command.prompts),
     )
+
+
+def likelihood_of(model: Path) -> LikelihoodCheck:
+    """The check by a local model."""
+    from mvjax.curator.checks.likelihood import LikelihoodCheck
+    from mvjax.curator.local_model import LocalModel
+
+    return LikelihoodCheck(LocalModel.load(model))
 
 
 def endpoint_of(command: Llm) -> Endpoint:

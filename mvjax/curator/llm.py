@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mvjax.curator import prompt_files, sentences
 from mvjax.curator.checks import content
@@ -33,6 +33,9 @@ from mvjax.curator.transcript import multiverse
 from mvjax.data.records import Record
 from mvjax.errors import UserError
 
+if TYPE_CHECKING:
+    from mvjax.curator.checks.likelihood import LikelihoodCheck
+
 BLOCKS, PATHS, SHARE = 3, 7, 0.5
 """What an estimate takes a trace to have: blocks, paths in all (arXiv 2506.09991, Table 1: 7.0), share of the text."""
 
@@ -47,6 +50,8 @@ class Settings:
     """What becomes of a problem that cannot be made parallel."""
     judge: bool = True
     """Have each path judged by itself."""
+    likelihood: LikelihoodCheck | None = None
+    """Score the paths with a local model; None: do not."""
     distance: float = 0.2
     """Largest edit distance between the original and the refilled steps, over the longer length."""
     path_distance: float = 0.6
@@ -74,7 +79,8 @@ class Settings:
     def fingerprint(self) -> dict[str, Any]:
         """All that replies and outcomes depend on, as JSON values; prompts by version and hash."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "prompts": self.prompts.fingerprint()}
+        scored = self.likelihood and [self.likelihood.threshold, self.likelihood.pull]
+        return {**fields, "likelihood": scored, "prompts": self.prompts.fingerprint()}
 
 
 def curate(problem: Problem, settings: Settings) -> Production:

@@ -10,7 +10,7 @@ from model_replies import FAULTS, Model, drive, problem
 
 from mvjax.curator import llm
 from mvjax.curator.checks import record as records
-from mvjax.curator.production import Outcome, Problem, Reply
+from mvjax.curator.production import Finding, Outcome, Problem, Reply
 from mvjax.curator.sentences import split
 from mvjax.curator.stages.writing import shortened
 from mvjax.errors import UserError
@@ -401,3 +401,26 @@ def test_a_long_prefix_is_shortened(text, most):
     short = shortened(text, most)
     assert len(short) <= most
     assert short == text or ("[...]" in short and text.startswith(short.partition("\n[...]\n")[0]))
+
+
+class Leaning:
+    """A check by a model that finds the last path of every block dependent."""
+
+    threshold, pull = 1.0, 2.0
+
+    def __init__(self):
+        self.known = []
+
+    def check(self, block, known):
+        self.known.append(known)
+        return [Finding("likelihood", f"path {len(block.paths)}", "it uses what only a sibling says")]
+
+
+def test_a_local_model_can_score_the_paths():
+    leaning, made = Leaning(), problem(1, nested=0)
+    outcome, _ = curate(made=made, likelihood=leaning, retries=1)
+    assert (outcome.state, outcome.check) == ("sequential", "likelihood")
+    found = [finding for finding in outcome.findings if finding.check == "likelihood"]
+    assert [finding.where for finding in found] == ["path 1.3"] * 2
+    assert all(made.question in known for known in leaning.known)
+    assert llm.Settings(likelihood=leaning).fingerprint()["likelihood"] == [1.0, 2.0]

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 _GREEK = (
-    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|chi|psi|"
+    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|"
+    "chi|psi|"
     "omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|ell"
 )
 _LETTER = (
@@ -41,24 +42,29 @@ _ARGUMENT = r"(?:\([^()\n]{1,12}\))?"
 _FEW = r"(?: [\w'’-]+,?){0,6}? "
 STRONG = (
     _meaning(
-        rf"\b(?i:let|set|put|write|writing|define|defining|denote|take|introduce|suppose|assume|fix|choose|abbreviate){_FEW}",
+        rf"\b(?i:let|set|put|write|writing|define|defining|denote|take|introduce|suppose|assume|fix|choose|"
+        rf"abbreviate){_FEW}",
         rf"{_ARGUMENT}\s*(?:=|:=|≔|(?:be|denotes?|represents?|stands?|equals?|for|as|to|means?|the|with|and)\b|[,.(])",
     ),
     _meaning(
-        r"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|designate)\b[^.;\n]{0,60}?\b"
-        r"(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|figure|length|distance|cost|time|"
+        r"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|"
+        r"designate)\b[^.;\n]{0,60}?\b"
+        r"(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|figure|length|distance|cost|"
+        r"time|"
         r"area|simply|just) ",
         r"\s*(?:[.,;:)]|$|(?:from|and|so|for|here)\b)",
     ),
     _meaning(
         _ANY,
-        rf"{_ARGUMENT}\s*(?::=|≔|is \$?-?\d|(?:denotes?|means|represents?|representing|denoting|stands? for|standing for|"
+        rf"{_ARGUMENT}\s*(?::=|≔|is \$?-?\d|(?:denotes?|means|represents?|representing|denoting|stands? for|standing "
+        rf"for|"
         rf"is defined|designates?|will denote|will be|shall be|being|is (?:the|this|that|our|its|equal|short))\b)",
     ),
     _meaning(r"[a-z], ", r",? (?:(?:is|are|equals?)\b|=)"),
     _meaning(r"\b(?:called|named|labell?ed|denoted|designated|abbreviated|written|say) (?:by |as |with )?", ""),
     _meaning(
-        r"\b(?:number|value|amount|total|sum|quantity|count|figure|length|distance|result|unknown|variable|constant),? \(?"
+        r"\b(?:number|value|amount|total|sum|quantity|count|figure|length|distance|result|unknown|variable|"
+        r"constant),? \(?"
         r"(?:say |called )?",
         r"\s*(?:[,.)]|(?:from|hereafter)\b)",
     ),
@@ -68,7 +74,8 @@ EQUATION = (_meaning(r"^|[\s,;:({]", rf"{_ARGUMENT}\s*(?:=(?!=)|≈|≡|∈|\\in
 """Alone on the left of an equation."""
 BOUND = (
     _meaning(
-        r"\b(?i:any|all|some|each|every|integers?|numbers|points?|angles?|variables?|unknowns?|functions?|primes?|digits?|"
+        r"\b(?i:any|all|some|each|every|integers?|numbers|points?|angles?|variables?|unknowns?|functions?|primes?|"
+        r"digits?|"
         r"where|an?(?: \w+){1,3}) ",
         "",
     ),
@@ -80,12 +87,14 @@ BOUND = (
 """By binding it: it needs no meaning from elsewhere."""
 GENEROUS = (
     _meaning(
-        r"\b(?i:for|radius|height|base|width|length|side|vertex|sets?|matrix|vectors?|events?|roots?|with|over|as|by|its|their) ",
+        r"\b(?i:for|radius|height|base|width|length|side|vertex|sets?|matrix|vectors?|events?|roots?|with|over|as|by|"
+        r"its|their) ",
         "",
     ),
     _meaning(
         _ANY,
-        r"\s*(?:=|≈|≡|≤|<|>|≥|\\le|\\ge|be\b|,?\s*(?:is|are)\b(?! (?:then |now |also |again |not |to be )?\w+(?:ed|er|en)\b))",
+        r"\s*(?:=|≈|≡|≤|<|>|≥|\\le|\\ge|be\b|,?\s*(?:is|are)\b(?! (?:then |now |also |again |not |to be )?\w+(?:ed|"
+        r"er|en)\b))",
     ),
     _meaning(r"(?:=|≤|<|≥|>)\s*", r"\s*(?:$|[.,;])"),
 )
@@ -102,7 +111,8 @@ _STOP = r"(?=\s*(?:[.,;:)]|$|(?:for|from|and|here|below)\b))"
 NAMED = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        rf"\b(?i:call|calling|name|naming|dub|term|label|labelling|christen|nickname) [\w'’]+{_FEW}(?:as )?(?:the |an? |our )?"
+        rf"\b(?i:call|calling|name|naming|dub|term|label|labelling|christen|nickname) [\w'’]+{_FEW}(?:as )?(?:the |"
+        rf"an? |our )?"
         rf"{_NAME}{_STOP}",
         rf"\b(?i:refer(?:red)? to|write|known|described) (?:[\w'’]+ ){{0,4}}?as (?:the |an? |our )?{_NAME}{_STOP}",
         rf"\b(?i:define|defining|denote|introduce) (?:the|a|an|our) {_NAME} (?:as|to be|by|of|with|=|:=|here)\b",
@@ -111,7 +121,8 @@ NAMED = tuple(
 )
 """A quantity gets a name."""
 NAMING = frozenset(
-    "call calling name naming dub term label labelling christen nickname refer referred write known described define defining "
+    "call calling name naming dub term label labelling christen nickname refer referred write known described define "
+    "defining "
     "denote introduce so".split()
 )
 """One of these words stands where a quantity gets a name."""

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from mvjax.curator.checks.views import View, quotation
 
 _PATHS = (
-    "path|branch|thread|case|sub-?case|step|sub-?step|part|sub-?part|sub-?task|task|sub-?problem|sub-?goal|goal|outline|"
-    "scenario|option|section|strand|track|stage|item|alternative|possibility|approach|method|phase|question|sub-?question|"
+    "path|branch|thread|case|sub-?case|step|sub-?step|part|sub-?part|sub-?task|task|sub-?problem|sub-?goal|goal|"
+    "outline|"
+    "scenario|option|section|strand|track|stage|item|alternative|possibility|approach|method|phase|question|"
+    "sub-?question|"
     "problem|objective|segment|portion|route|strategy|point"
 )
 """What a path may be called, whatever the problem is about."""
@@ -32,7 +34,8 @@ _NOUNS = frozenset(
 _STEP = re.compile(r"(?<![\w\\])S(\d+(?:\.\d+)*)(?![\w^({]|\s*=)")
 """A label of the summary tree."""
 _USED = re.compile(
-    r"\b(?:from|by|using|use[sd]?|with|as(?: in)?|like|see|cf\.?|per|via|recall|than|(?:result|value|answer|outcome|output|"
+    r"\b(?:from|by|using|use[sd]?|with|as(?: in)?|like|see|cf\.?|per|via|recall|than|(?:result|value|answer|outcome|"
+    r"output|"
     r"total) (?:of|to)|(?:found|obtained|computed) in)\s+(?:the\s+)?$",
     re.IGNORECASE,
 )

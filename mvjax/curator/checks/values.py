@@ -33,20 +33,25 @@ _EQUALS = re.compile(r"(?:=|≈|\\approx)\s*[-$€£(\\{]*\s*$")
 _OPERATOR = re.compile(r"[-+*/×÷^x–(]\s*[$€£]?\s*$|\b(?:plus|minus|times|by|of|and|from)\s+\$?$")
 _STATED = re.compile(r"(?:=|≈|≡|\\approx|equals|→|⇒|\b(?:is|are|to be|namely))\s*[-$€£(\\{±]*\s*$")
 _CLAIMED = re.compile(
-    r"(?:=|≈|⇒|→|\\approx|gives?|giving|yields?|yielding|obtain(?:s|ed)?|get|gets|got|becomes?|(?:leads?|leading|simplifies|"
-    r"reduces|amounts?|rounds|rounding|comes|adds up|sums|equal|equivalent) to|results? in|which is|making|makes|leaving|"
-    r"conclude)\s*(?:that\s+)?(?:about |approximately |exactly )?(?:[A-Za-z\\][\w()\\ ,]{0,14}\s*(?:=|is|are)\s*)?[-$€£(±≈\\{\s]*$",
+    r"(?:=|≈|⇒|→|\\approx|gives?|giving|yields?|yielding|obtain(?:s|ed)?|get|gets|got|becomes?|(?:leads?|leading|"
+    r"simplifies|"
+    r"reduces|amounts?|rounds|rounding|comes|adds up|sums|equal|equivalent) to|results? in|which is|making|makes|"
+    r"leaving|"
+    r"conclude)\s*(?:that\s+)?(?:about |approximately |exactly )?(?:[A-Za-z\\][\w()\\ ,]{0,14}\s*(?:=|is|"
+    r"are)\s*)?[-$€£(±≈\\{\s]*$",
     re.IGNORECASE,
 )
 """Before a number that a path gives as what its work comes to."""
 _PREMISE = re.compile(
-    r"^\W*(?:since|given|as|because|with|using|taking|if|where|knowing|from|recall|for|when|put|set|let|substituting)\b",
+    r"^\W*(?:since|given|as|because|with|using|taking|if|where|knowing|from|recall|for|when|put|set|let|"
+    r"substituting)\b",
     re.IGNORECASE,
 )
 _BECAUSE = re.compile(r"\b(?:because|since|as)\b.*|\([^()]*\)")
 _OPERATOR_AFTER = re.compile(r"[ \w]{0,20}[-+*/×÷^(–]")
 _UNIT = re.compile(
-    r"[ -]?(?:%|°|percent|degrees?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|cents?|feet|inch(?:es)?|ounces?|"
+    r"[ -]?(?:%|°|percent|degrees?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|cents?|feet|inch(?:es)?|"
+    r"ounces?|"
     r"pounds?|grams?|millilit|meters?|metres?|miles?|yards?)\b|%"
 )
 """Behind a number that everybody knows for what it counts."""
@@ -135,7 +140,7 @@ class Numbers:
         """Whether a number is given as what something is: an equals sign or "is" stands beside it."""
         before, after = self.before(use), self.texts[use.sentence][use.end :]
         if _STATED.search(before):
-            return True
+            return not re.match(r"\s*[-+*/×÷^]", after)
         return after.lstrip().startswith("=") and not _OPERATOR.search(before)
 
     def explained(self, use: Use) -> bool:

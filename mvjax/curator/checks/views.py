@@ -18,17 +18,18 @@ _LETTERS = frozenset("BCDEFGHJKLMNOPQRSTUVWXYZbcdefghjklmnopqruvwxyz")
 """Letters that name something, wherever they stand."""
 _NAME_A = re.compile(r"[a-z] A\b")
 _STOP = frozenset(
-    """the and for are was were has have had been being this that these those there here with from into onto over under
-    than then them they their its his hers her she you our ours your yours who whom which what when where why how not but
-    nor yet all any each every both few more most some such only own same too very can could will would shall should may
-    might must let lets one two three four five six seven eight nine ten does did done doing get gets got give gives given
-    giving make makes made take takes taken use uses used using find finds found finding compute computes computed
-    calculate calculates calculated determine determines determined evaluate value values result results number numbers
-    many much case cases part parts path paths step steps above below before after again also now next just already earlier
-    previously similarly likewise because since therefore thus hence between about out off per equal equals total answer
-    answers problem question follow follows following first second third last other others know known need needs want wants
-    show shows shown verify check examine consider apply solve establish derive count analyze analyse work prove identify
-    list estimate express simplify substitute convert compare describe obtain choose write plan test look decide handle
+    """the and for are was were has have had been being this that these those there here with from into onto over
+    under than then them they their its his hers her she you our ours your yours who whom which what when where
+    why how not but nor yet all any each every both few more most some such only own same too very can could will
+    would shall should may might must let lets one two three four five six seven eight nine ten does did done
+    doing get gets got give gives given giving make makes made take takes taken use uses used using find finds
+    found finding compute computes computed calculate calculates calculated determine determines determined
+    evaluate value values result results number numbers many much case cases part parts path paths step steps
+    above below before after again also now next just already earlier previously similarly likewise because since
+    therefore thus hence between about out off per equal equals total answer answers problem question follow
+    follows following first second third last other others know known need needs want wants show shows shown
+    verify check examine consider apply solve establish derive count analyze analyse work prove identify list
+    estimate express simplify substitute convert compare describe obtain choose write plan test look decide handle
     treat expand factor state confirm complete calculation computation""".split()  # noqa: SIM905
 )
 """Words that say nothing of the problem."""

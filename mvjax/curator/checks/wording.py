@@ -98,7 +98,7 @@ class _Reader:
             return False
         if goes_on(begin, self.view.goal_content):
             return True
-        if len(begin.split()) > 10 or first_word(begin) in PLACES or not self.names_sibling(begin, begin, sentence):
+        if len(begin.split()) > 6 or first_word(begin) in PLACES or not self.names_sibling(begin, begin, sentence):
             return False
         about = content(begin)
         theirs, others = about & self.names, about - self.names

@@ -71,14 +71,18 @@ class Writer:
         self, number: str, made: Paths, branches: Sequence[Branch], prefix: str, written: Written
     ) -> Iterator[Finding]:
         """What is wrong with the texts of a block."""
-        known = content.words(self.problem.question) | content.values(prefix)
-        inner = known.union(*(content.values(paths.plain(written[n])) for branch in branches for n in branch.nested))
+        given = content.words(self.problem.question) | content.values(prefix)
+        inner = given.union(*(content.values(paths.plain(written[n])) for branch in branches for n in branch.nested))
         for place, branch in enumerate(branches):
             where, own = f"path {number}.{place + 1}", made.own(place)
             yield from content.check_path(branch.original, own, inner, self.settings.path_distance, where)
-            yield from content.check_goal(made.goals[place], own, known, where)
+            yield from content.check_goal(made.goals[place], own, given, where)
         yield from content.check_conclusion(made.conclusion, made.paths, inner, f"block {number}")
-        for finding in independence.check_block(made.block(written), known=f"{self.problem.question}\n{prefix}"):
+        block, known = made.block(written), f"{self.problem.question}\n{prefix}"
+        dependent = independence.check_block(block, known=known)
+        if not dependent and self.settings.likelihood is not None:
+            dependent = self.settings.likelihood.check(block, known)
+        for finding in dependent:
             place = finding.where.removeprefix("path ")
             where = f"block {number}" if place == finding.where else f"path {number}.{place}"
             yield replace(finding, where=where)
