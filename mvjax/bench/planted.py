@@ -1,8 +1,8 @@
 """The planted set: blocks that are clean, or in which one path leans on a sibling, by construction.
 
-A block is made of a scene (a problem with its parts and their solutions), of a human solution from GSM8K or of an item of
-the synthetic family. In a planted one a wording is put into one path: it mentions a sibling, or uses its number or its
-symbol. In a clean one a path may get a tempting sentence, which only looks like that.
+A block is made of a scene (a problem with its parts and their solutions), of a human solution from GSM8K or of an item
+of the synthetic family. In a planted one a wording is put into one path: it mentions a sibling, or uses its number or
+its symbol. In a clean one a path may get a tempting sentence, which only looks like that.
 
 Material and wordings come in two disjoint sets: the checks are tuned on `tuning`, `held_out` says how good they are.
 """

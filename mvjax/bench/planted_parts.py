@@ -109,8 +109,8 @@ class Scene:
 
 
 def slots(parts: Sequence[Part], sibling: int, own: int) -> dict[str, str]:
-    """What a wording may mention: `r` and `own`, the results of the sibling and of the path, `big` and `small` the larger
-    and the smaller; `sib`, `me`, `sib_quantity`, `my_quantity`, noun phrases, `Sib`, `Me`, `Sib_quantity` with a capital;
+    """What a wording may mention: `r` and `own`, the results of the sibling and of the path, `big` and `small` the
+    larger and the smaller; `sib`, `me`, `sib_quantity`, `my_quantity`, noun phrases, and these with a capital;
     `j`, `ordinal`, `nth`, `word`, `roman`, `letter`, `lower`, the sibling's number, and `k`, the path's."""
     theirs, mine = parts[sibling], parts[own]
     small, big = sorted((theirs.result, mine.result), key=parse_number)

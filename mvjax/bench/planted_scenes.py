@@ -55,7 +55,8 @@ TUNING = (
             Part("Find the time of crew South.", "crew South", "the time of crew South", "c*d",
                  ("South lays {c} floors, {d} minutes each.", "That is {c} · {d} = {=c*d} minutes.")),
             Part("Find the time of crew East.", "crew East", "the time of crew East", "e*f",
-                 ("There are {e} doors for crew East.", "With {f} minutes a door, it takes {e} · {f} = {=e*f} minutes.")),
+                 ("There are {e} doors for crew East.",
+                  "With {f} minutes a door, it takes {e} · {f} = {=e*f} minutes.")),
         ),
     ),
     Scene(
@@ -98,7 +99,8 @@ TUNING = (
         "A floor of {a} by {b} tiles is counted by rows and by splitting it.",
         {"a": (14, 29), "b": (23, 39)},
         (
-            Part("Count by rows.", "the rows", "the count by rows", "a*b", ("{a} rows of {b} tiles are {=a*b} tiles.",)),
+            Part("Count by rows.", "the rows", "the count by rows", "a*b",
+                 ("{a} rows of {b} tiles are {=a*b} tiles.",)),
             Part("Count by splitting.", "splitting", "the split count", "a*b+0",
                  ("Split {b} into 20 and {=b-20}.", "{a} * 20 = {=a*20} and {a} * {=b-20} = {=a*(b-20)}.",
                   "The sum is {=a*b}.")),

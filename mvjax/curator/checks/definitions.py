@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|"
-    "chi|psi|"
-    "omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|ell"
+    "chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|ell"
 )
 _LETTER = (
     rf"(?:\\(?:{_GREEK})|[A-Za-z]{{2,12}}(?=_)|[A-Z]{{2,4}}(?![A-Za-z])|[A-Z][a-z]+(?:[A-Z][a-z]+)+|[A-Za-z]\d|"
@@ -48,24 +47,21 @@ STRONG = (
     ),
     _meaning(
         r"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|"
-        r"designate)\b[^.;\n]{0,60}?\b"
-        r"(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|figure|length|distance|cost|"
-        r"time|"
-        r"area|simply|just) ",
+        r"designate)\b[^.;\n]{0,60}?\b(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|"
+        r"figure|length|distance|cost|time|area|simply|just) ",
         r"\s*(?:[.,;:)]|$|(?:from|and|so|for|here)\b)",
     ),
     _meaning(
         _ANY,
         rf"{_ARGUMENT}\s*(?::=|≔|is \$?-?\d|(?:denotes?|means|represents?|representing|denoting|stands? for|standing "
-        rf"for|"
-        rf"is defined|designates?|will denote|will be|shall be|being|is (?:the|this|that|our|its|equal|short))\b)",
+        rf"for|is defined|designates?|will denote|will be|shall be|being|is (?:the|this|that|our|its|equal|"
+        rf"short))\b)",
     ),
     _meaning(r"[a-z], ", r",? (?:(?:is|are|equals?)\b|=)"),
     _meaning(r"\b(?:called|named|labell?ed|denoted|designated|abbreviated|written|say) (?:by |as |with )?", ""),
     _meaning(
         r"\b(?:number|value|amount|total|sum|quantity|count|figure|length|distance|result|unknown|variable|"
-        r"constant),? \(?"
-        r"(?:say |called )?",
+        r"constant),? \(?(?:say |called )?",
         r"\s*(?:[,.)]|(?:from|hereafter)\b)",
     ),
 )
@@ -75,8 +71,7 @@ EQUATION = (_meaning(r"^|[\s,;:({]", rf"{_ARGUMENT}\s*(?:=(?!=)|≈|≡|∈|\\in
 BOUND = (
     _meaning(
         r"\b(?i:any|all|some|each|every|integers?|numbers|points?|angles?|variables?|unknowns?|functions?|primes?|"
-        r"digits?|"
-        r"where|an?(?: \w+){1,3}) ",
+        r"digits?|where|an?(?: \w+){1,3}) ",
         "",
     ),
     _meaning(_ANY, r"\s*(?:∈|\\in\b)"),
@@ -112,8 +107,7 @@ NAMED = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
         rf"\b(?i:call|calling|name|naming|dub|term|label|labelling|christen|nickname) [\w'’]+{_FEW}(?:as )?(?:the |"
-        rf"an? |our )?"
-        rf"{_NAME}{_STOP}",
+        rf"an? |our )?{_NAME}{_STOP}",
         rf"\b(?i:refer(?:red)? to|write|known|described) (?:[\w'’]+ ){{0,4}}?as (?:the |an? |our )?{_NAME}{_STOP}",
         rf"\b(?i:define|defining|denote|introduce) (?:the|a|an|our) {_NAME} (?:as|to be|by|of|with|=|:=|here)\b",
         rf"\b(?i:so-called|what (?:we|i) call) (?:the |an? )?{_NAME}",
@@ -121,8 +115,7 @@ NAMED = tuple(
 )
 """A quantity gets a name."""
 NAMING = frozenset(
-    "call calling name naming dub term label labelling christen nickname refer referred write known described define "
-    "defining "
-    "denote introduce so".split()
+    """call calling name naming dub term label labelling christen nickname refer referred write known described define
+    defining denote introduce so""".split()  # noqa: SIM905
 )
 """One of these words stands where a quantity gets a name."""

@@ -1,11 +1,11 @@
 """Whether the paths of a block are independent of one another, by words alone.
 
-Four things show that a path leans on a sibling: it refers to another path or to something said before that it cannot see,
-names a sibling's label, uses a number that only a sibling finds, or a symbol that only a sibling defines. What a path may
-use is what all paths see (question, text before the block, all goals) and what it says itself.
+Four things show that a path leans on a sibling: it refers to another path or to something said before that it cannot
+see, names a sibling's label, uses a number that only a sibling finds, or a symbol that only a sibling defines. What a
+path may use is what all paths see (question, text before the block, all goals) and what it says itself.
 
-The rules of wording are for English; numbers and symbols are read in any language. They take no model, so they miss what
-is meant and not said: `likelihood` is the check for that.
+The rules of wording are for English; numbers and symbols are read in any language. They take no model, so they miss
+what is meant and not said, and small numbers: `likelihood` is the check for that.
 """
 
 from __future__ import annotations

@@ -9,10 +9,8 @@ from mvjax.curator.checks.views import View, quotation
 
 _PATHS = (
     "path|branch|thread|case|sub-?case|step|sub-?step|part|sub-?part|sub-?task|task|sub-?problem|sub-?goal|goal|"
-    "outline|"
-    "scenario|option|section|strand|track|stage|item|alternative|possibility|approach|method|phase|question|"
-    "sub-?question|"
-    "problem|objective|segment|portion|route|strategy|point"
+    "outline|scenario|option|section|strand|track|stage|item|alternative|possibility|approach|method|phase|question|"
+    "sub-?question|problem|objective|segment|portion|route|strategy|point"
 )
 """What a path may be called, whatever the problem is about."""
 _OBJECTS = "equation|eq|eqn|formula|lemma|claim|fact|table|figure|identity|inequality|result|conclusion|condition"
@@ -35,8 +33,7 @@ _STEP = re.compile(r"(?<![\w\\])S(\d+(?:\.\d+)*)(?![\w^({]|\s*=)")
 """A label of the summary tree."""
 _USED = re.compile(
     r"\b(?:from|by|using|use[sd]?|with|as(?: in)?|like|see|cf\.?|per|via|recall|than|(?:result|value|answer|outcome|"
-    r"output|"
-    r"total) (?:of|to)|(?:found|obtained|computed) in)\s+(?:the\s+)?$",
+    r"output|total) (?:of|to)|(?:found|obtained|computed) in)\s+(?:the\s+)?$",
     re.IGNORECASE,
 )
 """Before a label that is used, not merely mentioned."""

@@ -13,14 +13,13 @@ _INTERJECTION = re.compile(
 _LEAD = re.compile(r"[^,:;.!?=]*(?=[,:;.!?]|$)")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _TOPIC = re.compile(
-    r"^(?:and|what about|how about|on to|next|now|repeat|again|also|finally|lastly|then)\b(?! (?:we|i|let|note|the "
-    r"result)\b)|"
-    r"\b(?:forget|left with|remains?|repeat for|is left|next|turn)\b",
+    r"^(?:and|what about|how about|on to|next|now|repeat|again|also|finally|lastly|then)\b(?! (?:we|i|let|note|"
+    r"the result)\b)|\b(?:forget|left with|remains?|repeat for|is left|next|turn)\b",
     re.IGNORECASE,
 )
 """What turns to a topic, where nothing else is said than the topic."""
 PLACES = frozenset(
-    "with on in at for during if when while from to of each every by after before until the a an".split()
+    """with on in at for during if when while from to of each every by after before until the a an""".split()  # noqa: SIM905
 )
 """First words of phrases that say when, where or for whom."""
 _POINTING = frozenset(

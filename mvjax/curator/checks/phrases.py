@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 DONE = (
     "found|computed|calculated|derived|determined|obtained|shown|showed|showing|seen|saw|proved|proven|established|"
-    "worked out|figured out|got|gotten|noted|noticed|observed|discussed|mentioned|described|explained|treated|handled|"
-    "considered|analy[sz]ed|solved|done|did|used|applied|covered|dealt with|learned|learnt|introduced|evaluated|"
-    "counted|"
-    "identified|settled|checked|examined|finished|completed|verified|demonstrated|deduced|concluded|met|encountered|"
-    "outlined|sketched|developed|presented|employed|performed|carried out|tackled|addressed|resolved|gathered|inferred|"
-    "argued|finding|computing|calculating|deriving|determining|obtaining|proving|establishing|treating|handling|"
-    "considering|analy[sz]ing|solving|covering|dealing with|evaluating|counting|settling|checking|examining|finishing|"
-    "completing"
+    "worked out|figured out|got|gotten|noted|noticed|observed|discussed|mentioned|described|explained|treated|"
+    "handled|considered|analy[sz]ed|solved|done|did|used|applied|covered|dealt with|learned|learnt|introduced|"
+    "evaluated|counted|identified|settled|checked|examined|finished|completed|verified|demonstrated|deduced|"
+    "concluded|met|encountered|outlined|sketched|developed|presented|employed|performed|carried out|tackled|"
+    "addressed|resolved|gathered|inferred|argued|finding|computing|calculating|deriving|determining|obtaining|"
+    "proving|establishing|treating|handling|considering|analy[sz]ing|solving|covering|dealing with|evaluating|"
+    "counting|settling|checking|examining|finishing|completing"
 )
 """Verbs of reasoning, as what is over."""
 RESULT = (
@@ -30,11 +29,13 @@ METHOD = (
 )
 MATTER = (
     "path|branch|branches|thread|case|sub-?case|scenario|sub-?task|sub-?problem|sub-?goal|outline|derivation|"
-    "computation|"
-    "calculation|argument|analysis|possibility|situation"
+    "computation|calculation|argument|analysis|possibility|situation"
 )
 """What only the reasoning has, unlike the parts and options of a problem."""
-PATH = f"{MATTER}|line of (?:reasoning|thought)|part|piece|strand|section|task|treatment|approach|option|alternative|configuration|proof"
+PATH = (
+    f"{MATTER}|line of (?:reasoning|thought)|part|piece|strand|section|task|treatment|approach|option|alternative|"
+    "configuration|proof"
+)
 """What a path may be called."""
 BEFORE = (
     "previous|preceding|prior|earlier|foregoing|aforementioned|above|above-mentioned|former|latter|other|sibling|"
@@ -52,9 +53,9 @@ class Rule:
     """A pattern, and where in a path it means a sibling."""
 
     where: str
-    """anywhere; opening: in what opens the path; likeness: there, or later where the sentence is closer to a sibling than
-    to what the path itself has said; pointer: the same, unless what it points at can be seen; named: where a word of a
-    sibling's goal stands beside it."""
+    """anywhere; opening: in what opens the path; likeness: there, or later where the sentence is closer to a sibling
+    than to what the path itself has said; pointer: the same, unless what it points at can be seen; named: where a word
+    of a sibling's goal stands beside it."""
     pattern: re.Pattern
     words: frozenset[str]
     """One of these stands in every match, in small letters; none: any sentence may match."""
@@ -66,25 +67,23 @@ def _rule(where: str, words: str, *patterns: str) -> Rule:
 
 _ELSEWHERE = (
     "previous preceding prior earlier foregoing aforementioned above former latter other sibling companion "
-    "neighbouring "
-    "neighboring opposite last alternative parallel"
+    "neighbouring neighboring opposite last alternative parallel"
 )
 RULES = (
     _rule(
         "anywhere", f"{_ELSEWHERE} first second third fourth next st nd rd th",
         rf"\b(?:the|our|an?|any|each|its|your|this|that)\s+(?:{BEFORE}|first|second|third|fourth|1st|2nd|3rd|\d+th|"
-        rf"next)"
-        rf"\s+(?:\w+\s+)?(?:path|branch(?:es)?|thread|case|sub-?case|scenario|sub-?task|sub-?problem|sub-?goal|outline|"
-        rf"line of (?:reasoning|thought|argument))s?\b{OF_PROBLEM}",
+        rf"next)\s+(?:\w+\s+)?(?:path|branch(?:es)?|thread|case|sub-?case|scenario|sub-?task|sub-?problem|sub-?goal|"
+        rf"outline|line of (?:reasoning|thought|argument))s?\b{OF_PROBLEM}",
         rf"\b(?:in|from|of|by|with|for|as|to|than|like|see|via)\s+(?:(?:the|our|an)\s+)?(?:{BEFORE})\s+(?:{PATH})s?\b"
         rf"{OF_PROBLEM}",
     ),
     _rule(
-        "anywhere", "sibling parallel another different separate other others both two all first second third last initial",
+        "anywhere",
+        "sibling parallel another different separate other others both two all first second third last initial",
         r"\b(?:sibling|parallel|another|different|separate)\s+(?:path|branch|thread|sub-?task)(?:e?s)?\b",
         r"\b(?:the )?others?\s+(?:results|totals|answers|parts|branches|paths|sub-?tasks|computations|calculations|"
-        r"cases|"
-        r"sub-?problems|threads)\b",
+        r"cases|sub-?problems|threads)\b",
         r"\b(?:both|the two|all (?:the )?(?:three|four)) (?:paths|branches|sub-?tasks|sub-?problems|threads)\b",
         r"\bthe other (?:result|question|answer|total|half of the (?:task|problem|work))\b",
         rf"\b(?:as|like|unlike|same as|same way as) in the (?:first|second|third|last|initial) (?:{MATTER})s?\b",
@@ -94,14 +93,12 @@ RULES = (
         rf"\b(?:the|our|this|that)\s+(?:(?:{BEFORE})\s+(?:\w+\s+)?(?:{PATH})|"
         rf"(?:{RANK})\s+(?:{MATTER}))s?\b{OF_PROBLEM}",
         rf"\b(?:like|unlike|as with|as in|as for|same as|similar to|compared (?:to|with)|contrast (?:to|with)|"
-        rf"parallel to|"
-        rf"analogous to)\s+the\s+(?:{BEFORE}|first|second|third|next)(?:\s+(?:one|two|three|ones))?(?=\s*[,.;:]|$)",
+        rf"parallel to|analogous to)\s+the\s+(?:{BEFORE}|first|second|third|next)(?:\s+(?:one|two|three|"
+        rf"ones))?(?=\s*[,.;:]|$)",
         r"\b(?:both|the two|all (?:the )?(?:three|four)|all) (?:of (?:the|these) )?(?:results|totals|answers|"
-        r"outcomes|cases|"
-        r"scenarios|findings|computations|calculations|parts)\b",
+        r"outcomes|cases|scenarios|findings|computations|calculations|parts)\b",
         r"\bthe (?:last|remaining|final|missing|next|other) (?:piece|thing|item|one|quantity|unknown|ingredient|"
-        r"question|job|"
-        r"point|bit)\b",
+        r"question|job|point|bit)\b",
         r"^\W*the (?:second|third|next|other|last|final|remaining) (?:one|part|half|question|task|problem)"
         r"(?: of the (?:task|problem|question|work))? (?:is|concerns|deals|asks|involves|requires)\b",
     ),
@@ -123,8 +120,7 @@ RULES = (
     _rule(
         "likeness",
         "repeat repeating repeated mirror mirrors mirroring parallel parallels paralleling mimic mimics mimicking "
-        "copying "
-        "reusing using borrowing over unchanged different same similar identical",
+        "copying reusing using borrowing over unchanged different same similar identical",
         r"\brepeat(?:ing|ed)?\s+(?:the|this|that|these|those|our|it)\b(?!\s+(?:\d|digits?|decimal))",
         r"\b(?:mirrors?|parallels?|mirroring|paralleling|mimics?|mimicking|copying|reusing|re-using|borrowing)\s+"
         r"(?:the|that|this|those|our|what)\b",
@@ -134,24 +130,23 @@ RULES = (
     _rule(
         "pointer", "as",
         rf"\bas\s+(?:(?:was|were|is|it was|has been|have been|{WE}*|just|already|"
-        rf"previously)\s+)*(?:{DONE})(?:\s+(?:above|"
-        rf"earlier|before|previously|already|just now|so far))?\b(?!\s+(?:in|by|from)\s+(?:the\s+)?(?:problem|question|"
-        rf"statement|text|figure|diagram|table|task|definition|picture|graph|story))",
+        rf"previously)\s+)*(?:{DONE})(?:\s+(?:above|earlier|before|previously|already|just now|so "
+        rf"far))?\b(?!\s+(?:in|by|from)\s+(?:the\s+)?(?:problem|question|statement|text|figure|diagram|table|task|"
+        rf"definition|picture|graph|story))",
         r"(?:\b(?:just|exactly|precisely|same)\s+)?\b(?<!such )as\s+(?:before|above|earlier|previously)\b"
         r"(?!\s+(?:the|an?|it|he|she|they)\b)",
     ),
     _rule(
-        "pointer", "above earlier before previously moment just far already elsewhere separately afore once preceding previous",
+        "pointer",
+        "above earlier before previously moment just far already elsewhere separately afore once preceding previous",
         rf"(?<!he )(?<!they )\b(?:{DONE})\s+(?:above|earlier|before|previously|a moment ago|just now|so far|already|"
-        rf"elsewhere|"
-        rf"separately)\b",
+        rf"elsewhere|separately)\b",
         rf"\b(?:previously|already|just|earlier|above-?|afore-?|once)[\s-]+(?:been\s+)?(?:{DONE})\b",
         rf"\b(?:{RESULT}|{METHOD})\s+(?:from\s+)?(?:above|before|earlier|previously|(?<!steps )so far)\b"
         rf"(?! (?:the|all|average))",
         r"\b(?:see|cf\.?|refer(?:ring)? (?:back )?to|recall(?:ing)?(?: from)?|back "
-        r"to)\s+(?:the\s+)?(?:\w+\s+)?(?:above|before|"
-        r"earlier|previous|preceding)\b|\b(?:mentioned|from) (?:above|before|earlier)\b|\bearlier on\b|\ba moment "
-        r"ago\b",
+        r"to)\s+(?:the\s+)?(?:\w+\s+)?(?:above|before|earlier|previous|preceding)\b|\b(?:mentioned|from) (?:above|"
+        r"before|earlier)\b|\bearlier on\b|\ba moment ago\b",
     ),
     _rule(
         "pointer", "just already previously now also once have had ve",
@@ -165,84 +160,68 @@ RULES = (
     _rule(
         "opening", "",
         r"^\W*(?:next|then|also|again|finally|lastly|last|second|secondly|third|thirdly|furthermore|moreover|"
-        r"additionally|"
-        r"in addition|besides|afterwards?|after (?:that|this)|subsequently|meanwhile|on the other (?:hand|side)|on the "
-        r"(?:contrary|flip side)|by contrast|in contrast|contrariwise|conversely|alternatively|instead|otherwise|"
-        r"nevertheless|"
-        r"nonetheless|once (?:more|again)|yet again|here (?:too|again|also)|this time|as well|equally|at the same time|"
-        r"in turn|going on|and now|and then|for (?:the )?(?:comparison|rest)|in the meantime|by comparison|"
-        r"symmetrically|"
-        r"last but not least|one (?:more|last) time|to (?:finish(?: off| up)?|conclude|complete the picture|continue|"
-        r"wrap up|"
-        r"round off)|just like (?:before|that)|unlike before)\b(?:\s*[,:]|\s+(?:we|i|let|let's|up|comes?|in line|"
-        r"consider|"
-        r"compute|find|calculate|determine|for|the|there|to|it|this|is|by)\b)",
+        r"additionally|in addition|besides|afterwards?|after (?:that|this)|subsequently|meanwhile|on the other "
+        r"(?:hand|side)|on the (?:contrary|flip side)|by contrast|in contrast|contrariwise|conversely|alternatively|"
+        r"instead|otherwise|nevertheless|nonetheless|once (?:more|again)|yet again|here (?:too|again|also)|this time|"
+        r"as well|equally|at the same time|in turn|going on|and now|and then|for (?:the )?(?:comparison|rest)|in the "
+        r"meantime|by comparison|symmetrically|last but not least|one (?:more|last) time|to (?:finish(?: off| up)?|"
+        r"conclude|complete the picture|continue|wrap up|round off)|just like (?:before|that)|unlike "
+        r"before)\b(?:\s*[,:]|\s+(?:we|i|let|let's|up|comes?|in line|consider|compute|find|calculate|determine|for|"
+        r"the|there|to|it|this|is|by)\b)",
         r"^\W*(?:following|from|having|knowing|after|given|by|using|beyond|based on) (?:this|that|these|those|"
         r"it)(?=\s*[,:])",
         r"^\W*so (?:is|are|does|do|will|did)\b|^\W*(?:this|that) being (?:so|said|done)\b|\b(?:from|up) there\b",
-        r"^\W*(?:ditto|doing (?:so|this|that|it)|as for|back to|on to|so much for|enough (?:of|about|with)|armed with|"
-        r"equipped with|picking up|following up|following on|carrying on|drawing on|leaning on|that (?:takes care of|"
-        r"settles|"
-        r"concludes|finishes|covers|was|does it)|(?:with|bearing) (?:this|that|these|it) (?:in mind|done|said|in place|"
-        r"settled|known|at hand|in hand))\b",
+        r"^\W*(?:ditto|doing (?:so|this|that|it)|as for|back to|on to|so much for|enough (?:of|about|with)|armed "
+        r"with|equipped with|picking up|following up|following on|carrying on|drawing on|leaning on|that (?:takes "
+        r"care of|settles|concludes|finishes|covers|was|does it)|(?:with|bearing) (?:this|that|these|it) (?:in mind|"
+        r"done|said|in place|settled|known|at hand|in hand))\b",
         r"^\W*(?:now |and )?(?:here(?: is|['’]s| comes)|now comes) (?:the|our|another) (?:next|second|third|other|"
-        r"last|final|"
-        r"remaining)\b",
+        r"last|final|remaining)\b",
         r"\b(?:given|by|from|in (?:light|view) of|considering|with|based on|thanks to|per|following|to) (?:all "
-        r")?(?:of )?the "
-        r"(?:above|foregoing|preceding|aforesaid)(?=\s*(?:[,.:;]|we\b|also\b|$))",
+        r")?(?:of )?the (?:above|foregoing|preceding|aforesaid)(?=\s*(?:[,.:;]|we\b|also\b|$))",
         r"\bthe above (?:also|still|holds|applies|shows|gives|works)\b|\bthe rest (?:has|is|was|follows)\b",
     ),
     _rule(
         "opening", "",
         rf"^\W*(?:having|after|since we|because we|as we|once we|once|with|now that)\s+(?:(?:we|i|"
-        rf"you)\s+)?(?:(?:have|had|"
-        rf"now|already|just)\s+)*(?:{DONE})\b|^\W*now (?:that|for|on to|to the|it is time)\b",
+        rf"you)\s+)?(?:(?:have|had|now|already|just)\s+)*(?:{DONE})\b|^\W*now (?:that|for|on to|to the|it is time)\b",
         r"^\W*with\b[^,]{0,60}\b(?:done|settled|out of the way|in hand|at hand|computed|found|determined|established|"
         r"behind us|finished|completed?|taken care of|sorted|solved|handled|covered)\b",
         rf"^\W*(?:using|with|from|given|by|taking|combining|plugging in|substituting|based on|because of|building on|"
-        rf"knowing|"
-        rf"relying on|starting from)\s+(?:this|that|these|those|the (?:same|obtained|resulting|latter|former))\s+"
-        rf"(?:{RESULT}|{METHOD})\b|^\W*(?:this|that|these|those)\s+(?:{RESULT}|{METHOD})\b",
+        rf"knowing|relying on|starting from)\s+(?:this|that|these|those|the (?:same|obtained|resulting|latter|"
+        rf"former))\s+(?:{RESULT}|{METHOD})\b|^\W*(?:this|that|these|those)\s+(?:{RESULT}|{METHOD})\b",
         rf"\bwhat (?:we|i|was|has been) (?:just |already |have )*(?:{DONE})\b|\bwhere (?:we|i) (?:left off|stopped|"
         rf"were)\b",
     ),
     _rule(
         "opening", "",
         r"(?:^\W*(?:now,? )?|\b(?:let us|let['’]s|we|i)(?: can| will| now| then| next| may| must| should)*\s)(?:turn|"
-        r"turning|"
-        r"move|moving|proceed|proceeding|continue|continuing|go on|going on|switch|switching|pass|passing|return|"
-        r"returning|"
-        r"come back|coming back|get back|shift|shifting)\s+(?:our attention\s+|now\s+|next\s+|over\s+|back\s+|on\s+|"
-        r"attention\s+)*(?:to|with|from|our attention)\b",
+        r"turning|move|moving|proceed|proceeding|continue|continuing|go on|going on|switch|switching|pass|passing|"
+        r"return|returning|come back|coming back|get back|shift|shifting)\s+(?:our attention\s+|now\s+|next\s+|"
+        r"over\s+|back\s+|on\s+|attention\s+)*(?:to|with|from|our attention)\b",
         r"\bnow (?:we are |we['’]re |i am )?ready (?:for|to)\b|['’]s turn\b|\b(?:we|i|let us|let['’]s)(?: now| then| "
-        r"next| also)*"
-        r" (?:come|get) to\b|\b(?:let us|let['’]s|let me) (?:now )?(?:also|next|again)\b",
+        r"next| also)* (?:come|get) to\b|\b(?:let us|let['’]s|let me) (?:now )?(?:also|next|again)\b",
         r"\bit\s+(?:now |still |only )?(?:remains\s+(?:only\s+)?to|now suffices)\b|\b(?:all (?:that )?|what "
         r")(?:remains|is left)"
         rf"\s+(?:now\s+)?is\b|\bremains? to be (?:{DONE})\b",
         r"\b(?:leaves|remains)\s+(?:us\s+)?(?:only\s+|just\s+|with\s+)?.{0,40}\b(?:to (?:be|check|find|compute|do|"
-        r"treat|handle|"
-        r"consider)|as the last)\b|\bonly\b[^.]{0,40}\b(?:is|are|remains?)\s+(?:left|missing|open)\b",
+        r"treat|handle|consider)|as the last)\b|\bonly\b[^.]{0,40}\b(?:is|are|remains?)\s+(?:left|missing|open)\b",
     ),
     _rule(
         "opening", "",
         r"\b(?:is|are|works?|goes|behaves?|runs|proceeds?|go|follows?|be done|is done)\s+(?:just |exactly |much |"
-        r"completely |"
-        r"entirely )?(?:no different|the same(?= (?:for|here|with|way|as (?:before|above))|[.:;]|$)|(?:alike|similarly|"
-        r"identically|analogously|likewise)\b|(?:similar|analogous|identical)(?=\s*(?:[,.:;]|here\b|$)))",
+        r"completely |entirely )?(?:no different|the same(?= (?:for|here|with|way|as (?:before|above))|[.:;]|$)|"
+        r"(?:alike|similarly|identically|analogously|likewise)\b|(?:similar|analogous|identical)(?=\s*(?:[,.:;]|"
+        r"here\b|$)))",
         r"\bnothing (?:changes|differs|new|is different|else changes)\b|\bthe only (?:difference|change|thing that "
-        r"(?:changes|"
-        r"differs))\b|\b(?:apart from|except for|aside from|besides) the (?:numbers|values|data|names)\b",
+        r"(?:changes|differs))\b|\b(?:apart from|except for|aside from|besides) the (?:numbers|values|data|names)\b",
         r"\b(?:re-?do|re-?doing|re-?use|reusing|re-?apply|reapplying|re-?run|rerunning|rework)\b",
         r"\b(?:here|in this (?:case|part|path|branch|one|instance|situation)|this (?:case|part|one|path|branch|"
-        r"time))\s*,?\s*"
-        r"(?:too|also|as well|again|likewise)\b|\bthis time(?: around)?\b|\b(?:works|holds|applies|true|valid|needed|"
-        r"possible|"
-        r"straightforward|easy|easily|done|direct|directly)\s+(?:here |for [^,.]{1,30} )?(?:too|as well)\b",
+        r"time))\s*,?\s*(?:too|also|as well|again|likewise)\b|\bthis time(?: around)?\b|\b(?:works|holds|applies|"
+        r"true|valid|needed|possible|straightforward|easy|easily|done|direct|directly)\s+(?:here |for [^,.]{1,30} "
+        r")?(?:too|as well)\b",
         r"\bwe (?:can |must |will |shall |now |may )?(?:also|again|once more|next) \w+|\balso (?:states?|implies|"
-        r"shows?|yields?|"
-        r"follows|tells?|leads?|holds?)\b",
+        r"shows?|yields?|follows|tells?|leads?|holds?)\b",
         r"\b(?:yet |just )?another (?:system|case|equation|instance|example|application|one|such|part|piece|"
         r"sub-?task|way)\b",
         r"\bagain,|\b(?:is|are|have|has|start|begin|apply|use|using|follows|proceed) again\b|\bonce (?:more|again)\b",
@@ -250,36 +229,28 @@ RULES = (
     _rule(
         "named", "",
         r"\b(?:like|unlike|mirrors?|parallels?|resembles?|reuse[sd]?|borrow(?:s|ed)?|inherit(?:s|ed)?|(?:the )?same "
-        r"(?:as|way|"
-        r"manner|method|formula|approach|kind)|similar(?:ly)?|analogous(?:ly)?|identical|counterpart|as (?:with|for|"
-        r"in|was|we|"
-        r"it was|is the case)|just as|compare(?:d|s)? (?:to|with)|contrast|consistent with|comparison (?:to|with)|"
-        r"rather than|"
-        r"(?:case|pattern|treatment|example|way) of|too|also (?:the case|true|so)|as well|instead|thus far|so far|"
-        r"contrary|symmetry|symmetric|"
-        r"replac(?:e|es|ed|ing)|settles?|differs?|different|difference|carr(?:y|ies) over|unchanged|recall|remember|"
-        r"reminiscent|"
-        r"besides|apart from|aside from|in addition to|as opposed to|much as|armed|equipped|together with|along with|"
-        r"in parallel|following up|building on|drawing on|relying on|helps?|helpful|useful|handy|in hand|comes? "
-        r"(?:after|before|"
-        r"first|next)|taken care of|now know|by now|once we|since we|now that|go(?:es)? together)\b",
+        r"(?:as|way|manner|method|formula|approach|kind)|similar(?:ly)?|analogous(?:ly)?|identical|counterpart|as "
+        r"(?:with|for|in|was|we|it was|is the case)|just as|compare(?:d|s)? (?:to|with)|contrast|consistent with|"
+        r"comparison (?:to|with)|rather than|(?:case|pattern|treatment|example|way) of|too|also (?:the case|true|so)|"
+        r"as well|instead|thus far|so far|contrary|symmetry|symmetric|replac(?:e|es|ed|ing)|settles?|differs?|"
+        r"different|difference|carr(?:y|ies) over|unchanged|recall|remember|reminiscent|besides|apart from|aside "
+        r"from|in addition to|as opposed to|much as|armed|equipped|together with|along with|in parallel|following up|"
+        r"building on|drawing on|relying on|helps?|helpful|useful|handy|in hand|comes? (?:after|before|first|next)|"
+        r"taken care of|now know|by now|once we|since we|now that|go(?:es)? together)\b",
         rf"\b(?:the|our) (?:{RESULT}) (?:for|of|from|about|on|in)\b(?=.{{0,40}}\b(?:helps?|is (?:needed|used|useful|"
-        rf"known)|"
-        rf"enters?|matters?|serves?|carries|applies|was|tells|gives)\b)",
+        rf"known)|enters?|matters?|serves?|carries|applies|was|tells|gives)\b)",
     ),
     _rule(
         "named", "",
         rf"\b(?:(?:we|i|our|was|were|been|have|has|having|after|already|as|since|once|being|got) (?:\w+ )?(?:{DONE})|"
-        rf"(?:{DONE}) "
-        rf"(?:for|with)|over with|out of the way|(?:is|are|was|were) known|our "
-        rf"(?:earlier|previous)?\s*(?:{RESULT}))\b",
+        rf"(?:{DONE}) (?:for|with)|over with|out of the way|(?:is|are|was|were) known|our (?:earlier|"
+        rf"previous)?\s*(?:{RESULT}))\b",
     ),
 )  # fmt: skip
 """In the order in which they are tried."""
 GIVEN = re.compile(
     r"\b(?:given|stated|told|says|said|statement|problem|question|described|specified|by definition|as (?:required|"
-    r"expected|"
-    r"desired|needed|claimed))\b",
+    r"expected|desired|needed|claimed))\b",
     re.IGNORECASE,
 )
 """What the problem says, not what was found."""

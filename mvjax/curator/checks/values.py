@@ -16,11 +16,11 @@ from mvjax.curator.checks.views import View, quotation
 SMALL = 12
 """Whole numbers up to it prove nothing: counts, exponents, coefficients."""
 COMMON = frozenset(
-    [str(10**power) for power in range(2, 4)]
-    + [f"0.{'0' * zeros}{digit}" for zeros in range(5) for digit in range(1, 10)]
-    + "24 30 31 52 60 90 180 270 360 365 366 3600 0.25 0.75 1.5 3.14 3.1416 3.14159 1.414 1.732 2.718 9.8 9.81".split()
-)
+    """24 30 31 52 60 90 100 180 270 360 365 366 1000 3600 0.25 0.75 1.5 3.14 3.1416 3.14159 1.414 1.732 2.718 9.8
+    9.81""".split()  # noqa: SIM905
+) | {f"0.{'0' * zeros}{digit}" for zeros in range(5) for digit in range(1, 10)}
 """Numbers that everybody knows, as `Use.key`: units, angles, shares, constants."""
+_ALWAYS = ("60", "100", "1000")
 NEAR = 8
 """So many different numbers before one may have given it."""
 _LONG = re.compile(r"[\d,.]{31,}")
@@ -34,11 +34,9 @@ _OPERATOR = re.compile(r"[-+*/×÷^x–(]\s*[$€£]?\s*$|\b(?:plus|minus|times|
 _STATED = re.compile(r"(?:=|≈|≡|\\approx|equals|→|⇒|\b(?:is|are|to be|namely))\s*[-$€£(\\{±]*\s*$")
 _CLAIMED = re.compile(
     r"(?:=|≈|⇒|→|\\approx|gives?|giving|yields?|yielding|obtain(?:s|ed)?|get|gets|got|becomes?|(?:leads?|leading|"
-    r"simplifies|"
-    r"reduces|amounts?|rounds|rounding|comes|adds up|sums|equal|equivalent) to|results? in|which is|making|makes|"
-    r"leaving|"
-    r"conclude)\s*(?:that\s+)?(?:about |approximately |exactly )?(?:[A-Za-z\\][\w()\\ ,]{0,14}\s*(?:=|is|"
-    r"are)\s*)?[-$€£(±≈\\{\s]*$",
+    r"simplifies|reduces|amounts?|rounds|rounding|comes|adds up|sums|equal|equivalent) to|results? in|which is|"
+    r"making|makes|leaving|conclude)\s*(?:that\s+)?(?:about |approximately |exactly )?(?:[A-Za-z\\][\w()\\ "
+    r",]{0,14}\s*(?:=|is|are)\s*)?[-$€£(±≈\\{\s]*$",
     re.IGNORECASE,
 )
 """Before a number that a path gives as what its work comes to."""
@@ -51,8 +49,7 @@ _BECAUSE = re.compile(r"\b(?:because|since|as)\b.*|\([^()]*\)")
 _OPERATOR_AFTER = re.compile(r"[ \w]{0,20}[-+*/×÷^(–]")
 _UNIT = re.compile(
     r"[ -]?(?:%|°|percent|degrees?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|cents?|feet|inch(?:es)?|"
-    r"ounces?|"
-    r"pounds?|grams?|millilit|meters?|metres?|miles?|yards?)\b|%"
+    r"ounces?|pounds?|grams?|millilit|meters?|metres?|miles?|yards?)\b|%"
 )
 """Behind a number that everybody knows for what it counts."""
 
@@ -157,7 +154,7 @@ class Numbers:
         return worked and _CLAIMED.search(before) is not None and not _PREMISE.search(before)
 
     def concludes(self, use: Use, names: Set[str]) -> bool:
-        """Whether a number that is stated is the path's own conclusion: it has worked with numbers, and names no sibling."""
+        """Whether a number that is stated is the path's own conclusion: it worked with numbers and names no sibling."""
         worked = any(other.sentence < use.sentence and other.key != use.key for other in self.uses)
         named = not self.view.sentences[use.sentence].stems.isdisjoint(names)
         return worked and not named and not _PREMISE.search(self.before(use))
@@ -192,7 +189,7 @@ def _is_telling(key: str, mine: Numbers, others: Sequence[Numbers]) -> bool:
     if key not in COMMON:
         return True
     use = mine.uses[mine.first[key]]
-    if "." in key or key in ("60", "100", "1000") or _UNIT.match(mine.texts[use.sentence], use.end):
+    if "." in key or key in _ALWAYS or _UNIT.match(mine.texts[use.sentence], use.end):
         return False
     return any(other.calculated(other.uses[other.first[key]]) for other in holders)
 

@@ -14,7 +14,7 @@ from mvjax.curator.checks.views import Sentence, View, content, distinctive, quo
 
 _BREAK = re.compile(r"[,;:.!?](?=\s|$)|\s[–—-]\s")
 _OPERATION = re.compile(r"=|[-+*/×÷·^]\s*[$£€(]*\d")
-_LIKE = frozenset("similarly likewise analogously correspondingly same identical".split())
+_LIKE = frozenset(("similarly", "likewise", "analogously", "correspondingly", "same", "identical"))
 _OPENING = frozenset(place for place, rule in enumerate(RULES) if rule.where == "opening")
 _NAMED = frozenset(place for place, rule in enumerate(RULES) if rule.where == "named")
 _WORDS = frozenset().union(*(rule.words for rule in RULES))
@@ -83,8 +83,8 @@ class _Reader:
         return opens or named or (rule.where == "likeness" and self.closer(sentence))
 
     def names_sibling(self, clause: str, wording: str, sentence: Sentence) -> bool:
-        """Whether a clause names a sibling: it has a word of a sibling's goal that no other sentence of the path has, it
-        calculates nothing, and nothing that all paths see says it with the same wording."""
+        """Whether a clause names a sibling: it has a word of a sibling's goal that no other sentence of the path has,
+        it calculates nothing, and nothing that all paths see says it with the same wording."""
         about = content(clause) & self.names
         found = {word for word in about if self.view.mentions[word] == (word in sentence.content)}
         if not found or _OPERATION.search(clause):
