@@ -67,7 +67,7 @@ class Reply:
     text: str
     """The message; where it failed for good, what the endpoint said."""
     finish: str = "stop"
-    """stop: a whole message; length: cut; refused: the model or endpoint will not answer this; failed: no tries left."""
+    """stop: a whole message; length: cut; refused: the model or endpoint will not answer; failed: no tries left."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
