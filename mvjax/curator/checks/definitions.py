@@ -41,10 +41,10 @@ _ARGUMENT = r"(?:\([^()\n]{1,12}\))?"
 _FEW = r"(?: [\w'’-]+,?){0,6}? "
 STRONG = (
     _meaning(
-        rf"\b(?i:let|set|put|write|writing|define|defining|denote|take|introduce|suppose|assume|fix|choose|"
-        rf"abbreviate){_FEW}",
+        rf"\b(?i:let|set|put|write|writing|define|defining|denote|introduce|suppose|assume|abbreviate){_FEW}",
         rf"{_ARGUMENT}\s*(?:=|:=|≔|(?:be|denotes?|represents?|stands?|equals?|for|as|to|means?|the|with|and)\b|[,.(])",
     ),
+    _meaning(rf"\b(?i:take|fix|choose|pick){_FEW}", rf"{_ARGUMENT}\s*(?:=|:=|≔|(?:to be|as|such|with|so that)\b)"),
     _meaning(
         r"\b(?i:call|calling|name|label|denote|denoting|mark|abbreviate|write|refer to|express|"
         r"designate)\b[^.;\n]{0,60}?\b(?:as|by|with|it|this|that|amount|number|value|total|sum|quantity|result|count|"
@@ -52,7 +52,7 @@ STRONG = (
         r"\s*(?:[.,;:)]|$|(?:from|and|so|for|here)\b)",
     ),
     _meaning(
-        _ANY,
+        r"(?<![-+*/×·=<>(] )(?<![{^.\-+*/×·])",
         rf"{_ARGUMENT}\s*(?::=|≔|is \$?-?\d|(?:denotes?|means|represents?|representing|denoting|stands? for|standing "
         rf"for|is defined|designates?|will denote|will be|shall be|being|is (?:the|this|that|our|its|equal|"
         rf"short))\b)",
@@ -75,6 +75,13 @@ BOUND = (
         "",
     ),
     _meaning(_ANY, r"\s*(?:∈|\\in\b)"),
+    _meaning(r"[A-Za-z]\(", r"\)\s*="),
+    _meaning(r"\b(?i:for|when|if|where|with|as|provided|unless) ", r"\s*(?:=|≠|<|>|≤|≥|→|\\(?:ge|le|to|neq)\b)"),
+    _meaning(
+        r"\b(?i:equations?|functions?|polynomials?|curves?|inequality|inequalities|parabola|quadratic|solve|solving|"
+        r"factor|factoring|(?:graph|roots?|derivative) of)\b[^.;\n]{0,30}?",
+        "",
+    ),
     _meaning(r"\(", r", \w+\)\s*(?:in\b|∈|\\in\b|such that)"),
     _meaning(r"\(\w+, ", r"\s*\)\s*(?:in\b|∈|\\in\b|such that)"),
     _meaning(r"\\(?:sum|prod|int|lim)\w*_\{?\s*", ""),
@@ -88,10 +95,10 @@ GENEROUS = (
     ),
     _meaning(
         _ANY,
-        r"\s*(?:=|≈|≡|≤|<|>|≥|\\le|\\ge|be\b|,?\s*(?:is|are)\b(?! (?:then |now |also |again |not |to be )?\w+(?:ed|"
+        r"\s*(?:=|≈|≡|be\b|,?\s*(?:is|are)\b(?! (?:then |now |also |again |not |to be )?\w+(?:ed|"
         r"er|en)\b))",
     ),
-    _meaning(r"(?:=|≤|<|≥|>)\s*", r"\s*(?:$|[.,;])"),
+    _meaning(r"(?:=|≤|<)\s*", r"\s*(?:$|[.,;]|[<≤])"),
 )
 """In ways that may do so, read generously."""
 RECALLED = re.compile(r"\b(?:formula|theorem|law|identity|standard form|general form|definition)\b", re.IGNORECASE)
@@ -106,8 +113,8 @@ _STOP = r"(?=\s*(?:[.,;:)]|$|(?:for|from|and|here|below)\b))"
 NAMED = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        rf"\b(?i:call|calling|name|naming|dub|term|label|labelling|christen|nickname) [\w'’]+{_FEW}(?:as )?(?:the |"
-        rf"an? |our )?{_NAME}{_STOP}",
+        rf"\b(?i:call|calling|name|naming|dub|term|label|labelling|christen|nickname) [\w'’]+{_FEW}(?:as )?[\"“']?"
+        rf"(?:the |an? |our )?{_NAME}{_STOP}",
         rf"\b(?i:refer(?:red)? to|write|known|described) (?:[\w'’]+ ){{0,4}}?as (?:the |an? |our )?{_NAME}{_STOP}",
         rf"\b(?i:define|defining|denote|introduce) (?:the|a|an|our) {_NAME} (?:as|to be|by|of|with|=|:=|here)\b",
         rf"\b(?i:so-called|what (?:we|i) call) (?:the |an? )?{_NAME}",

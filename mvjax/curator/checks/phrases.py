@@ -95,8 +95,9 @@ RULES = (
         rf"\b(?:like|unlike|as with|as in|as for|same as|similar to|compared (?:to|with)|contrast (?:to|with)|"
         rf"parallel to|analogous to)\s+the\s+(?:{BEFORE}|first|second|third|next)(?:\s+(?:one|two|three|"
         rf"ones))?(?=\s*[,.;:]|$)",
-        r"\b(?:both|the two|all (?:the )?(?:three|four)|all) (?:of (?:the|these) )?(?:results|totals|answers|"
-        r"outcomes|cases|scenarios|findings|computations|calculations|parts)\b",
+        r"\b(?:comparing|combining|adding|subtracting|using|from|with|in) (?:both|the two|all (?:the )?(?:three|"
+        r"four)|all) (?:of (?:the|these) )?(?:results|totals|answers|outcomes|cases|scenarios|findings|computations|"
+        r"calculations|parts)\b",
         r"\bthe (?:last|remaining|final|missing|next|other) (?:piece|thing|item|one|quantity|unknown|ingredient|"
         r"question|job|point|bit)\b",
         r"^\W*the (?:second|third|next|other|last|final|remaining) (?:one|part|half|question|task|problem)"
@@ -104,7 +105,8 @@ RULES = (
     ),
     _rule(
         "likeness", "similarly likewise analogously correspondingly analogy mutatis manner symmetry",
-        r"\b(?:similarly|likewise|analogously|correspondingly|by analogy|mutatis mutandis|in like manner|by symmetry)\b"
+        r"\b(?:similarly|likewise|analogously|correspondingly|by analogy|mutatis mutandis|in like manner|by symmetry "
+        r"with)\b"
         r"(?!\s+(?:situated|small|large|important|\w+ed\b))",
     ),
     _rule(
@@ -160,14 +162,14 @@ RULES = (
     _rule(
         "opening", "",
         r"^\W*(?:next|then|also|again|finally|lastly|last|second|secondly|third|thirdly|furthermore|moreover|"
-        r"additionally|in addition|besides|afterwards?|after (?:that|this)|subsequently|meanwhile|on the other "
+        r"additionally|in addition|afterwards?|after (?:that|this)|subsequently|meanwhile|on the other "
         r"(?:hand|side)|on the (?:contrary|flip side)|by contrast|in contrast|contrariwise|conversely|alternatively|"
         r"instead|otherwise|nevertheless|nonetheless|once (?:more|again)|yet again|here (?:too|again|also)|this time|"
-        r"as well|equally|at the same time|in turn|going on|and now|and then|for (?:the )?(?:comparison|rest)|in the "
+        r"as well|equally|in turn|going on|and now|and then|for (?:the )?(?:comparison|rest)|in the "
         r"meantime|by comparison|symmetrically|last but not least|one (?:more|last) time|to (?:finish(?: off| up)?|"
         r"conclude|complete the picture|continue|wrap up|round off)|just like (?:before|that)|unlike "
         r"before)\b(?:\s*[,:]|\s+(?:we|i|let|let's|up|comes?|in line|consider|compute|find|calculate|determine|for|"
-        r"the|there|to|it|this|is|by)\b)",
+        r"the|there|it|this|is|by)\b)|^\W*besides,",
         r"^\W*(?:following|from|having|knowing|after|given|by|using|beyond|based on) (?:this|that|these|those|"
         r"it)(?=\s*[,:])",
         r"^\W*so (?:is|are|does|do|will|did)\b|^\W*(?:this|that) being (?:so|said|done)\b|\b(?:from|up) there\b",
@@ -179,17 +181,20 @@ RULES = (
         r"last|final|remaining)\b",
         r"\b(?:given|by|from|in (?:light|view) of|considering|with|based on|thanks to|per|following|to) (?:all "
         r")?(?:of )?the (?:above|foregoing|preceding|aforesaid)(?=\s*(?:[,.:;]|we\b|also\b|$))",
-        r"\bthe above (?:also|still|holds|applies|shows|gives|works)\b|\bthe rest (?:has|is|was|follows)\b",
+        r"\bthe above (?:also|still|holds|applies|shows|gives|works)\b|\bthe rest (?:has been|is (?:clear|"
+        r"analogous|similar|the same)|follows)\b",
     ),
     _rule(
         "opening", "",
         rf"^\W*(?:having|after|since we|because we|as we|once we|once|with|now that)\s+(?:(?:we|i|"
         rf"you)\s+)?(?:(?:have|had|now|already|just)\s+)*(?:{DONE})\b|^\W*now (?:that|for|on to|to the|it is time)\b",
-        r"^\W*with\b[^,]{0,60}\b(?:done|settled|out of the way|in hand|at hand|computed|found|determined|established|"
+        r"^\W*with\b[^,\d]{0,60}\b(?:done|settled|out of the way|in hand|at hand|computed|found|determined|established|"
         r"behind us|finished|completed?|taken care of|sorted|solved|handled|covered)\b",
         rf"^\W*(?:using|with|from|given|by|taking|combining|plugging in|substituting|based on|because of|building on|"
         rf"knowing|relying on|starting from)\s+(?:this|that|these|those|the (?:same|obtained|resulting|latter|"
-        rf"former))\s+(?:{RESULT}|{METHOD})\b|^\W*(?:this|that|these|those)\s+(?:{RESULT}|{METHOD})\b",
+        rf"former))\s+(?:{RESULT}|{METHOD})\b",
+        r"^\W*(?:this|that|these|those)\s+(?:results?|values?|answers?|total|sum|findings?|conclusions?|computation|"
+        r"calculation|observation)\b",
         rf"\bwhat (?:we|i|was|has been) (?:just |already |have )*(?:{DONE})\b|\bwhere (?:we|i) (?:left off|stopped|"
         rf"were)\b",
     ),
@@ -211,8 +216,9 @@ RULES = (
         "opening", "",
         r"\b(?:is|are|works?|goes|behaves?|runs|proceeds?|go|follows?|be done|is done)\s+(?:just |exactly |much |"
         r"completely |entirely )?(?:no different|the same(?= (?:for|here|with|way|as (?:before|above))|[.:;]|$)|"
-        r"(?:alike|similarly|identically|analogously|likewise)\b|(?:similar|analogous|identical)(?=\s*(?:[,.:;]|"
-        r"here\b|$)))",
+        r"(?:alike|similarly|identically|analogously|likewise)\b)",
+        rf"\b(?:{METHOD}|it|this|one|here|rest) (?:is|are|was|goes) (?:very |quite |much )?(?:similar|analogous|"
+        rf"identical)(?=\s*(?:[,.:;]|here\b|$))",
         r"\bnothing (?:changes|differs|new|is different|else changes)\b|\bthe only (?:difference|change|thing that "
         r"(?:changes|differs))\b|\b(?:apart from|except for|aside from|besides) the (?:numbers|values|data|names)\b",
         r"\b(?:re-?do|re-?doing|re-?use|reusing|re-?apply|reapplying|re-?run|rerunning|rework)\b",

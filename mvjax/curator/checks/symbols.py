@@ -33,6 +33,7 @@ _FIXED = frozenset(("e", "i", "π", "\\pi", "\\ell"))
 _SIGN_BEFORE, _SIGN_AFTER = re.compile(r"[+*/^×·=<>]\s*$"), re.compile(r"\s*[+*/^×·=<>]")
 _TIMES_BEFORE = re.compile(r"[\d)%](?:\s?[A-Za-z/]+){0,3}\s*$")
 _TIMES_AFTER = re.compile(r"\s?[\d(.$]|\s[a-z]+ \d|\s[A-Z]")
+_PER = re.compile(r"[a-z]/$")
 _AMOUNT, _OPERATED = re.compile(r"\d\s?$"), re.compile(r"\s*[-+*×·<>|(]")
 
 Places = Mapping[str, Sequence[tuple[int, int]]]
@@ -138,8 +139,11 @@ def _is_used(text: str, match: re.Match) -> bool:
         return _SIGN_BEFORE.search(before) is not None or _SIGN_AFTER.match(text, end) is not None
     if symbol in ("x", "X") and _TIMES_BEFORE.search(text[max(0, start - 30) : start]):
         return _TIMES_AFTER.match(text, end) is None
-    if symbol in _UNITS and _AMOUNT.search(text[max(0, start - 3) : start]):
-        return _OPERATED.match(text, end) is not None
+    if symbol in _UNITS:
+        before = text[max(0, start - 3) : start]
+        if _AMOUNT.search(before):
+            return _OPERATED.match(text, end) is not None
+        return _PER.search(before) is None
     return not (text[end : end + 1] == "." and text[end + 1 : end + 2].isalpha())
 
 

@@ -31,7 +31,7 @@ _CALCULATION = re.compile(rf"(?<![\w.])(?:{_OPERAND}[-+*/×÷^xX–]\s*+)+{_OPER
 _OPERATED = re.compile(r"[-+*/×÷^–(]|\d\s*x|\btimes\b|\bof\b|sqrt|frac")
 _EQUALS = re.compile(r"(?:=|≈|\\approx)\s*[-$€£(\\{]*\s*$")
 _OPERATOR = re.compile(r"[-+*/×÷^x–(]\s*[$€£]?\s*$|\b(?:plus|minus|times|by|of|and|from)\s+\$?$")
-_STATED = re.compile(r"(?:=|≈|≡|\\approx|equals|→|⇒|\b(?:is|are|to be|namely))\s*[-$€£(\\{±]*\s*$")
+_STATED = re.compile(r"(?:=|≈|≡|[≤≥<>]|\\(?:approx|leq?|geq?)|equals|→|⇒|\b(?:is|are|to be|namely))\s*[-$€£(\\{±]*\s*$")
 _CLAIMED = re.compile(
     r"(?:=|≈|⇒|→|\\approx|gives?|giving|yields?|yielding|obtain(?:s|ed)?|get|gets|got|becomes?|(?:leads?|leading|"
     r"simplifies|reduces|amounts?|rounds|rounding|comes|adds up|sums|equal|equivalent) to|results? in|which is|"
@@ -237,7 +237,7 @@ def _spread(values: Set[Fraction]) -> Set[Fraction]:
 def _calculations(text: str) -> Iterator[Fraction]:
     """Values of the calculations that stand in a text."""
     for match in _CALCULATION.finditer(text):
-        if len(match[0]) <= 120 and match[0].count("^") <= 1:
+        if len(match[0]) <= 120 and match[0].count("^") <= 1 and match[0].count("(") <= 20:
             try:
                 yield evaluate(match[0])
             except ValueError:
