@@ -121,7 +121,8 @@ def run(command: Llm) -> int:
     client = ChatClient(endpoint_of(command))
     any(isinstance(entry, Problem) for entry in problems(command))  # before a store is made for nothing
     sampling = {name: getattr(command, name) for name in ("model", "temperature", "top_p", "seed", "extra")}
-    kept = {"producer": "llm", **sampling, **settings.fingerprint()}
+    scorer = None if command.likelihood_model is None else str(command.likelihood_model)
+    kept = {"producer": "llm", **sampling, "likelihood_model": scorer, **settings.fingerprint()}
     spending = Spending(Prices(command.price_in, command.price_out), command.budget, command.token_budget)
     with Store.open(command.store, kept, accept_new_settings=command.accept_new_settings) as store:
         tell_input(store.add(problems(command), str(command.input)), command.input)
