@@ -6,8 +6,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
-"""A number as people write it: 12, 1,200, 0.5, .5."""
+NUMBER = re.compile(r"[\d.](?:(?<=\d)(?:\d{0,2}(?:,\d{3})+|\d*)(?:\.\d+)?|(?<=\.)\d+)")
+"""A number as people write it: 12, 1,200, 0.5, .5. It begins with a set of characters, which `re` finds fast."""
+_RATIO = re.compile(rf"({NUMBER.pattern})\s*/\s*({NUMBER.pattern})")
 _TOKEN = re.compile(rf"\s*(?:({NUMBER.pattern})|(\*\*|[-+*/^()×÷xX%$=−–]))")
 _SIGNS = {"×": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
 _UNITS = (
@@ -23,7 +24,8 @@ _WORDS = {word: Fraction(value) for value, word in enumerate(_UNITS.split())} | 
     "both": Fraction(2), "couple": Fraction(2), "pair": Fraction(2),
 }  # fmt: skip
 _FRACTION = re.compile(r"\b(two|three|four|five|six|seven|eight|nine)[- ](third|fourth|quarter|fifth)s\b")
-_WORD = re.compile(rf"\b({'|'.join(_WORDS)})s?\b", re.IGNORECASE)
+_COMPOUND = re.compile(r"\b(\w+ty)-(\w+)\b")
+_WORD = re.compile(r"\w+")
 
 
 @lru_cache(maxsize=65536)
@@ -65,19 +67,20 @@ def numbers_in(text: str) -> frozenset[Fraction]:
     for match in NUMBER.finditer(text):
         value = parse_number(match[0])
         found.add(value)
-        if text[match.end() : match.end() + 1] == "%" or text[match.end() :].startswith((" percent", " cent")):
+        if text.startswith(("%", " percent", " cent"), match.end()):
             found.add(value / 100)
-    for numerator, denominator in re.findall(rf"({NUMBER.pattern})\s*/\s*({NUMBER.pattern})", text):
+    for numerator, denominator in _RATIO.findall(text) if "/" in text else ():
         if parse_number(denominator):
             found.add(parse_number(numerator) / parse_number(denominator))
-    found.update(_WORDS[match[1].lower()] for match in _WORD.finditer(text))
-    for word, part in re.findall(
-        r"\b(two|three|four|five|six|seven|eight|nine)[- ](third|fourth|quarter|fifth)s\b", text.lower()
-    ):
-        found.add(_WORDS[word] * _WORDS[part])
-    for ten, unit in re.findall(r"\b(\w+ty)-(\w+)\b", text.lower()):
-        if ten in _WORDS and unit in _WORDS:
-            found.add(_WORDS[ten] + _WORDS[unit])
+    lowered = text.lower()
+    words = set(_WORD.findall(lowered))
+    found.update(_WORDS[word] for word in (words | {word.removesuffix("s") for word in words}) & _WORDS.keys())
+    if not words.isdisjoint(("thirds", "fourths", "quarters", "fifths")):
+        found.update(_WORDS[word] * _WORDS[part] for word, part in _FRACTION.findall(lowered))
+    if "ty-" in lowered:
+        for ten, unit in _COMPOUND.findall(lowered):
+            if ten in _WORDS and unit in _WORDS:
+                found.add(_WORDS[ten] + _WORDS[unit])
     return frozenset(found)
 
 

@@ -14,12 +14,16 @@ _SPAN = re.compile(
 )
 """Displayed formulas and code: never cut inside."""
 _CLOSERS = "\"'”’»」』】）)\\]*_"
+_STOPS, _WIDE = ".!?…؟۔।॥։።", "。！？｡"
 _END = re.compile(
-    rf"\s*\n\s*"  # a line break ends a sentence, whatever stands before it
-    rf"|[.!?…؟۔।॥։።]+[{_CLOSERS}]*\s+"  # these need a space behind them: 3.14 is no end
-    rf"|[。！？｡]+[{_CLOSERS}]*\s*"  # these need none
+    rf"[\s{_STOPS}{_WIDE}](?:"
+    rf"(?<=\n)\s*|(?<=[^\S\n])\s*\n\s*"  # a line break ends a sentence, whatever stands before it
+    rf"|(?<=[{_STOPS}])[{_STOPS}]*[{_CLOSERS}]*\s+"  # these need a space behind them: 3.14 is no end
+    rf"|(?<=[{_WIDE}])[{_WIDE}]*[{_CLOSERS}]*\s*)"  # these need none
 )
 _WORD_BEFORE = re.compile(r"[^\s(\[“\"']*$")
+_LETTER = re.compile(r"[^\W_]")
+"""Or a digit."""
 _NUMBERING = re.compile(r"\d{1,3}|[a-zA-Z]")
 """What stands before the full stop of a list's entry."""
 
@@ -30,7 +34,8 @@ def split(text: str) -> list[str]:
     A line break ends a sentence; displayed formulas and code are never cut. No sentence is without a letter or digit,
     unless the whole text is. An empty text has none.
     """
-    spans = iter([*((match.start(), match.end()) for match in _SPAN.finditer(text)), (len(text) + 1, len(text) + 1)])
+    shown = _SPAN.finditer(text) if "```" in text or "$$" in text or "\\" in text else ()
+    spans = iter([*(match.span() for match in shown), (len(text) + 1, len(text) + 1)])
     start, end = next(spans)
     pieces: list[str] = []
     done = 0
@@ -42,8 +47,9 @@ def split(text: str) -> list[str]:
             continue
         pieces.append(text[done:cut])
         done = cut
-    pieces.append(text[done:])
-    return _joined([piece for piece in pieces if piece])
+    if done < len(text):
+        pieces.append(text[done:])
+    return _joined(pieces) if len(pieces) > 1 else pieces
 
 
 def _ends(text: str, start: int, match: re.Match) -> bool:
@@ -65,12 +71,8 @@ def _joined(pieces: list[str]) -> list[str]:
     """Pieces without a letter or digit go to the one before, at the beginning to the one after."""
     sentences: list[str] = []
     for piece in pieces:
-        if sentences and not (_has_word(piece) and _has_word(sentences[-1])):
+        if sentences and not (_LETTER.search(piece) and _LETTER.search(sentences[-1])):
             sentences[-1] += piece
         else:
             sentences.append(piece)
     return sentences
-
-
-def _has_word(text: str) -> bool:
-    return any(character.isalnum() for character in text)

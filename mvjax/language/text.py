@@ -7,6 +7,8 @@ spelling. So only a response is to be parsed: a prompt may hold the same charact
 from __future__ import annotations
 
 import re
+from itertools import accumulate, repeat
+from operator import contains
 
 import numpy as np
 
@@ -37,9 +39,9 @@ def split_text(text: str, prompt_length: int = 0) -> list[str]:
 
 def piece_facts(pieces: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, colons and separators of pieces: the arguments that `lay_out` wants."""
-    codes_T = np.array([_ORDINAL.get(piece, tags.TEXT) for piece in pieces], np.int8)
-    colon_T = np.array([":" in piece for piece in pieces], bool)
-    separator_T = np.array([piece.isspace() for piece in pieces], bool)
+    codes_T = np.fromiter(map(_ORDINAL.get, pieces, repeat(tags.TEXT)), np.int8, len(pieces))
+    colon_T = np.fromiter(map(contains, pieces, repeat(":")), bool, len(pieces))
+    separator_T = np.fromiter(map(str.isspace, pieces), bool, len(pieces))
     return codes_T, colon_T, separator_T
 
 
@@ -69,7 +71,7 @@ def parse_text(
     """
     n_prompt = len(split_text(text[:prompt_length], prompt_length))
     pieces = split_text(text, prompt_length)
-    offsets = np.cumsum([0, *map(len, pieces)]).tolist()
+    offsets = list(accumulate(map(len, pieces), initial=0))
     codes_T, colon_T, separator_T = piece_facts(pieces)
     found: list[TranscriptError] = []
     structure = scan(

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Set
 from fractions import Fraction
+from functools import lru_cache
 
 from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.production import Finding
@@ -14,7 +15,7 @@ from mvjax.errors import UserError
 CHECK = "content"
 _LABEL = re.compile(r"^[ \t]*[*#-]*[ \t]*(?:(?:[^\W\d]+[ \t]+)?\d{1,2}[):]|\d{1,2}\.(?=\s))", re.MULTILINE)
 """What numbers a case, step or entry of a list: it may go."""
-_LONG = re.compile(r"\d{300,}")
+_LONG = re.compile(r"\d\d{299,}")
 _SENTENCE = re.compile(r"(?<=[.!?。！？।])\s+|\n+")
 MOST = 6
 """So many numbers are named in a reason at most."""
@@ -77,9 +78,10 @@ def check_conclusion(conclusion: str, paths: Iterable[str], known: Set[Fraction]
     return []
 
 
-def values(text: str) -> set[Fraction]:
+@lru_cache(maxsize=64)
+def values(text: str) -> frozenset[Fraction]:
     """The numbers of a text that are written in digits, of any script; longer ones than 300 digits are left out."""
-    return {parse_number(match[0]) for match in NUMBER.finditer(_LONG.sub(" ", plain_digits(text)))}
+    return frozenset(map(parse_number, set(NUMBER.findall(_LONG.sub(" ", plain_digits(text))))))
 
 
 def words(text: str) -> frozenset[Fraction]:

@@ -7,8 +7,7 @@ import re
 from mvjax.curator.checks.answer import reached
 from mvjax.curator.production import Finding, Problem
 from mvjax.data.records import Record
-from mvjax.language import TAGS, TranscriptError, lay_out, parse_text, split_text
-from mvjax.language.text import piece_facts
+from mvjax.language import TAGS, TranscriptError, parse_text
 
 UNUSABLE = "unusable input"
 _TAG = re.compile("|".join(map(re.escape, TAGS)))
@@ -45,14 +44,12 @@ def check(record: Record) -> list[Finding]:
         return [Finding("grammar", "", "the response or its sequential form is empty")]
     findings = []
     try:
-        parse_text(record.response, complete=True)
-        codes_T, colon_T, separator_T = piece_facts(split_text(record.response))
-        layout = lay_out(codes_T, colon_T, separator_T=separator_T, complete=True)
+        blocks = parse_text(record.response, complete=True).blocks
     except TranscriptError as error:
         return [Finding("grammar", "", str(error))]
-    if any(len(block.paths) < 2 for block in layout.structure.blocks):
+    if any(len(block.paths) < 2 for block in blocks):
         findings.append(Finding("grammar", "", "a block has one path only"))
-    if record.meta.get("parallel", bool(layout.structure.blocks)) != bool(layout.structure.blocks):
+    if record.meta.get("parallel", bool(blocks)) != bool(blocks):
         findings.append(Finding("grammar", "", 'meta["parallel"] does not say whether there is a block'))
     if match := _TAG.search(record.autoregressive):
         findings.append(Finding("control tag", "", f"the sequential form contains {match[0]} as text"))

@@ -25,7 +25,8 @@ MOST = 12
 REACH = 120
 """Characters before a symbol in which the words that define it are looked for."""
 _MARKUP = re.compile(
-    r"\\[()\[\]]|\\left|\\right|\\(?:mathrm|text|mathbf|boldsymbol)\b|[$*`]{1,3}(?=\S)|(?<=\S)[$`]|\*\*"
+    r"[\\$*`](?:(?<=\\)(?:[()\[\]]|left|right|(?:mathrm|text|mathbf|boldsymbol)\b)|(?<=[$*`])[$*`]{0,2}(?=\S)|"
+    r"(?<=\S[$`])|(?<=\*)\*)"
 )
 _ARTICLES = frozenset(("a", "A", "I"))
 _UNITS = frozenset("mgshlLtVWACKNJF")

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from mvjax.curator.checks.leads import PLACES, first_word, goes_on, lead
 from mvjax.curator.checks.phrases import FORWARD, GIVEN, RULES, Rule
 from mvjax.curator.checks.values import values_in
-from mvjax.curator.checks.views import Sentence, View, content, distinctive, quotation
+from mvjax.curator.checks.views import Sentence, View, content, distinctive, quotation, stem
 
 _BREAK = re.compile(r"[,;:.!?](?=\s|$)|\s[–—-]\s")
 _OPERATION = re.compile(r"=|[-+*/×÷·^]\s*[$£€(]*\d")
@@ -40,6 +40,12 @@ class _Reader:
     """What the path sees, its own goal included, in small letters."""
 
     @cached_property
+    def naming(self) -> frozenset[str]:
+        """The words of the path whose stems are `names`."""
+        words = frozenset().union(*(sentence.words for sentence in self.view.spoken))
+        return frozenset(word for word in words if stem(word) in self.names)
+
+    @cached_property
     def told(self) -> tuple[str, ...]:
         """The sentences of what the path sees."""
         return tuple(re.split(r"[.!?]\s|\n", self.seen))
@@ -61,7 +67,7 @@ class _Reader:
         found = {place for word in sentence.words & _WORDS for place in _TRIGGERS[word]}
         if opens:
             found |= _OPENING
-        if opens or not self.names.isdisjoint(sentence.stems):
+        if opens or not self.naming.isdisjoint(sentence.words):
             found |= _NAMED
         return sorted(found)
 
