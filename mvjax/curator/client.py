@@ -124,6 +124,7 @@ class ChatClient:
         self._reached = self._answered = False
         self._away = self._refused = 0
         self._errors = (openai.OpenAIError, TimeoutError, ValueError, RecursionError)
+        self._raw = openai.HttpxBinaryResponseContent
         self._client = openai.AsyncOpenAI(
             api_key=endpoint.key or "none",
             base_url=endpoint.base_url,
@@ -214,14 +215,11 @@ class ChatClient:
         try:
             # The package's own time-out would be for each piece of a response, not for the whole.
             async with asyncio.timeout(self.endpoint.timeout):
-                response = await self._client.chat.completions.with_raw_response.create(
-                    model=self.endpoint.model,
-                    messages=[dict(message) for message in call.messages],
-                    extra_body=dict(self.endpoint.extra) or None,
-                    **{limit_field: call.max_tokens},
-                    **self._options(call, form),
+                # Raw, as the package's own models of requests and responses take three times as long as all else here.
+                response = await self._client.post(
+                    "/chat/completions", cast_to=self._raw, body=self._body(call, form, limit_field)
                 )
-            reply, usage = read(call, json.loads(response.http_response.content))
+            reply, usage = read(call, json.loads(response.content))
         except self._errors as error:
             found = trouble(error)
             taken = tokens if found.at_work else 0
@@ -238,15 +236,18 @@ class ChatClient:
         finally:
             self._limiter.correct(ticket, taken)
 
-    def _options(self, call: Call, form: str) -> dict[str, Any]:
-        sampling = {name: getattr(self.endpoint, name) for name in ("temperature", "top_p", "seed")}
-        options: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    def _body(self, call: Call, form: str, limit_field: str) -> dict[str, Any]:
+        endpoint = self.endpoint
+        messages = [dict(message) for message in call.messages]
+        body: dict[str, Any] = {"model": endpoint.model, "messages": messages, limit_field: call.max_tokens}
+        sampling = {name: getattr(endpoint, name) for name in ("temperature", "top_p", "seed")}
+        body |= {name: value for name, value in sampling.items() if value is not None}
         if form == "schema":
             schema = {"name": call.stage, "schema": dict(call.schema)}
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif form == "json":
-            options["response_format"] = {"type": "json_object"}
-        return options
+            body["response_format"] = {"type": "json_object"}
+        return {**body, **endpoint.extra}
 
     def _wait(self, came: Trouble, tries: int) -> float:
         if came.wait is None:

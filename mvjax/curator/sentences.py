@@ -16,8 +16,8 @@ _SPAN = re.compile(
 _CLOSERS = "\"'”’»」』】）)\\]*_"
 _STOPS, _WIDE = ".!?…؟۔।॥։።", "。！？｡"
 _END = re.compile(
-    rf"[\s{_STOPS}{_WIDE}](?:"
-    rf"(?<=\n)\s*|(?<=[^\S\n])\s*\n\s*"  # a line break ends a sentence, whatever stands before it
+    rf"[\n{_STOPS}{_WIDE}](?:"
+    rf"(?<=\n)\s*"  # a line break ends a sentence, whatever stands before it
     rf"|(?<=[{_STOPS}])[{_STOPS}]*[{_CLOSERS}]*\s+"  # these need a space behind them: 3.14 is no end
     rf"|(?<=[{_WIDE}])[{_WIDE}]*[{_CLOSERS}]*\s*)"  # these need none
 )

@@ -14,8 +14,12 @@ _LETTER = (
     rf"[A-Za-zΑ-Ωα-ωϕϑ])"
 )
 _SUB = r"(?:_(?:\{[^{}\n]{1,12}\}|[A-Za-z0-9]{1,12})|[₀-₉]+)?"
-SYMBOL = re.compile(rf"(?<![A-Za-z\\_'’])(?P<symbol>{_LETTER}{_SUB})(?![A-Za-z_'’])(?!-[a-z])")
-"""A letter, a Greek one, a letter or short word with a subscript, an abbreviation, wherever it stands."""
+_PLAIN = "[A-Za-z][a-z]+(?![A-Za-z_])"
+SYMBOL = re.compile(rf"{_PLAIN}|(?<![A-Za-z\\_'’])(?P<symbol>{_LETTER}{_SUB})(?![A-Za-z_'’])(?!-[a-z])")
+"""A letter, a Greek one, a letter or short word with a subscript, an abbreviation, wherever it stands.
+
+A plain word matches too, without the group `symbol`: so it is passed over at once, not letter by letter.
+"""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _recalls(sentence: str, generous: bool) -> bool:
 def _places(text: str) -> Places:
     found: dict[str, list[tuple[int, int]]] = {}
     for match in SYMBOL.finditer(text):
-        if _is_used(text, match):
+        if match["symbol"] and _is_used(text, match):
             found.setdefault(_key(match["symbol"]), []).append(match.span("symbol"))
     return found
 

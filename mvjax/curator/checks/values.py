@@ -23,7 +23,7 @@ COMMON = frozenset(
 _ALWAYS = ("60", "100", "1000")
 NEAR = 8
 """So many different numbers before one may have given it."""
-_LONG = re.compile(r"[\d,.]{31,}")
+_LONG = re.compile(r"[\d,.][\d,.]{30,}")
 _SIGNS = {"·": "*", "∙": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "\\div": "/", "−": "-", "{,}": ","}
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _OPERAND = rf"[($ ]*+(?:{NUMBER.pattern})[ )%]*+"
@@ -79,7 +79,8 @@ class Numbers:
 
     def __init__(self, view: View):
         self.view = view
-        self.texts = tuple(_readable(sentence.text) for sentence in view.sentences)
+        said = (sentence.text for sentence in view.sentences)
+        self.texts = tuple(said if _readable(view.text) == view.text else map(_readable, said))
 
     @cached_property
     def uses(self) -> tuple[Use, ...]:
@@ -208,7 +209,7 @@ def _readable(text: str) -> str:
     """A sentence with one sign for each operation, without endless digits."""
     if "\\" in text or "{,}" in text or not text.isascii():
         text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
-    return _LONG.sub(" ", text) if len(text) > 30 else text
+    return _LONG.sub(" ", text)
 
 
 def _is_of_name(text: str, start: int) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import count, groupby
 
 from mvjax.curator import sentences
 from mvjax.curator.transcript import Block, Body
@@ -149,15 +150,16 @@ def quotation(text: str, start: int, end: int, words: int = 5) -> str:
 
 
 def _sentences(body: Body) -> Iterator[Sentence]:
-    index = 0
-    for entry in body:
-        if not isinstance(entry, str):
-            for text in all_lines(tuple(line for path in entry.paths for line in (path.goal, *path.body))):
-                yield from (Sentence(said, -1) for said in _split(text))
-        for said in _split(entry if isinstance(entry, str) else entry.conclusion):
-            yield Sentence(said, index)
-            index += 1
+    index = count()
+    for is_line, entries in groupby(body, lambda entry: isinstance(entry, str)):
+        if is_line:
+            yield from (Sentence(said, next(index)) for said in _split(entries))
+            continue
+        for block in entries:
+            inside = all_lines(tuple(line for path in block.paths for line in (path.goal, *path.body)))
+            yield from (Sentence(said, -1) for said in _split(inside))
+            yield from (Sentence(said, next(index)) for said in _split((block.conclusion,)))
 
 
-def _split(text: str) -> list[str]:
-    return [said for sentence in sentences.split(text) if (said := " ".join(sentence.split()))]
+def _split(lines: Iterable[str]) -> list[str]:
+    return [said for sentence in sentences.split("\n".join(lines)) if (said := " ".join(sentence.split()))]

@@ -153,8 +153,8 @@ def _on_lines(path: str) -> str:
 
 
 def _body(path: str, written: Mapping[str, Block | None]) -> tuple[str | Block, ...]:
-    markers = ((line, _MARKER.fullmatch(line)) for line in path.split("\n"))
-    return tuple(written[match[1]] if match else line for line, match in markers)
+    lines = path.split("\n")
+    return tuple(written[line[8:-2]] if line.startswith("[[") and _MARKER.fullmatch(line) else line for line in lines)
 
 
 SCHEMA = table({"goals": array(TEXT), "paths": array(TEXT), "conclusion": TEXT})

@@ -49,26 +49,27 @@ class Writer:
 
         def accept(text: str) -> Talk:
             made = paths.read(text, block.number, branches)
-            findings = list(self.findings(block.number, made, branches, prefix, written))
+            whole = made.block(written)
+            findings = list(self.findings(block.number, made, whole, branches, prefix, written))
             if findings:
                 raise Faulty(findings)
             if self.settings.judge:
-                yield from self.judged(block.number, made.block(written), shown, followed)
-            return made
+                yield from self.judged(block.number, whole, shown, followed)
+            return made, whole
 
         log = self.asking.log
         told = log.stages.setdefault("paths", {})
         try:
-            made = yield from self.asking.until(paths.ask(self.asking, self.problem, block, shown, branches), accept)
+            made, whole = yield from self.asking.until(paths.ask(self.asking, self.problem, block, shown, branches), accept)
         except Faulty as error:
             log.less(error.findings[0])
             told[block.number] = {"sequential": str(error.findings[0]), "check": error.findings[0].check}
             return {**written, block.number: None}
         told[block.number] = paths.to_json(made)
-        return {**written, block.number: made.block(written)}
+        return {**written, block.number: whole}
 
     def findings(
-        self, number: str, made: Paths, branches: Sequence[Branch], prefix: str, written: Written
+        self, number: str, made: Paths, block: Block, branches: Sequence[Branch], prefix: str, written: Written
     ) -> Iterator[Finding]:
         """What is wrong with the texts of a block."""
         given = content.words(self.problem.question) | content.values(prefix)
@@ -78,7 +79,7 @@ class Writer:
             yield from content.check_path(branch.original, own, inner, self.settings.path_distance, where)
             yield from content.check_goal(made.goals[place], own, given, where)
         yield from content.check_conclusion(made.conclusion, made.paths, inner, f"block {number}")
-        block, known = made.block(written), f"{self.problem.question}\n{prefix}"
+        known = f"{self.problem.question}\n{prefix}"
         dependent = independence.check_block(block, known=known)
         if not dependent and self.settings.likelihood is not None:
             dependent = self.settings.likelihood.check(block, known)
