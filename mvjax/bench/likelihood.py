@@ -17,12 +17,12 @@ import numpy as np
 from mvjax.bench.config import LikelihoodBench
 from mvjax.bench.planted import cases
 from mvjax.bench.report import Report
-from mvjax.curator.arithmetic import numbers_in
+from mvjax.curator.analysis.classifier import auc
 from mvjax.curator.checks.likelihood import PathScore, score_blocks
-from mvjax.curator.classifier import auc
 from mvjax.curator.local_model import LocalModel
 from mvjax.curator.sources.solution import Rejected, dependencies, read_steps
-from mvjax.curator.transcript import Block, Path
+from mvjax.curator.text.arithmetic import numbers_in
+from mvjax.curator.text.transcript import Block, Path
 
 FALSE_ALARMS = 0.1
 """Share of the independent blocks of the tuning part that a limit may find."""
@@ -90,7 +90,7 @@ def measure(config: LikelihoodBench, report: Report, say: Callable[[str], None])
         for which in MEASURES
     }
     marks = {title: limits[which] for title in panels for which in MEASURES if title.endswith(MEASURES[which])}
-    from mvjax.curator.plots import histograms
+    from mvjax.curator.analysis.plots import histograms
 
     report.notes.append(histograms(config.output / "likelihood.png", panels, marks, "blocks"))
     report.notes.append(

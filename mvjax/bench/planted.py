@@ -19,11 +19,11 @@ from importlib.resources import files
 
 from mvjax.bench import planted_scenes
 from mvjax.bench.planted_parts import Part, Scene, put, slots
-from mvjax.curator import reading
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.sources import gsm8k, synthetic
 from mvjax.curator.sources.solution import Rejected
-from mvjax.curator.transcript import Block, Path
+from mvjax.curator.text import reading
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.text.transcript import Block, Path
 from mvjax.data.records import Record
 
 SETS = ("tuning", "held_out")

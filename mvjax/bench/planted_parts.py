@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mvjax.curator.arithmetic import evaluate, parse_number
+from mvjax.curator.text.arithmetic import evaluate, parse_number
 
 LOWERED = frozenset(
     [

@@ -16,7 +16,7 @@ from mvjax.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mvjax.curator.splits import Measure, Trace
+    from mvjax.curator.analysis.splits import Measure, Trace
 
 SQLITE = b"SQLite format 3\0"
 
@@ -84,8 +84,8 @@ class Probe:
 
 def run_analyze(command: Analyze) -> int:
     """Analyse, and print."""
-    from mvjax.curator.analysis import analyze, table
-    from mvjax.curator.splits import words
+    from mvjax.curator.analysis.parallelism import analyze, table
+    from mvjax.curator.analysis.splits import words
 
     check_not_negative(limit=command.limit)
     check_plot(command.plot, command.input)
@@ -108,7 +108,7 @@ def run_analyze(command: Analyze) -> int:
         raise UserError(f"{command.input}: nothing in it says what is parallel: no problem of it ended well")
     note = None
     if command.plot is not None:
-        from mvjax.curator import plots
+        from mvjax.curator.analysis import plots
 
         note = plots.branches(command.plot, result)
     show(result.to_dict() if command.json else table(result, str(command.input)), note)
@@ -118,7 +118,7 @@ def run_analyze(command: Analyze) -> int:
 def label(command: Analyze) -> int:
     """Have raw traces labelled, into the store; returns the exit status."""
     from mvjax.cli import curate_llm
-    from mvjax.curator.client import ChatClient
+    from mvjax.curator.endpoint.client import ChatClient
     from mvjax.curator.progress import progress
     from mvjax.curator.run import run
     from mvjax.curator.stages.labels import STAGE, label
@@ -144,7 +144,7 @@ def traces(command: Analyze, measure: Measure) -> Iterator[Trace]:
     """The traces of a store or of a file of records."""
     from itertools import islice
 
-    from mvjax.curator.splits import of_outcome, of_record
+    from mvjax.curator.analysis.splits import of_outcome, of_record
     from mvjax.data.records import open_input, read_records
 
     with open_input(command.input) as file:
@@ -166,7 +166,7 @@ def traces(command: Analyze, measure: Measure) -> Iterator[Trace]:
 
 def run_probe(command: Probe) -> int:
     """Probe, and print."""
-    from mvjax.curator import probe
+    from mvjax.curator.analysis import probe
     from mvjax.curator.local_model import LocalModel
     from mvjax.data.records import read_records
 
@@ -193,7 +193,7 @@ def run_probe(command: Probe) -> int:
         raise UserError(f"{command.records}: {left_out[0]}; give more records")
     note = None
     if command.plot is not None:
-        from mvjax.curator import plots
+        from mvjax.curator.analysis import plots
 
         note = plots.by_layer(command.plot, probes)
     if command.json:

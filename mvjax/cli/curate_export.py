@@ -38,8 +38,8 @@ class Export:
 
 def run(command: Export) -> int:
     """Write the records, print what they are like."""
-    from mvjax.curator.export import Selection, questions_of
     from mvjax.curator.store import Store
+    from mvjax.curator.store.export import Selection, questions_of
 
     if not 0 <= command.test_share < 1:
         raise UserError(f"--test-share {command.test_share}: must be 0 or more and less than 1")

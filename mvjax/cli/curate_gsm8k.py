@@ -42,10 +42,10 @@ class Gsm8k:
 def run(command: Gsm8k) -> int:
     """Make the records, write them, print what they are like."""
     from mvjax.curator import ready
-    from mvjax.curator.export import Selection
     from mvjax.curator.progress import progress
     from mvjax.curator.run import run
     from mvjax.curator.store import Store
+    from mvjax.curator.store.export import Selection
 
     check_not_negative(limit=command.limit)
     check_files(command.output, [command.input], command.store)

@@ -12,14 +12,14 @@ import tyro
 
 from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, check_not_negative, say, tell_stopped, write
 from mvjax.curator.production import Problem
-from mvjax.curator.stored import Added
+from mvjax.curator.store.stored import Added
 from mvjax.curator.totals import BUDGET, INTERRUPTED, Totals
 from mvjax.data.records import Fault
 from mvjax.errors import UserError
 
 if TYPE_CHECKING:
     from mvjax.curator.checks.likelihood import LikelihoodCheck
-    from mvjax.curator.client import Endpoint
+    from mvjax.curator.endpoint.client import Endpoint
     from mvjax.curator.llm import Settings
 
 
@@ -107,12 +107,12 @@ class Llm:
 def run(command: Llm) -> int:
     """Curate; returns the exit status."""
     from mvjax.curator import llm
-    from mvjax.curator.client import ChatClient
-    from mvjax.curator.export import Selection
+    from mvjax.curator.endpoint.client import ChatClient
+    from mvjax.curator.endpoint.spending import Prices, Spending
     from mvjax.curator.progress import progress
     from mvjax.curator.run import run
-    from mvjax.curator.spending import Prices, Spending
     from mvjax.curator.store import Store
+    from mvjax.curator.store.export import Selection
 
     check(command)
     settings = settings_of(command)
@@ -190,7 +190,7 @@ def likelihood_of(model: Path) -> LikelihoodCheck:
 
 def endpoint_of(command: Llm) -> Endpoint:
     """Whom to ask."""
-    from mvjax.curator.client import Endpoint
+    from mvjax.curator.endpoint.client import Endpoint
 
     try:
         extra = json.loads(command.extra)
@@ -240,7 +240,7 @@ def problems(command: Llm) -> Iterator[Problem | Fault]:
 def dry_run(command: Llm, settings: Settings) -> int:
     """Say what the calls that are still to be made will come to, roughly."""
     from mvjax.curator import llm
-    from mvjax.curator.spending import Prices, estimate
+    from mvjax.curator.endpoint.spending import Prices, estimate
     from mvjax.curator.store import Store
 
     store = Store.read(command.store) if command.store.exists() else None

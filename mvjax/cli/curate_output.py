@@ -13,8 +13,8 @@ from mvjax.errors import UserError
 EXIT_INTERRUPTED = 130
 
 if TYPE_CHECKING:
-    from mvjax.curator.export import Selection
     from mvjax.curator.store import Store
+    from mvjax.curator.store.export import Selection
     from mvjax.curator.totals import Totals
 
 
@@ -46,9 +46,9 @@ def write(store: Store, output: Path, selection: Selection, tokenizer: Path | No
     Raises:
       UserError: there is none.
     """
-    from mvjax.curator import statistics
-    from mvjax.curator.counts import count
-    from mvjax.curator.export import export, path_of_test_part, records
+    from mvjax.curator.analysis import statistics
+    from mvjax.curator.store.counts import count
+    from mvjax.curator.store.export import export, path_of_test_part, records
 
     measured_in = None
     if tokenizer is not None:

@@ -34,8 +34,8 @@ class Show:
 
 def run(command: Show) -> int:
     """Show it."""
+    from mvjax.curator.display.story import tell
     from mvjax.curator.store import Store
-    from mvjax.curator.story import tell
 
     if command.html is not None and command.html.is_dir():
         raise UserError(f"{command.html}: is a directory; --html must name a file")
@@ -48,11 +48,11 @@ def run(command: Show) -> int:
     if command.html is None:
         from rich.console import Console
 
-        from mvjax.curator.show import show
+        from mvjax.curator.display.terminal import show
 
         show(Console(), story)
         return 0
-    from mvjax.curator.page import page
+    from mvjax.curator.display.page import page
     from mvjax.files import atomic_path
 
     with atomic_path(command.html) as temporary:

@@ -13,7 +13,7 @@ import tyro
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mvjax.curator.counts import Counts, StageUse
+    from mvjax.curator.store.counts import Counts, StageUse
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Status:
 
 def run(command: Status) -> int:
     """Count, and print."""
-    from mvjax.curator.counts import count, use
     from mvjax.curator.store import Store
+    from mvjax.curator.store.counts import count, use
 
     with Store.read(command.store) as store:
         counts, stages, settings = count(store), use(store), store.fact("settings", {})

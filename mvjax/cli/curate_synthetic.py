@@ -42,11 +42,11 @@ class Synthetic:
 def run(command: Synthetic) -> int:
     """Make the records, write them, print what they are like."""
     from mvjax.curator import ready
-    from mvjax.curator.export import Selection
     from mvjax.curator.progress import progress
     from mvjax.curator.run import run
     from mvjax.curator.sources.synthetic import SyntheticConfig
     from mvjax.curator.store import Store
+    from mvjax.curator.store.export import Selection
 
     if command.count < 1:
         raise UserError(f"--count {command.count}: must be 1 or more")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from mvjax.curator import prompt_files, sentences
+from mvjax.curator import prompt_files
 from mvjax.curator.checks import content
 from mvjax.curator.checks import record as records
 from mvjax.curator.production import Finding, Outcome, Problem, Production
@@ -29,7 +29,8 @@ from mvjax.curator.stages.asking import Asking, EndpointFailed, Log, Talk, plain
 from mvjax.curator.stages.draft import Draft, Written
 from mvjax.curator.stages.replies import Faulty, faulty
 from mvjax.curator.stages.writing import Writer
-from mvjax.curator.transcript import multiverse
+from mvjax.curator.text import sentences
+from mvjax.curator.text.transcript import multiverse
 from mvjax.data.records import Record
 from mvjax.errors import UserError
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mvjax.curator import reading
 from mvjax.curator.checks import independence, record
 from mvjax.curator.production import Finding, Outcome, Problem, Production
 from mvjax.curator.sources import gsm8k, synthetic
 from mvjax.curator.sources.solution import Rejected
+from mvjax.curator.text import reading
 from mvjax.data.records import Fault, Record, check_share, open_input
 from mvjax.errors import UserError
 

@@ -20,9 +20,9 @@ from mvjax.curator.totals import BUDGET, INTERRUPTED, Totals
 from mvjax.errors import UserError
 
 if TYPE_CHECKING:
-    from mvjax.curator.client import ChatClient
+    from mvjax.curator.endpoint.client import ChatClient
+    from mvjax.curator.endpoint.spending import Spending
     from mvjax.curator.progress import LiveLine, PlainLines
-    from mvjax.curator.spending import Spending
 
 FAULT = "fault of mvjax"
 FAILURES = 20

@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from mvjax.curator.counts import count
 from mvjax.curator.production import Outcome, Reply
 from mvjax.curator.store import Store
+from mvjax.curator.store.counts import count
 
 INTERRUPTED = "interrupted"
 BUDGET = "budget"

@@ -129,23 +129,6 @@ def write_records(path: str | Path, records: Iterable[Record]) -> int:
     return written
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 file.
-
-    Raises:
-      UserError: the file cannot be read or is not UTF-8 (the message names the line).
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    try:
-        return data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {number} is not UTF-8 text; save the file as UTF-8") from error
-
-
 def parse_line(line: bytes) -> Record:
     """One record from its line of a file; a byte order mark before it is passed over.
 

@@ -11,7 +11,7 @@ from mvjax.bench import likelihood
 from mvjax.bench.config import LikelihoodBench
 from mvjax.bench.likelihood import Judged, real_steps, row, threshold
 from mvjax.bench.report import Report
-from mvjax.curator.arithmetic import numbers_in
+from mvjax.curator.text.arithmetic import numbers_in
 
 
 def judged(kind, *values, path=0):

@@ -10,12 +10,11 @@ from scripted_endpoint import serve
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
-from mvjax.curator import probe
+from mvjax.curator.analysis import probe
 from mvjax.curator.production import Outcome, Problem
-from mvjax.curator.sources import gsm8k
 from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 from mvjax.curator.store import Store
-from mvjax.data.records import write_records
+from mvjax.data.records import read_records, write_records
 
 
 @pytest.fixture
@@ -51,8 +50,9 @@ def test_records(records, toy, tmp_path, capsys):
 
 def test_a_store_of_a_source_without_stages_is_read_by_its_records(tmp_path, capsys):
     store, file = tmp_path / "s.sqlite", tmp_path / "out.jsonl"
-    records = gsm8k.curate_file(files("mvjax") / "assets" / "gsm8k_sample.jsonl").records
-    write_records(file, records)
+    assert main(["curate", "gsm8k", str(files("mvjax") / "assets" / "gsm8k_sample.jsonl"), "--output", str(file)]) == 0
+    records = list(read_records(file))
+    capsys.readouterr()
     with Store.open(store, {}) as opened:
         opened.add(Problem(record.id, record.messages[0]["content"], record.autoregressive) for record in records)
         for number, record in enumerate(records, 1):

@@ -10,8 +10,8 @@ from model_replies import Model, problem
 from scripted_endpoint import serve
 
 from mvjax.cli.main import main
-from mvjax.curator.counts import count
 from mvjax.curator.store import Store
+from mvjax.curator.store.counts import count
 from mvjax.data.records import read_records
 
 MODEL = Model()

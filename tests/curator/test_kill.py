@@ -16,9 +16,9 @@ from model_replies import drive, problem
 
 from mvjax.curator import llm
 from mvjax.curator.checks import content
-from mvjax.curator.counts import count
 from mvjax.curator.ready import checked
 from mvjax.curator.store import Store
+from mvjax.curator.store.counts import count
 
 ROOT = Path(__file__).parents[2]
 RUN = "import sys; from mvjax.cli.main import run; run()"

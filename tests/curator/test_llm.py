@@ -11,8 +11,8 @@ from model_replies import FAULTS, Model, drive, problem
 from mvjax.curator import llm
 from mvjax.curator.checks import record as records
 from mvjax.curator.production import Finding, Outcome, Problem, Reply
-from mvjax.curator.sentences import split
 from mvjax.curator.stages.writing import shortened
+from mvjax.curator.text.sentences import split
 from mvjax.errors import UserError
 from mvjax.language import parse_text, tree
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_productions import Client, call, problem, produce, ready, record
 
-from mvjax.curator.counts import count
+from mvjax.curator.endpoint.spending import Prices, Spending
 from mvjax.curator.production import Outcome, Reply
 from mvjax.curator.progress import PlainLines, duration, line
 from mvjax.curator.run import FAILURES, FAULT, run
-from mvjax.curator.spending import Prices, Spending
 from mvjax.curator.store import Store
+from mvjax.curator.store.counts import count
 from mvjax.curator.totals import BUDGET, INTERRUPTED
 from mvjax.errors import UserError
 

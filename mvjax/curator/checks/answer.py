@@ -6,8 +6,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from mvjax.curator.arithmetic import parse_number
 from mvjax.curator.checks.content import plain_digits, words
+from mvjax.curator.text.arithmetic import parse_number
 
 TAIL = 600
 """Characters at the end of a text in which its answer is looked for where it is not boxed."""

@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.local_model import LocalModel, Sheet
-from mvjax.curator.transcript import Block, Body, Path, multiverse
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.text.transcript import Block, Body, Path, multiverse
 from mvjax.language import INT32_MAX, Layout, lay_out
 from mvjax.language.tags import TEXT
 

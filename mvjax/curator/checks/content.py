@@ -8,8 +8,8 @@ from collections.abc import Iterable, Set
 from fractions import Fraction
 from functools import lru_cache
 
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.production import Finding
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.errors import UserError
 
 CHECK = "content"

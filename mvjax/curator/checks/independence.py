@@ -20,7 +20,7 @@ from mvjax.curator.checks.values import Numbers, foreign_numbers
 from mvjax.curator.checks.views import all_lines, distinctive, views
 from mvjax.curator.checks.wording import references
 from mvjax.curator.production import Finding
-from mvjax.curator.transcript import Block, Body
+from mvjax.curator.text.transcript import Block, Body
 
 REFERENCE, LABEL, NUMBER, SYMBOL = "sibling reference", "sibling label", "sibling number", "sibling symbol"
 CHECKS = (REFERENCE, LABEL, NUMBER, SYMBOL)

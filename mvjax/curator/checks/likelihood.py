@@ -23,11 +23,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from mvjax.curator.arithmetic import NUMBER
 from mvjax.curator.checks.chains import Chains
 from mvjax.curator.local_model import LocalModel
 from mvjax.curator.production import Finding
-from mvjax.curator.transcript import Block
+from mvjax.curator.text.arithmetic import NUMBER
+from mvjax.curator.text.transcript import Block
 
 CHECK = "likelihood"
 GAIN = 1.5

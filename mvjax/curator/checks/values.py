@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import islice
 from math import factorial
 
-from mvjax.curator.arithmetic import NUMBER, evaluate, numbers_in, parse_number
 from mvjax.curator.checks.views import View, quotation
+from mvjax.curator.text.arithmetic import NUMBER, evaluate, numbers_in, parse_number
 
 SMALL = 12
 """Whole numbers up to it prove nothing: counts, exponents, coefficients."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count, groupby
 
-from mvjax.curator import sentences
-from mvjax.curator.transcript import Block, Body
+from mvjax.curator.text import sentences
+from mvjax.curator.text.transcript import Block, Body
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _PLAIN_WORD = re.compile(r"[a-z]+")

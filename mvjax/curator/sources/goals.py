@@ -6,8 +6,8 @@ import re
 from collections.abc import Set
 from fractions import Fraction
 
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.sources.solution import Sentence
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
 
 _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _LITERAL = re.compile(rf"\s*\$?\s*(?:{NUMBER.pattern})(?:/\d+)?(?:\s*%)?")

@@ -6,67 +6,16 @@ independent (`graph`), and what cannot be decided is left out with a reason.
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Set
-from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path as FilePath
 
-from mvjax.curator import graph
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.sources import graph
 from mvjax.curator.sources.goals import goals, result_phrase, standing_alone
 from mvjax.curator.sources.solution import Rejected, Sentence, Step, dependencies, read_steps
-from mvjax.curator.transcript import Block, Body, Path, multiverse
-from mvjax.data.records import Fault, Record, check_share, read_lines
-
-
-@dataclass
-class Curated:
-    """What came of a file of problems."""
-
-    records: list[Record] = field(default_factory=list)
-    """Parallel and sequential ones (`meta["parallel"]`), in the order of the file."""
-    rejected: list[Fault] = field(default_factory=list)
-    """Problems left out, each with its reason."""
-    reasons: Counter = field(default_factory=Counter)
-    """How many for each class of reason."""
-
-
-def curate_file(path: str | FilePath, *, limit: int | None = None, max_bad_share: float = 0.02) -> Curated:
-    """Curate a JSON Lines file of {"question", "answer"}.
-
-    Args:
-      path: the file, in the layout of openai/grade-school-math.
-      limit: how many problems to read at most.
-      max_bad_share: largest share of lines that are no such problem.
-    Raises:
-      UserError: no such file, not UTF-8, or too many malformed lines.
-    """
-    path = FilePath(path)
-    curated = Curated()
-    malformed: list[Fault] = []
-    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()][:limit]
-    for number, line in lines:
-        name = f"{path.stem}-{number}"
-        try:
-            problem = json.loads(line)
-            question, answer = problem["question"], problem["answer"]
-            if not (isinstance(question, str) and isinstance(answer, str)):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            malformed.append(Fault(f"{path.name}:{number}", 'not a JSON object with "question" and "answer"'))
-            curated.reasons["malformed line"] += 1
-            continue
-        try:
-            curated.records.append(curate(name, question, answer))
-        except Rejected as error:
-            curated.rejected.append(Fault(name, str(error)))
-            curated.reasons[error.reason] += 1
-    check_share(malformed, len(lines), max_bad_share, str(path))
-    curated.rejected.extend(malformed)
-    return curated
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.text.transcript import Block, Body, Path, multiverse
+from mvjax.data.records import Record
 
 
 def curate(name: str, question: str, answer: str) -> Record:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mvjax.curator.arithmetic import NUMBER, agrees, evaluate, numbers_in
+from mvjax.curator.text.arithmetic import NUMBER, agrees, evaluate, numbers_in
 
 _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _RESULT = re.compile(rf"\s*\$?\s*({NUMBER.pattern})%?")

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mvjax.curator.transcript import Block, Body, Path, multiverse
+from mvjax.curator.text.transcript import Block, Body, Path, multiverse
 from mvjax.data.records import Record
 from mvjax.errors import UserError
 

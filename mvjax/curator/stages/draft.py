@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mvjax.curator.stages.groups import Group
 from mvjax.curator.stages.refill import Refill, joined
 from mvjax.curator.stages.structure import Fork, Node, Structure
-from mvjax.curator.transcript import Block, Body
+from mvjax.curator.text.transcript import Block, Body
 
 
 @dataclass(frozen=True)

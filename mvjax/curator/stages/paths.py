@@ -13,7 +13,7 @@ from mvjax.curator.stages.draft import DraftBlock, Written, resolved
 from mvjax.curator.stages.refill import joined
 from mvjax.curator.stages.replies import Faulty, get, read_object, shown, tags_in, texts
 from mvjax.curator.stages.schema import TEXT, array, table
-from mvjax.curator.transcript import Block, Path
+from mvjax.curator.text.transcript import Block, Path
 
 STAGE = "paths"
 _MARKER = re.compile(r"\[\[block ([\d.]+)\]\]")

@@ -13,7 +13,7 @@ from mvjax.curator.stages.asking import Asking, GivenUp, Talk, plainly, together
 from mvjax.curator.stages.draft import DraftBlock, Written
 from mvjax.curator.stages.paths import Branch, Paths
 from mvjax.curator.stages.replies import Faulty
-from mvjax.curator.transcript import Block
+from mvjax.curator.text.transcript import Block
 
 if TYPE_CHECKING:
     from mvjax.curator.llm import Settings
@@ -60,7 +60,9 @@ class Writer:
         log = self.asking.log
         told = log.stages.setdefault("paths", {})
         try:
-            made, whole = yield from self.asking.until(paths.ask(self.asking, self.problem, block, shown, branches), accept)
+            made, whole = yield from self.asking.until(
+                paths.ask(self.asking, self.problem, block, shown, branches), accept
+            )
         except Faulty as error:
             log.less(error.findings[0])
             told[block.number] = {"sequential": str(error.findings[0]), "check": error.findings[0].check}

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvjax.bench.planted import cases
-from mvjax.curator import reading
 from mvjax.curator.checks.independence import check_block, check_body
 from mvjax.curator.sources import synthetic
-from mvjax.curator.transcript import Block, Path
+from mvjax.curator.text import reading
+from mvjax.curator.text.transcript import Block, Path
 
 KNOWN = "Ann has 37 red and 52 blue pens. Each red pen costs 3 dollars, each blue pen 4 dollars. What do they cost?"
 RED = Path("Find the cost of the red pens.", ("The red pens cost 37 * 3 = 111 dollars.",))

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.curator import local_model
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.checks import chains, likelihood
 from mvjax.curator.checks.chains import altered
 from mvjax.curator.checks.likelihood import LikelihoodCheck, PathScore, score_block, score_blocks
 from mvjax.curator.local_model import LocalModel
-from mvjax.curator.transcript import Block, Path, multiverse
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.text.transcript import Block, Path, multiverse
 
 KNOWN = "What are 2+3 and 4*5?\nTwo small sums."
 LENGTH = 512

@@ -7,7 +7,7 @@ from model_replies import problem
 
 from mvjax.curator.checks.record import check, check_problem
 from mvjax.curator.production import Problem
-from mvjax.curator.transcript import Block, Path, multiverse
+from mvjax.curator.text.transcript import Block, Path, multiverse
 from mvjax.data.records import Record
 
 BLOCK = Block((Path("Find a.", ("a is 4.",)), Path("Find b.", ("b is 5.",))), "4 and 5.")

@@ -7,10 +7,9 @@ from importlib.resources import files
 
 import pytest
 
-from mvjax.curator.arithmetic import NUMBER, numbers_in, parse_number
-from mvjax.curator.sources.gsm8k import curate, curate_file, grade
+from mvjax.curator.sources.gsm8k import curate, grade
 from mvjax.curator.sources.solution import Rejected, read_sentence
-from mvjax.errors import UserError
+from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.language import parse_text
 from mvjax.language.tree import Block, Conclusion, Goal, Path, Text
 
@@ -229,17 +228,3 @@ def test_grading_reads_the_last_answer():
     assert not grade(record, "The answer is 2. The answer is 230.")
     assert not grade(record, "23")
     assert grade(record, "The answer is 23.00")
-
-
-def test_a_file_with_faulty_lines(tmp_path):
-    path = tmp_path / "problems.jsonl"
-    good = json.dumps({"question": TWO[0], "answer": TWO[1]})
-    wrong = json.dumps({"question": TWO[0], "answer": TWO[1].replace("=15>>15", "=16>>16")})
-    path.write_text("\n".join([good, wrong, "{", good]))
-    curated = curate_file(path, max_bad_share=0.3)
-    assert [record.id for record in curated.records] == ["problems-1", "problems-4"]
-    assert curated.reasons == {"wrong arithmetic": 1, "malformed line": 1}
-    assert "problems.jsonl:3" in {fault.name for fault in curated.rejected}
-    with pytest.raises(UserError, match=r"1 of 4 records cannot be used.*problems.jsonl:3"):
-        curate_file(path)
-    assert len(curate_file(path, limit=1).records) == 1

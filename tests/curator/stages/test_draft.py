@@ -4,7 +4,7 @@ from mvjax.curator.stages import draft as drafts
 from mvjax.curator.stages.groups import Group
 from mvjax.curator.stages.refill import Refill
 from mvjax.curator.stages.structure import Fork, Node
-from mvjax.curator.transcript import Block, Path
+from mvjax.curator.text.transcript import Block, Path
 
 GROUP = Group((("S1",), ("S2",)), "collective", "other", "")
 INNER = Fork(GROUP, ((Node("S2.1"),), (Node("S2.2"),)), "")

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_replies import Model, drive, problem
 
-from mvjax.curator import llm, sentences
+from mvjax.curator import llm
 from mvjax.curator.stages import draft as drafts
 from mvjax.curator.stages import groups, judge, paths, refill, structure, tree
 from mvjax.curator.stages.replies import Faulty
-from mvjax.curator.transcript import Block
+from mvjax.curator.text import sentences
+from mvjax.curator.text.transcript import Block
 
 PROBLEM = problem(1, nested=1)
 PIECES = sentences.split(PROBLEM.reasoning)

@@ -9,7 +9,7 @@ from mvjax.curator.stages.draft import DraftBlock
 from mvjax.curator.stages.groups import Group
 from mvjax.curator.stages.paths import Branch
 from mvjax.curator.stages.replies import Faulty
-from mvjax.curator.transcript import Block, Path
+from mvjax.curator.text.transcript import Block, Path
 
 SENTENCES = ["Intro. ", "First half. ", "Second half. ", "Both. ", "Other.\n", "Its end.\n"]
 GROUP = Group((("S1",), ("S2",)), "collective", "other", "")

@@ -1,0 +1,1 @@
+"""What traces and records are like, and what a model's hidden states foretell."""

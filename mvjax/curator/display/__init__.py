@@ -1,0 +1,1 @@
+"""One problem's way through the curator, to look at."""

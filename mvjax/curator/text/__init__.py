@@ -1,0 +1,1 @@
+"""Texts: sentences, numbers, transcripts written and read."""

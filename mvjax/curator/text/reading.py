@@ -1,0 +1,58 @@
+"""Reading transcripts: Multiverse text becomes blocks again, each with the text that all its paths see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mvjax.curator.text.transcript import ANNOUNCEMENT, Block, Body, Path
+from mvjax.language import parse_text, tree
+
+
+def blocks(response: str) -> Iterator[tuple[Block, str]]:
+    """All blocks of a response, outer ones first, each with what stands before it in the segments that hold it.
+
+    Raises:
+      TranscriptError: the response breaks the grammar.
+    """
+    return _blocks(parse_text(response, complete=True).children, "")
+
+
+def _blocks(children: Sequence[tree.Text | tree.Element], known: str) -> Iterator[tuple[Block, str]]:
+    for child in children:
+        if isinstance(child, tree.Block):
+            yield _block(child), known.strip()
+            for path in child.paths:
+                yield from _blocks(path.children, known)
+        elif isinstance(child, tree.Think):
+            yield from _blocks(child.children, known)
+        known += _text(child)
+
+
+def _block(block: tree.Block) -> Block:
+    paths = tuple(
+        Path(_labelled(_text(outline)), _body(path)) for outline, path in zip(block.goal.outlines, block.paths)
+    )
+    return Block(paths, _text(block.conclusion).strip())
+
+
+def _body(path: tree.Path) -> Body:
+    entries: list[str | Block] = []
+    for child in path.children:
+        if isinstance(child, tree.Text):
+            text = child.content if entries or child is not path.children[0] else _labelled(child.content)
+            entries.extend(line for line in text.strip().split("\n") if line)
+        else:
+            if entries and entries[-1] == ANNOUNCEMENT:
+                entries.pop()
+            entries.append(_block(child))
+    return tuple(entries)
+
+
+def _labelled(text: str) -> str:
+    """What stands behind a label."""
+    return text.partition(":")[2].strip()
+
+
+def _text(node: tree.Text | tree.Element) -> str:
+    """Text of a node, tags left out."""
+    return node.content if isinstance(node, tree.Text) else "".join(map(_text, node.children))
