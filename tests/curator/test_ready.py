@@ -9,9 +9,7 @@ from mvjax.data.records import Fault
 from mvjax.errors import UserError
 
 QUESTION = "Pens cost $2 and books cost $5. Ann buys 4 pens and 3 books. What does she pay?"
-ANSWER = (
-    "The pens cost 2*4 = $<<2*4=8>>8.\nThe books cost 5*3 = $<<5*3=15>>15\nShe pays 8+15 = $<<8+15=23>>23\n#### 23"
-)
+ANSWER = "The pens cost 2*4 = $<<2*4=8>>8.\nThe books cost 5*3 = $<<5*3=15>>15\nShe pays 8+15 = $<<8+15=23>>23\n#### 23"
 GOOD = json.dumps({"question": QUESTION, "answer": ANSWER})
 WRONG = json.dumps({"question": QUESTION, "answer": ANSWER.replace("=15>>15", "=16>>16")})
 
