@@ -52,6 +52,8 @@ def run(command: Status) -> int:
     if stages:
         console.print("\ncalls", style="bold")
         console.print(stages_table(stages))
+        if estimated := sum(stage.estimated for stage in stages):
+            console.print(f"tokens of {estimated:,} replies are estimates: the endpoint did not count them")
     return 0
 
 

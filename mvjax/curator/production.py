@@ -72,6 +72,8 @@ class Reply:
     completion_tokens: int = 0
     seconds: float = 0.0
     """From the request to the reply, waiting for the endpoint's limits not counted."""
+    estimated: bool = False
+    """Whether the tokens are an estimate, as the endpoint did not count them."""
 
 
 @dataclass(frozen=True)

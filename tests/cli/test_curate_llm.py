@@ -8,6 +8,7 @@ import threading
 import pytest
 from model_replies import Model, problem
 from scripted_endpoint import serve
+from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
 from mvjax.curator.store import Store
@@ -110,6 +111,35 @@ def test_other_settings(traces, capsys):
     with Store.read("s.sqlite") as store:
         stages = [{call.stage for call in store.calls(f"farms-{number}")} for number in (0, 1)]
     assert ["judge" in stage for stage in stages] == [True, False]
+
+
+def test_a_local_model_scores_the_paths(traces, capsys):
+    config = tiny_config(hidden_size=32, intermediate_size=64, max_position_embeddings=4096)
+    wild = tiny_tensors(config)
+    write_gguf_model(traces.parent / "wild.gguf", config, wild)
+    write_gguf_model(traces.parent / "even.gguf", config, {name: 0 * tensor for name, tensor in wild.items()})
+    with serve(play) as endpoint:
+        even = ("--limit", "1", "--likelihood-model", "even.gguf")
+        assert main(arguments(endpoint, *even)) == 0
+        assert "1 of 1 records are done: 1 parallel" in capsys.readouterr().err
+        assert main(arguments(endpoint, "--limit", "2")) == 2
+        assert "was made with likelihood" in capsys.readouterr().err
+        assert main(arguments(endpoint, "--likelihood-model", "wild.gguf")) == 2
+        assert "likelihood_model" in capsys.readouterr().err
+        words = arguments(endpoint, "--limit", "1", "--likelihood-model", "wild.gguf")
+        assert main(["w.sqlite" if word == "s.sqlite" else word for word in words]) == 0
+    with Store.read("w.sqlite") as store:
+        assert store.outcome("farms-0").check == "likelihood"
+
+
+def test_tokens_that_nobody_counted_are_told(traces, capsys):
+    with serve(play, script=["no usage"]) as endpoint:
+        assert main(arguments(endpoint, "--limit", "1")) == 0
+    capsys.readouterr()
+    assert main(["curate", "status", "s.sqlite"]) == 0
+    assert "tokens of 1 replies are estimates" in " ".join(capsys.readouterr().out.split())
+    assert main(["curate", "status", "s.sqlite", "--json"]) == 0
+    assert sum(stage["estimated"] for stage in json.loads(capsys.readouterr().out)["stages"]) == 1
 
 
 def test_rejected_problems_can_be_taken_up_again(traces, capsys):

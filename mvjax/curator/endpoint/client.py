@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from mvjax.curator.endpoint.limits import Limiter
 from mvjax.curator.endpoint.retry import FIRST_WAIT, LONGEST_WAIT, Trouble, read, trouble
-from mvjax.curator.endpoint.spending import NOTHING, Usage, prompt_tokens
+from mvjax.curator.endpoint.spending import NOTHING, prompt_tokens
 from mvjax.curator.production import Call, Reply
 from mvjax.errors import UserError
 
@@ -116,8 +116,6 @@ class ChatClient:
         except ImportError as error:
             raise UserError("the openai package is not installed (pip install 'mvjax[curate]')") from error
         self.endpoint = endpoint.check()
-        self.estimated = 0
-        """Replies whose tokens are an estimate, as the endpoint did not count them."""
         self._clock, self._sleep, self._draw = clock, sleep, draw
         self._limiter = Limiter(endpoint.requests_per_minute, endpoint.tokens_per_minute, clock=clock, sleep=sleep)
         self._forms, self._limit_field = FORMS[endpoint.structured], "max_tokens"
@@ -184,7 +182,7 @@ class ChatClient:
                 self._answered = True
                 if call.schema is not None and forms[0] in self._forms:
                     self._forms = self._forms[self._forms.index(forms[0]) :]
-                return _with(came, lost)
+                return lost.of(came)
             if came.form and limit_field == "max_tokens" and "max_completion_tokens" in came.reason:
                 self._limit_field = "max_completion_tokens"
                 continue
@@ -193,12 +191,12 @@ class ChatClient:
                 continue
             self._stop_where_hopeless(came)
             if came.kind == "refused":
-                return _with(Reply(came.reason, "refused"), lost)
+                return lost.of(Reply(came.reason, "refused"))
             lost, tries, away = lost + came.usage, tries + 1, away + 1 if came.kind == "away" else 0
             if tries == self.endpoint.tries:
                 if away == tries and self._away >= AWAY:
                     raise UserError(f"{self.endpoint.base_url}: nobody answers any more ({came.reason}); {GO_ON}")
-                return _with(Reply(f"{came.reason}, {tries} tries", "failed"), lost)
+                return lost.of(Reply(f"{came.reason}, {tries} tries", "failed"))
             wait = self._wait(came, tries)
             if came.kind == "pause":
                 self._limiter.pause(wait)
@@ -219,7 +217,7 @@ class ChatClient:
                 response = await self._client.post(
                     "/chat/completions", cast_to=self._raw, body=self._body(call, form, limit_field)
                 )
-            reply, usage = read(call, json.loads(response.content))
+            reply = read(call, json.loads(response.content))
         except self._errors as error:
             found = trouble(error)
             taken = tokens if found.at_work else 0
@@ -229,9 +227,8 @@ class ChatClient:
             self._reached = self._reached or found.kind != "away"
             return found
         else:
-            taken = usage.prompt_tokens + usage.completion_tokens
+            taken = reply.prompt_tokens + reply.completion_tokens
             self._reached, self._away = True, 0
-            self.estimated += usage.estimated
             return replace(reply, seconds=self._clock() - start)
         finally:
             self._limiter.correct(ticket, taken)
@@ -293,9 +290,3 @@ def _names(listed: Any) -> list[str]:
     entries = listed.get("data") if isinstance(listed, Mapping) else None
     entries = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
     return [entry["id"] for entry in entries if isinstance(entry.get("id"), str)]
-
-
-def _with(reply: Reply, lost: Usage) -> Reply:
-    """A reply that counts the tokens of earlier tries too."""
-    prompt, completion = reply.prompt_tokens + lost.prompt_tokens, reply.completion_tokens + lost.completion_tokens
-    return replace(reply, prompt_tokens=prompt, completion_tokens=completion)

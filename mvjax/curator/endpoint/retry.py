@@ -59,8 +59,8 @@ class Unusable(ValueError):
         self.usage = usage
 
 
-def read(call: Call, body: Any) -> tuple[Reply, Usage]:
-    """The reply in a response to a call, and its tokens.
+def read(call: Call, body: Any) -> Reply:
+    """The reply in a response to a call.
 
     Args:
       body: the response's JSON, whatever that is.
@@ -79,14 +79,14 @@ def read(call: Call, body: Any) -> tuple[Reply, Usage]:
         raise Unusable(_message(error) or "the endpoint broke it off", known)
     if not message:
         raise Unusable("no choices", known)
-    reply = Reply(text, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    reply = usage.of(Reply(text))
     if refusal or finish == "content_filter":
-        return replace(reply, text=refusal or "held back by the endpoint's content filter", finish="refused"), usage
+        return replace(reply, text=refusal or "held back by the endpoint's content filter", finish="refused")
     if finish == "length":
-        return replace(reply, finish="length"), usage
+        return replace(reply, finish="length")
     if not text.strip():
         raise Unusable("an empty message", known)
-    return reply, usage
+    return reply
 
 
 def trouble(error: Exception) -> Trouble:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mvjax.curator.production import Call, Reply
@@ -39,6 +39,15 @@ class Usage:
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.estimated or other.estimated,
+        )
+
+    def of(self, reply: Reply) -> Reply:
+        """A reply with its tokens and these."""
+        return replace(
+            reply,
+            prompt_tokens=reply.prompt_tokens + self.prompt_tokens,
+            completion_tokens=reply.completion_tokens + self.completion_tokens,
+            estimated=reply.estimated or self.estimated,
         )
 
     @classmethod

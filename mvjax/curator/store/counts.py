@@ -52,6 +52,8 @@ class StageUse:
     completion_tokens: int
     seconds: float
     """From request to reply, added up."""
+    estimated: int
+    """Replies whose tokens the endpoint did not count."""
     cost: float
 
 
@@ -87,7 +89,8 @@ def use(store: Store) -> list[StageUse]:
     """What each stage took, in the order in which stages were first asked."""
     rows = store.rows(
         "SELECT stage, count(*), sum(why != ''), sum(finish != 'stop'), sum(number IS NULL), sum(prompt_tokens),"
-        " sum(completion_tokens), sum(seconds), sum(cost) FROM calls GROUP BY stage ORDER BY min(number), min(rowid)"
+        " sum(completion_tokens), sum(seconds), sum(estimated), sum(cost) FROM calls"
+        " GROUP BY stage ORDER BY min(number), min(rowid)"
     )
     return [StageUse(*row) for row in rows]
 

@@ -14,7 +14,7 @@ from mvjax.errors import UserError
 MEMORY = ":memory:"
 APPLICATION = 0x6D767863
 """Marks an SQLite file as a store."""
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the tables change."""
 
 SCHEMA = (
@@ -25,7 +25,8 @@ SCHEMA = (
     # A call that counts no more has no number: it was paid for all the same.
     "CREATE TABLE calls (record INTEGER NOT NULL REFERENCES problems, number INTEGER, stage TEXT NOT NULL,"
     " place TEXT NOT NULL, why TEXT NOT NULL, fingerprint TEXT NOT NULL, reply TEXT NOT NULL, finish TEXT NOT NULL,"
-    " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL, cost REAL NOT NULL,"
+    " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL,"
+    " estimated INTEGER NOT NULL, cost REAL NOT NULL,"
     " time REAL NOT NULL, UNIQUE (record, number))",
     "CREATE TABLE outcomes (record INTEGER PRIMARY KEY REFERENCES problems, state TEXT NOT NULL, reason TEXT NOT NULL,"
     " outcome TEXT NOT NULL, time REAL NOT NULL)",

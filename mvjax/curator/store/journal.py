@@ -132,7 +132,7 @@ class Store:
         """Keep a reply. From here on this call is never asked again."""
         asked = (record, number, call.stage, call.where, call.why, call.fingerprint)
         row = (*asked, *astuple(reply), cost, time.time())
-        self._database.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._database.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def drop(self, record: int, first: int) -> int:
         """Let a problem's calls from a number on count no more; returns how many."""
@@ -253,10 +253,10 @@ class Store:
     def _calls(self, record: int) -> list[StoredCall]:
         rows = self._database.execute(
             "SELECT number, stage, place, why, fingerprint, reply, finish, prompt_tokens, completion_tokens, seconds,"
-            " cost, time FROM calls WHERE record = ? ORDER BY number IS NULL, number, rowid",
+            " estimated, cost, time FROM calls WHERE record = ? ORDER BY number IS NULL, number, rowid",
             (record,),
         )
-        return [StoredCall(*row[:5], Reply(*row[5:10]), *row[10:]) for row in rows]
+        return [StoredCall(*row[:5], Reply(*row[5:10], estimated=bool(row[10])), *row[11:]) for row in rows]
 
     def _one(self, question: str, *values: Any) -> tuple | None:
         return self._database.execute(question, values).fetchone()

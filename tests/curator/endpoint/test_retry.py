@@ -20,16 +20,16 @@ def response(finish="stop", error=None, usage=None, **message):
 
 
 def test_messages_are_read():
-    reply, usage = read(CALL, response(content="two", usage={"prompt_tokens": 7, "completion_tokens": 1}))
+    reply = read(CALL, response(content="two", usage={"prompt_tokens": 7, "completion_tokens": 1}))
     assert (reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens) == ("two", "stop", 7, 1)
-    assert not usage.estimated
+    assert not reply.estimated
     parts = [{"type": "thinking", "thinking": "..."}, {"type": "text", "text": "t"}, {"type": "text", "text": "wo"}]
-    assert read(CALL, response(content=parts))[0].text == "two"
-    assert read(CALL, response("length", content=None))[0].finish == "length"
-    assert read(CALL, response("tool_calls", content="two"))[0].finish == "stop"
-    refused, _ = read(CALL, response(content="", refusal="No."))
+    assert read(CALL, response(content=parts)).text == "two"
+    assert read(CALL, response("length", content=None)).finish == "length"
+    assert read(CALL, response("tool_calls", content="two")).finish == "stop"
+    refused = read(CALL, response(content="", refusal="No."))
     assert (refused.text, refused.finish) == ("No.", "refused")
-    assert read(CALL, response("content_filter", content="tw"))[0].finish == "refused"
+    assert read(CALL, response("content_filter", content="tw")).finish == "refused"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ BODY = st.fixed_dictionaries(
 @given(JSON | BODY)
 def test_any_response_is_a_reply_or_unusable(body):
     try:
-        reply, _ = read(CALL, body)
+        reply = read(CALL, body)
     except Unusable as error:
         tokens = error.usage
     else:
