@@ -187,7 +187,7 @@ def newer(path):
     [
         (lambda path: path.write_text('{"question": "?"}\n' * 100), "is no store of the curator"),
         (foreign, "is a database of another program"),
-        (newer, "is a store of another version of mvjax (format 2, this one has 1)"),
+        (newer, "is a store of another version of mvjax (format 3, this one has 2)"),
         (lambda path: path.mkdir(), "is a directory"),
     ],
 )
