@@ -179,7 +179,7 @@ def _finished(
         if not found:
             return _accepted(made, log.cause, log)
         log.findings += found
-        log.less(found[0])
+        log.less(found[0], number)
         kept[number] = None
     return _sequential(problem, settings, log.cause, log)
 

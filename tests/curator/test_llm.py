@@ -10,8 +10,10 @@ from model_replies import FAULTS, Model, drive, problem
 
 from mvjax.curator import llm
 from mvjax.curator.checks import record as records
+from mvjax.curator.display.story import Fork, Passage, Split, tell
 from mvjax.curator.production import Finding, Outcome, Problem, Reply
 from mvjax.curator.stages.writing import shortened
+from mvjax.curator.store import Store
 from mvjax.curator.text.sentences import split
 from mvjax.errors import UserError
 from mvjax.language import parse_text, tree
@@ -242,6 +244,16 @@ def test_a_lost_answer_costs_the_block_it_was_lost_in():
     assert (outcome.state, outcome.check) == ("parallel", "answer")
     assert outcome.record.meta["kinds"] == ["collective, sub-task"]
     assert f"the answer is {given.answer}." in outcome.record.response
+    told = outcome.stages["paths"]
+    (lost,) = [number for number in told if "sequential" in told[number]]
+    assert told[lost]["check"] == "answer"
+    assert len(told[lost]["paths"]) >= 2  # what was written stays to be looked at
+    with Store.open(":memory:") as store:
+        store.add([given])
+        store.finish(1, outcome)
+        story = tell(store, given.id)
+    assert sum(isinstance(part, Fork) for part in story.flow) == sum(isinstance(p, Split) for p in story.transcript)
+    assert all(part.labels for part in story.transcript if isinstance(part, Passage))
 
 
 @pytest.mark.parametrize(("stage", "name"), [("groups", "nothing"), ("structure", "all sequential")])

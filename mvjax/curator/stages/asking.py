@@ -39,9 +39,12 @@ class Log:
     cause: Finding | None = None
     """The first thing for which the record is less parallel than was proposed."""
 
-    def less(self, cause: Finding) -> None:
-        """The record becomes less parallel."""
+    def less(self, cause: Finding, block: str = "") -> None:
+        """The record becomes less parallel; a block of it, by its number, stays sequential text."""
         self.cause = self.cause or cause
+        if block:
+            told = self.stages.setdefault("paths", {})
+            told[block] = {**told.get(block, {}), "sequential": str(cause), "check": cause.check}
 
 
 @dataclass(frozen=True)

@@ -58,16 +58,14 @@ class Writer:
             return made, whole
 
         log = self.asking.log
-        told = log.stages.setdefault("paths", {})
         try:
             made, whole = yield from self.asking.until(
                 paths.ask(self.asking, self.problem, block, shown, branches), accept
             )
         except Faulty as error:
-            log.less(error.findings[0])
-            told[block.number] = {"sequential": str(error.findings[0]), "check": error.findings[0].check}
+            log.less(error.findings[0], block.number)
             return {**written, block.number: None}
-        told[block.number] = paths.to_json(made)
+        log.stages.setdefault("paths", {})[block.number] = paths.to_json(made)
         return {**written, block.number: whole}
 
     def findings(
