@@ -233,6 +233,21 @@ class LikelihoodBench(ModelBench):
 
 
 @dataclass(frozen=True)
+class CuratorBench(Bench):
+    """The Curator's own work on a record, and its edit distance; the endpoint's time is not in it."""
+
+    repeat: int = 15
+    """Repetitions; a figure is their median, with the smallest and the largest."""
+    characters: tuple[int, ...] = (3_000, 16_000, 30_000)
+    """Lengths of the traces."""
+
+    def check(self) -> None:
+        super().check()
+        if not self.characters or min(self.characters) < 1:
+            raise UserError(f"--characters {' '.join(map(str, self.characters))}: give 1 or more of each")
+
+
+@dataclass(frozen=True)
 class IndependenceBench(Bench):
     """How well the lexical checks tell paths that lean on a sibling from independent ones."""
 

@@ -23,6 +23,7 @@ BENCHES: dict[str, type[Bench]] = {
     "parallel": settings.ParallelBench,
     "training": settings.TrainingBench,
     "memory": settings.MemoryBench,
+    "curator": settings.CuratorBench,
     "independence": settings.IndependenceBench,
     "likelihood": settings.LikelihoodBench,
 }

@@ -79,14 +79,21 @@ def check_conclusion(conclusion: str, paths: Iterable[str], known: Set[Fraction]
 
 
 @lru_cache(maxsize=64)
-def values(text: str) -> frozenset[Fraction]:
+def values(text: str) -> frozenset[Fraction | int]:
     """The numbers of a text that are written in digits, of any script; longer ones than 300 digits are left out."""
-    return frozenset(map(parse_number, set(NUMBER.findall(_LONG.sub(" ", plain_digits(text))))))
+    return frozenset(map(_value, set(NUMBER.findall(_LONG.sub(" ", plain_digits(text))))))
 
 
 def words(text: str) -> frozenset[Fraction]:
     """All numbers of a text, those that are written as words or fractions too."""
     return numbers_in(_LONG.sub(" ", plain_digits(text)))
+
+
+@lru_cache(maxsize=65536)
+def _value(written: str) -> Fraction | int:
+    """The number, as an integer where it is one: equal, but hashed in a tenth of the time."""
+    value = parse_number(written)
+    return value.numerator if value.denominator == 1 else value
 
 
 def plain_digits(text: str) -> str:

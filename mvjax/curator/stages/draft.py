@@ -109,14 +109,16 @@ class _Drafter:
     def draft(self, entries: Sequence[Node | Fork], above: str, before: tuple[int, ...]) -> Draft:
         """Entries that stand in the block `above`, behind the sentences `before` of the enclosing segments."""
         parts: list[tuple[int, ...] | DraftBlock] = []
+        here = before
         for entry in entries:
-            here = before + numbers(parts)
             if isinstance(entry, Fork):
-                parts.append(self.block(entry, above, here))
+                new: Draft = (self.block(entry, above, here),)
             elif own := self.numbers[entry.label]:
-                parts += [own, *self.draft(entry.inside, above, here + own)]
+                new = (own, *self.draft(entry.inside, above, here + own))
             else:
-                parts += self.draft(entry.inside, above, here)
+                new = self.draft(entry.inside, above, here)
+            parts += new
+            here += numbers(new)
         return tuple(parts)
 
     def block(self, fork: Fork, above: str, before: tuple[int, ...]) -> DraftBlock:
