@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.curator import local_model
 from mvjax.curator.analysis import probe
@@ -20,13 +19,6 @@ def one_size():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_model, "SHORTEST", 1536)
         yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    config = tiny_config(hidden_size=32, intermediate_size=64, max_position_embeddings=2048)
-    path = tmp_path_factory.mktemp("toy") / "toy.gguf"
-    return LocalModel.load(write_gguf_model(path, config, tiny_tensors(config)))
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,6 @@ def one_size():
         yield
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    config = tiny_config(hidden_size=32, intermediate_size=64, max_position_embeddings=2048)
-    path = tmp_path_factory.mktemp("toy") / "toy.gguf"
-    return LocalModel.load(write_gguf_model(path, config, tiny_tensors(config)))
-
-
 def block(*bodies):
     paths = tuple(Path(f"Find {k}.", body if isinstance(body, tuple) else (body,)) for k, body in enumerate(bodies, 1))
     return Block(paths, "Done.")
