@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mvjax.curator.display.story import numbers
 from mvjax.curator.production import Outcome, Problem
 from mvjax.curator.text import sentences
 from mvjax.curator.text.transcript import ANNOUNCEMENT
@@ -114,7 +113,7 @@ class _Structure:
     def __init__(self, stages: Mapping[str, Any], pieces: Sequence[str], measure: Measure):
         self.groups = stages["groups"]["groups"]
         refill = stages["refill"]["refill"]
-        texts = {label: "".join(pieces[n - 1] for n in numbers(where)) for label, where in refill.items()}
+        texts = {label: "".join(pieces[n - 1] for n in sentences.numbers(where)) for label, where in refill.items()}
         self.lengths = {label: measure(text) for label, text in texts.items()}
 
     def trace(self, entries: Sequence[Any]) -> Trace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,14 +109,6 @@ def tell(store: Store, id: str) -> Story | None:
     )
 
 
-def numbers(value: str | Sequence[int]) -> tuple[int, ...]:
-    """Numbers of sentences, as a list or as text such as "1-3, 5"."""
-    if not isinstance(value, str):
-        return tuple(value)
-    spans = re.findall(r"(\d+)(?:\s*[-–]\s*(\d+))?", value)
-    return tuple(number for first, last in spans for number in range(int(first), int(last or first) + 1))
-
-
 def _inner(stages: Mapping[str, Any], stage: str, key: str) -> Any:
     return stages.get(stage, {}).get(key, {})
 
@@ -128,7 +119,9 @@ def _steps(stages: Mapping[str, Any]) -> Iterator[Step]:
     def walk(steps: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
         for step in steps:
             label = step["label"]
-            yield Step(label, step.get("summary", ""), tuple(needs.get(label, ())), numbers(refill.get(label, ())))
+            yield Step(
+                label, step.get("summary", ""), tuple(needs.get(label, ())), sentences.numbers(refill.get(label, ()))
+            )
             yield from walk(step.get("steps", ()))
 
     return walk(_inner(stages, "tree", "steps"))

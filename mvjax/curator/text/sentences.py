@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _ABBREVIATION = re.compile(
     r"(?:approx|cf|ch|dr|e\.g|eg|eqn?s?|figs?|i\.e|ie|mrs?|ms|prof|prop|resp|sec|thm|viz|vol|vs|w\.l\.o\.g|wlog|w\.r\.t|"
@@ -50,6 +51,14 @@ def split(text: str) -> list[str]:
     if done < len(text):
         pieces.append(text[done:])
     return _joined(pieces) if len(pieces) > 1 else pieces
+
+
+def numbers(value: str | Sequence[int]) -> tuple[int, ...]:
+    """Numbers of sentences, as a list or as text such as "1-3, 5"."""
+    if not isinstance(value, str):
+        return tuple(value)
+    spans = re.findall(r"(\d+)(?:\s*[-–]\s*(\d+))?", value)
+    return tuple(number for first, last in spans for number in range(int(first), int(last or first) + 1))
 
 
 def _ends(text: str, start: int, match: re.Match) -> bool:

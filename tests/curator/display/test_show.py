@@ -11,7 +11,7 @@ from made_up_productions import call, problem, record
 from rich.console import Console
 
 from mvjax.curator.display.page import page
-from mvjax.curator.display.story import Fork, Passage, Run, Split, numbers, tell
+from mvjax.curator.display.story import Fork, Passage, Run, Split, tell
 from mvjax.curator.display.terminal import show
 from mvjax.curator.production import Finding, Outcome, Problem, Reply
 from mvjax.curator.store import Store
@@ -117,12 +117,6 @@ def test_a_block_that_fell_back_is_sequential_text():
     assert stored(entry, Outcome(record(entry), stages=fallen)).flow == (Run(("S0", "S1", "S2", "S3", "S4", "S5")),)
     (_, whole, _) = stored(entry, Outcome(record(entry), stages=stages)).flow
     assert whole.branches[0] == (Run(("S1",)), inside)
-
-
-def test_numbers():
-    assert numbers("1-3, 5") == (1, 2, 3, 5)
-    assert numbers("") == numbers([]) == ()
-    assert numbers([4, 5]) == (4, 5)
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvjax.curator.text.sentences import split
+from mvjax.curator.text.sentences import numbers, split
 
 PIECES = st.sampled_from(
     [
@@ -57,3 +57,9 @@ def test_where_sentences_end(text, count):
 def test_formulas_that_never_close_cost_no_more_than_their_length():
     text = "\\[ $$ ``` " * 500
     assert "".join(split(text)) == text
+
+
+def test_numbers():
+    assert numbers("1-3, 5") == (1, 2, 3, 5)
+    assert numbers("") == numbers([]) == ()
+    assert numbers([4, 5]) == (4, 5)
