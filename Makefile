@@ -4,6 +4,8 @@ VENV ?= .venv
 AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
 AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
+# Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
+FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BIN := $(VENV)/bin
 ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench cli launch
 
@@ -50,10 +52,10 @@ demo: $(MODEL) ## watch a small model split its work, run the parts at the same 
 	$(BIN)/mvjax generate --demo --model $(MODEL)
 
 test: $(VENV)/.test ## the fast test suite
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow and not aot" -n 2 --dist loadgroup
+	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" -n 2 --dist loadgroup
 
 $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not slow and not aot" tests/$*
+	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" tests/$*
 
 test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the real model
 	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m "slow and not aot" --timeout 1800
