@@ -31,7 +31,7 @@ def start(call, devices, *arguments):
         os.environ
         | (sparing if call == "memory" else {})
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
         }

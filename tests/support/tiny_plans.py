@@ -55,6 +55,7 @@ def tiny_step(hbm: float = 2**30, **fields) -> Step:
 def python(*arguments: str, devices: int = 8) -> subprocess.CompletedProcess:
     """A process with so many virtual devices, whose compiler takes little trouble."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)

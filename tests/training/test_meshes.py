@@ -74,6 +74,7 @@ REST = (
 def test_every_mesh_trains_like_one_device(meshes):
     root = Path(__file__).parents[2]
     flags = "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    flags = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
     paths = [str(root), str(root / "kernels"), str(root / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", SCRIPT, repr(meshes)]
