@@ -105,7 +105,8 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
     """Ctrl-C to the process itself, at the second step's line; the same command then goes on."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"}
     script = "import sys; from mvjax.cli.main import run; run()"
-    command = [sys.executable, "-c", script, "train", "preset.py", "--steps", "40", "--name"]
+    sizes = ("--steps", "24", "--row-length", "256", "--rows", "1")
+    command = [sys.executable, "-c", script, "train", "preset.py", *sizes, "--name"]
     with subprocess.Popen([*command, "cut"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("step 2/"):
