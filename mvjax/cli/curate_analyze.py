@@ -41,6 +41,8 @@ class Analyze:
     """Where the labels are kept: the same command goes on where it was stopped, and asks nothing twice."""
     retries: int = 2
     """How often a trace is asked about again, with what was wrong with the reply."""
+    max_tokens: int = 8192
+    """Most tokens of a reply; a weak model may else write on to the end of its context."""
     concurrency: int = 8
     """Calls in flight at the same time."""
     limit: int = 0
@@ -125,7 +127,7 @@ def label(command: Analyze) -> int:
     from mvjax.curator.store import Store
     from mvjax.curator.totals import INTERRUPTED
 
-    names = ("input", "base_url", "model", "key_name", "store", "retries", "concurrency", "limit")
+    names = ("input", "base_url", "model", "key_name", "store", "retries", "max_tokens", "concurrency", "limit")
     asked = curate_llm.Llm(**{name: getattr(command, name) for name in names})
     curate_llm.check(asked)
     settings = curate_llm.settings_of(asked)

@@ -112,6 +112,7 @@ def test_raw_traces_are_labelled_once(traces, capsys):
 
     with serve(reply) as endpoint:
         arguments = ["curate", "analyze", "traces.jsonl", "--base-url", endpoint.url, "--model", "scripted", "--json"]
+        arguments += ["--max-tokens", "500"]
         for _ in range(2):
             assert main(arguments) == 0
             said = capsys.readouterr()
@@ -120,6 +121,7 @@ def test_raw_traces_are_labelled_once(traces, capsys):
             assert "2 of 2 records are done" in said.err
         assert len(endpoint.requests) == 4
     assert "2. " in endpoint.requests[0]["messages"][1]["content"]
+    assert {request["max_tokens"] for request in endpoint.requests} == {500}
     assert main(["curate", "analyze", "labels.sqlite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
 
