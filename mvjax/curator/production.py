@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mvjax.data.records import Record
@@ -53,7 +54,7 @@ class Call:
     why: str = ""
     """Reason that the reply before this one was not accepted; "" for a first try."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of what is asked: a stored reply belongs to this call and no other."""
         asked = json.dumps([self.stage, self.where, list(map(dict, self.messages))], sort_keys=True)
@@ -133,3 +134,11 @@ class Outcome:
 
 Production = Generator[tuple[Call, ...], tuple[Reply, ...], Outcome]
 """A producer at work. Calls of one yield may run at the same time; replies come back in their order."""
+
+
+def advance(production: Production, replies: tuple[Reply, ...] | None) -> tuple[Call, ...] | Outcome:
+    """The next calls of a producer, or its outcome; replies to the calls before, None at the start."""
+    try:
+        return production.send(replies)
+    except StopIteration as end:
+        return end.value

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mvjax.curator.production import Call, Outcome, Problem, Production, Reply
+from mvjax.curator.production import Call, Outcome, Problem, Production, Reply, advance
 from mvjax.curator.store import Store
 from mvjax.curator.totals import BUDGET, INTERRUPTED, Totals
 from mvjax.errors import UserError
@@ -231,9 +231,7 @@ class _Run:
 def _advance(production: Production, replies: tuple[Reply, ...] | None) -> tuple[Call, ...] | Outcome:
     """The next calls, or the outcome. A producer that breaks costs its own record only; its replies are kept."""
     try:
-        return production.send(replies)
-    except StopIteration as end:
-        return end.value
+        return advance(production, replies)
     except UserError:
         raise
     except Exception as error:

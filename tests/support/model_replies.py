@@ -12,7 +12,7 @@ from typing import Any
 from reply_faults import FAULTS, TREES
 
 from mvjax.curator import prompt_files
-from mvjax.curator.production import Call, Problem, Reply
+from mvjax.curator.production import Call, Outcome, Problem, Reply, advance
 
 _SYLLABLES = ("ba", "del", "fo", "gim", "hul", "ka", "lor", "mi", "nav", "pel", "ro", "sut", "tam", "vi", "wen", "zo")
 
@@ -113,13 +113,10 @@ def reply(messages: Sequence[Mapping[str, str]], body: Mapping[str, Any] | None 
 def drive(production, answer: Callable[[Call], Reply]):
     """Run a production to its end: the outcome, and all calls with their replies in order."""
     made, replies = [], None
-    while True:
-        try:
-            calls = production.send(replies)
-        except StopIteration as end:
-            return end.value, made
+    while not isinstance(calls := advance(production, replies), Outcome):
         replies = tuple(map(answer, calls))
         made += zip(calls, replies)
+    return calls, made
 
 
 def _name(number: int) -> str:

@@ -89,7 +89,6 @@ def words(text: str) -> frozenset[Fraction]:
     return numbers_in(_LONG.sub(" ", plain_digits(text)))
 
 
-@lru_cache(maxsize=65536)
 def _value(written: str) -> Fraction | int:
     """The number, as an integer where it is one: equal, but hashed in a tenth of the time."""
     value = parse_number(written)

@@ -127,7 +127,7 @@ def together(talks: Sequence[Talk]) -> Talk:
 
     def advance(place: int, replies: tuple[Reply, ...] | None) -> None:
         try:
-            waiting[place] = next(talks[place]) if replies is None else talks[place].send(replies)
+            waiting[place] = talks[place].send(replies)
         except StopIteration as end:
             results[place] = end.value
             waiting.pop(place, None)

@@ -16,7 +16,7 @@ _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 """What ends the thoughts that a reasoning model writes before its reply."""
 _BEGINS = re.compile(r"""\{\s{0,80}(?:["']|\w{1,80}\s{0,80}:)""")
 """What is meant to be an object, and no brace of a sentence."""
-_LATEX = re.compile(r"\\(?<!\\\\)(?:\\\\)*((?:[bfrt][a-z]+|n(?:eq|abla|otin|leq|geq|exists)(?![a-z])))")
+_LATEX = re.compile(r"\\(?<!\\\\)(?:\\\\)*([bfrt][a-z]+|n(?:eq|abla|otin|leq|geq|exists)(?![a-z]))")
 """LaTeX commands behind one backslash that JSON reads as an escape: `\\times` would become a tab and "imes"."""
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a character, which no file can hold."""
