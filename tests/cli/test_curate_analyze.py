@@ -79,7 +79,6 @@ def test_a_store_with_labels(tmp_path, capsys):
 @pytest.fixture
 def traces(tmp_path, monkeypatch):
     """Traces in which two farms, or three, are worked out one after the other; in the working directory."""
-    pytest.importorskip("openai")
     monkeypatch.chdir(tmp_path)
     entries = [problem(number, farms=2 + number, nested=number) for number in range(2)]
     lines = [{"id": e.id, "question": e.question, "reasoning": e.reasoning, "answer": e.answer} for e in entries]

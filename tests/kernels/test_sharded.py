@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from packed_trees import TreeShape, packed_batch
+from virtual_devices import xla_flags
 
 COMMON = """
 import jax, jax.numpy as jnp, numpy as np
@@ -68,8 +69,7 @@ print("all equal")
 def test_every_mesh_gives_what_one_device_gives(script):
     """ "tpu": the Pallas kernels inside a mesh, step by step; a chunk must hold a whole tile."""
     tests = Path(__file__).parents[1]
-    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    flags = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+    flags = xla_flags(8, "--xla_cpu_enable_concurrency_optimized_scheduler=false")
     paths = [str(tests / "support"), str(Path(mvjax_kernels.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from virtual_devices import xla_flags
 
 from mvjax.errors import UserError
 from mvjax.models import Decoder, ModelConfig, export, pieces, streaming
@@ -31,7 +32,7 @@ def start(call, devices, *arguments):
         os.environ
         | (sparing if call == "memory" else {})
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}",
+            "XLA_FLAGS": xla_flags(devices),
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
         }

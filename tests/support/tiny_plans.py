@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from virtual_devices import xla_flags
+
 from mvjax.chips import Machine, machine
 from mvjax.models.config import ModelConfig
 from mvjax.planning.memory import Memory
@@ -54,8 +56,7 @@ def tiny_step(hbm: float = 2**30, **fields) -> Step:
 
 def python(*arguments: str, devices: int = 8) -> subprocess.CompletedProcess:
     """A process with so many virtual devices, whose compiler takes little trouble."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    flags = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+    flags = xla_flags(devices, "--xla_backend_optimization_level=0")
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)

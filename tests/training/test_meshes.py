@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from jax.sharding import AbstractMesh
+from virtual_devices import xla_flags
 
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
@@ -73,8 +74,7 @@ REST = (
 @pytest.mark.parametrize("meshes", [FAST, pytest.param(REST, marks=pytest.mark.slow)], ids=["fast", "rest"])
 def test_every_mesh_trains_like_one_device(meshes):
     root = Path(__file__).parents[2]
-    flags = "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    flags = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+    flags = xla_flags(8, "--xla_cpu_enable_concurrency_optimized_scheduler=false")
     paths = [str(root), str(root / "kernels"), str(root / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", SCRIPT, repr(meshes)]

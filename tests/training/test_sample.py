@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
+from virtual_devices import xla_flags
 
 from mvjax.errors import UserError
 from mvjax.language.tree import parse_tokens
@@ -199,7 +200,7 @@ for rank in (4, 0):
 def test_parameters_spread_over_a_mesh_are_gathered(toy):
     root, here = Path(__file__).parents[2], Path(__file__).parent
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla_flags(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, (root, root / "kernels", here, here.parent / "support"))),
     }
