@@ -10,42 +10,8 @@ from fractions import Fraction
 from mvjax.curator.text.arithmetic import evaluate, parse_number
 
 LOWERED = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "its",
-        "it",
-        "this",
-        "that",
-        "these",
-        "each",
-        "every",
-        "for",
-        "from",
-        "with",
-        "at",
-        "in",
-        "on",
-        "over",
-        "per",
-        "so",
-        "then",
-        "hence",
-        "there",
-        "here",
-        "half",
-        "two",
-        "all",
-        "multiplying",
-        "adding",
-        "dividing",
-        "suppose",
-        "even",
-        "direct",
-        "distance",
-        "let",
-    ]
+    """the a an its it this that these each every for from with at in on over per so then hence there here half two all
+    multiplying adding dividing suppose even direct distance let""".split()  # noqa: SIM905
 )
 """First words that lose their capital behind a prefix."""
 _SLOT = re.compile(r"\{(=?)([^{}]+)\}")
