@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from mvjax.bench.config import CuratorBench
 from mvjax.bench.report import Bar, Report
@@ -42,11 +43,15 @@ class Scripted:
 
 def measure(config: CuratorBench, report: Report, say: Callable[[str], None]) -> None:
     """Fill the report: a row for each length of trace, and one for the edit distance."""
-    traces = {f"{characters:,}": trace(characters) for characters in config.characters}
-    sides = {name: lambda scripted=scripted: work(scripted) for name, scripted in traces.items()}
-    for name, runs in alternate(sides, config.repeat, say=say).items():
+    numbers = count(1000, 1000)  # no trace comes twice: what is remembered of one is of no use for the next
+
+    def side(characters: int) -> Callable[[], tuple[float, int, Outcome]]:
+        return lambda: work(trace(characters, next(numbers)))
+
+    sides = {f"{characters:,}": side(characters) for characters in config.characters}
+    for characters, runs in zip(config.characters, alternate(sides, config.repeat, say=say).values()):
         spent = Spread.of([1e3 * seconds for seconds, _, _ in runs])
-        row = {"what": "a record", "characters": len(traces[name].problem.reasoning), "calls": runs[0][1], "ms": spent}
+        row = {"what": "a record", "characters": characters, "calls": runs[0][1], "ms": spent}
         report.rows.append(row)
         report.bars.append(Bar(f"ms a record of {row['characters']:,} characters", spent, RECORD_MS))
     text = trace(DISTANCE_CHARACTERS).problem.reasoning[:DISTANCE_CHARACTERS]
@@ -84,8 +89,8 @@ def timed(function: Callable) -> tuple[float, object]:
     return time.process_time() - start, value
 
 
-def trace(characters: int) -> Scripted:
-    """A trace of at least so many characters, with as many blocks as that takes."""
+def trace(characters: int, number: int = 1000) -> Scripted:
+    """A trace of at least so many characters, with as many blocks as that takes; its numbers grow from `number` on."""
     lines, steps, needs, groups, structure, refill, replies = ["First, what is asked for."], [], {}, [], [], {}, {}
     steps.append({"label": "S1", "summary": "What is asked for.", "steps": []})
     needs["S1"], refill["S1"], structure = [], "1", [{"step": "S1", "inside": []}]
@@ -95,7 +100,7 @@ def trace(characters: int) -> Scripted:
         for branch in range(len(SIDES)):
             label, first, branch_lines = f"S{len(steps) + 1}", len(lines) + 1, []
             for line in range(LINES):
-                n, m = 1000 + len(lines), 5000 + len(lines)
+                n, m = number + len(lines), number + 4000 + len(lines)
                 place = PLACES[(block + branch * 4 + line // 3) % len(PLACES)]
                 branch_lines.append(LINE.format(place=place, n=n, m=m, product=n * m))
                 lines.append(branch_lines[-1])

@@ -6,16 +6,18 @@ import re
 import unicodedata
 from collections.abc import Iterable, Set
 from fractions import Fraction
-from functools import lru_cache
 
 from mvjax.curator.production import Finding
 from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
+from mvjax.curator.text.lines import by_line
 from mvjax.errors import UserError
 
 CHECK = "content"
 _LABEL = re.compile(r"^[ \t]*[*#-]*[ \t]*(?:(?:[^\W\d]+[ \t]+)?\d{1,2}[):]|\d{1,2}\.(?=\s))", re.MULTILINE)
 """What numbers a case, step or entry of a list: it may go."""
-_LONG = re.compile(r"\d\d{299,}")
+ENDLESS = 300
+"""So many digits are no number."""
+_ENDLESS = re.compile(rf"\d\d{{{ENDLESS - 1},}}")
 _SENTENCE = re.compile(r"(?<=[.!?。！？।])\s+|\n+")
 MOST = 6
 """So many numbers are named in a reason at most."""
@@ -44,9 +46,9 @@ def check_path(original: str, written: str, known: Set[Fraction], limit: float, 
       limit: largest edit distance between the two, spaces not counted.
     """
     findings = []
-    if lost := values(_LABEL.sub("", original)) - values(written) - words(written):
+    if lost := _beyond(values(_LABEL.sub("", original)), written):
         findings.append(Finding(CHECK, where, f"numbers of the original are missing: {_listed(lost)}"))
-    if invented := values(_LABEL.sub("", written)) - values(original) - words(original) - known:
+    if invented := _beyond(values(_LABEL.sub("", written)) - known, original):
         findings.append(Finding(CHECK, where, f"numbers that are not in the original: {_listed(invented)}"))
     if distance(" ".join(original.split()), " ".join(written.split()), limit) > limit:
         reason = f"further than {limit:.2f} from the original in edit distance; keep its wording"
@@ -65,34 +67,49 @@ def check_goal(goal: str, path: str, known: Set[Fraction], where: str) -> list[F
     findings = []
     if told := values(goal) & (values(last) - values(first)) - known:
         findings.append(Finding("result in goal", where, f"its goal contains the result: {_listed(told)}"))
-    if invented := values(goal) - values(path) - words(path) - known:
+    if invented := _beyond(values(goal) - known, path):
         findings.append(Finding(CHECK, where, f"its goal has numbers that are nowhere else: {_listed(invented)}"))
     return findings
 
 
 def check_conclusion(conclusion: str, paths: Iterable[str], known: Set[Fraction], where: str) -> list[Finding]:
     """Whether a conclusion has numbers that no path found."""
-    found = set(known).union(*(values(path) | words(path) for path in paths))
-    if invented := values(conclusion) - found:
+    if invented := _beyond(values(conclusion) - known, *paths):
         return [Finding(CHECK, where, f"the conclusion has numbers that are in no path: {_listed(invented)}")]
     return []
 
 
-@lru_cache(maxsize=64)
+@by_line
 def values(text: str) -> frozenset[Fraction | int]:
-    """The numbers of a text that are written in digits, of any script; longer ones than 300 digits are left out."""
-    return frozenset(map(_value, set(NUMBER.findall(_LONG.sub(" ", plain_digits(text))))))
+    """The numbers of a text that are written in digits, of any script; endless ones are left out."""
+    return frozenset(map(_value, set(NUMBER.findall(_without_endless(plain_digits(text))))))
 
 
+@by_line
 def words(text: str) -> frozenset[Fraction]:
     """All numbers of a text, those that are written as words or fractions too."""
-    return numbers_in(_LONG.sub(" ", plain_digits(text)))
+    return numbers_in(_without_endless(plain_digits(text)))
+
+
+def _beyond(numbers: Set[Fraction], *texts: str) -> Set[Fraction]:
+    """Those of some numbers that no text has, in digits or otherwise."""
+    for read in (values, words):
+        for text in texts:
+            if numbers:
+                numbers = numbers - read(text)
+    return numbers
 
 
 def _value(written: str) -> Fraction | int:
     """The number, as an integer where it is one: equal, but hashed in a tenth of the time."""
+    if written.isdecimal():
+        return int(written)
     value = parse_number(written)
     return value.numerator if value.denominator == 1 else value
+
+
+def _without_endless(text: str) -> str:
+    return _ENDLESS.sub(" ", text) if len(text) >= ENDLESS else text
 
 
 def plain_digits(text: str) -> str:

@@ -57,12 +57,13 @@ class Rule:
     than to what the path itself has said; pointer: the same, unless what it points at can be seen; named: where a word
     of a sibling's goal stands beside it."""
     pattern: re.Pattern
+    """For a text in small letters: that is read several times faster than one in any letters."""
     words: frozenset[str]
     """One of these stands in every match, in small letters; none: any sentence may match."""
 
 
 def _rule(where: str, words: str, *patterns: str) -> Rule:
-    return Rule(where, re.compile("|".join(patterns), re.IGNORECASE), frozenset(words.split()))
+    return Rule(where, re.compile("|".join(patterns)), frozenset(words.split()))
 
 
 _ELSEWHERE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from mvjax.curator.checks.definitions import (
     BOUND,
@@ -19,6 +19,7 @@ from mvjax.curator.checks.definitions import (
     Meaning,
 )
 from mvjax.curator.checks.views import View, quotation
+from mvjax.curator.text.lines import by_line
 
 MOST = 12
 """Places at which a definition of a symbol is looked for: the first ones."""
@@ -82,10 +83,12 @@ def symbols(mine: Symbols, others: Sequence[Symbols], seen: str) -> list[str]:
 
 
 def _foreign_symbols(mine: Symbols, others: Sequence[Symbols], seen: str) -> Iterator[tuple[int, int]]:
-    known = _known(seen)
-    for symbol, places in mine.places.items():
-        if symbol in known or symbol in _FIXED:
+    shared = [symbol for symbol in mine.places if any(symbol in other.places for other in others)]
+    known = _known(seen) | _FIXED if shared else _FIXED
+    for symbol in shared:
+        if symbol in known:
             continue
+        places = mine.places[symbol]
         holders = [other for other in others if symbol in other.places]
         strong = any(other.defines(symbol, STRONG) for other in holders)
         if not strong and not any(other.defines(symbol, EQUATION) for other in holders):
@@ -122,7 +125,7 @@ def _places(text: str) -> Places:
     return found
 
 
-@lru_cache(maxsize=64)
+@by_line
 def _known(seen: str) -> frozenset[str]:
     return frozenset(_places(_plain(seen)))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import islice
 from math import factorial
+from typing import NamedTuple
 
 from mvjax.curator.checks.views import View, quotation
 from mvjax.curator.text.arithmetic import NUMBER, evaluate, numbers_in, parse_number
+from mvjax.curator.text.lines import by_line
 
 SMALL = 12
 """Whole numbers up to it prove nothing: counts, exponents, coefficients."""
@@ -54,13 +55,13 @@ _UNIT = re.compile(
 """Behind a number that everybody knows for what it counts."""
 
 
+@by_line
 def values_in(text: str) -> frozenset[Fraction]:
     """All values that a text mentions; runs of digits that no reader takes for a number are passed over."""
     return numbers_in(_LONG.sub(" ", text))
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """A number at a place of a path."""
 
     key: str
@@ -81,6 +82,11 @@ class Numbers:
         self.view = view
         said = (sentence.text for sentence in view.sentences)
         self.texts = tuple(said if _readable(view.text) == view.text else map(_readable, said))
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """`Use.key` of all of them, and of digits that belong to names."""
+        return frozenset(map(_key, NUMBER.findall("\n".join(self.texts))))
 
     @cached_property
     def uses(self) -> tuple[Use, ...]:
@@ -172,7 +178,10 @@ def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], s
       names: stems by which a sibling can be named.
       seen: what every path sees, all goals included.
     """
-    shared = [key for key in mine.first if _is_telling(key, mine, others)]
+    shared = mine.keys & frozenset().union(*(other.keys for other in others))
+    if all(map(_is_small, shared)):
+        return []
+    shared = [key for key in mine.first if key in shared and _is_telling(key, mine, others)]
     if not shared:
         return []
     visible = _spread(values_in(seen))
@@ -184,15 +193,18 @@ def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], s
 def _is_telling(key: str, mine: Numbers, others: Sequence[Numbers]) -> bool:
     """Whether it is shared with a sibling, no small whole number, and none that everybody knows: one that a sibling
     calculates is none, unless it counts what it always counts."""
-    holders = [other for other in others if key in other.first]
-    if not holders or (key.isdigit() and len(key) < 3 and int(key) <= SMALL):
+    if _is_small(key) or not any(key in other.first for other in others):
         return False
     if key not in COMMON:
         return True
     use = mine.uses[mine.first[key]]
     if "." in key or key in _ALWAYS or _UNIT.match(mine.texts[use.sentence], use.end):
         return False
-    return any(other.calculated(other.uses[other.first[key]]) for other in holders)
+    return any(other.calculated(other.uses[other.first[key]]) for other in others if key in other.first)
+
+
+def _is_small(key: str) -> bool:
+    return key.isdigit() and len(key) < 3 and int(key) <= SMALL
 
 
 def _is_foreign(key: str, mine: Numbers, others: Sequence[Numbers], names: Set[str]) -> bool:
@@ -223,6 +235,8 @@ def _is_of_name(text: str, start: int) -> bool:
 
 
 def _key(written: str) -> str:
+    if written.isdecimal() and not written.startswith("0"):
+        return written
     digits = written.replace(",", "")
     if "." in digits:
         digits = digits.rstrip("0").rstrip(".")

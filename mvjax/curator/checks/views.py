@@ -60,9 +60,17 @@ class Sentence:
     """Its place among those that the path says itself, from 0; -1: a path of a nested block says it."""
 
     @cached_property
+    def lowered(self) -> str:
+        """The text in small letters, each in its place."""
+        lowered = self.text.lower()
+        if len(lowered) == len(self.text):
+            return lowered
+        return "".join(small if len(small := letter.lower()) == 1 else letter for letter in self.text)
+
+    @cached_property
     def words(self) -> frozenset[str]:
         """All runs of Latin letters, in small letters."""
-        return frozenset(_PLAIN_WORD.findall(self.text.lower()))
+        return frozenset(_PLAIN_WORD.findall(self.lowered))
 
     @cached_property
     def stems(self) -> frozenset[str]:

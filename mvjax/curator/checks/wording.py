@@ -54,7 +54,7 @@ class _Reader:
         """The first words of a sentence that lean on a sibling, if any do."""
         opens = sentence.index <= self.view.opening
         for place in self.rules(sentence, opens):
-            match = RULES[place].pattern.search(sentence.text)
+            match = RULES[place].pattern.search(sentence.lowered)
             if match and self.leans(RULES[place], match, sentence, opens):
                 yield quotation(sentence.text, match.start(), match.end())
                 return
@@ -73,7 +73,7 @@ class _Reader:
 
     def leans(self, rule: Rule, match: re.Match, sentence: Sentence, opens: bool) -> bool:
         """Whether a match leans on a sibling where it stands."""
-        words = match[0].lower().strip(" ,.:;")
+        words = match[0].strip(" ,.:;")
         if (rule.where != "likeness" and " " in words and words in self.seen) or FORWARD.search(sentence.text):
             return False
         if rule.where == "opening":
@@ -114,7 +114,7 @@ class _Reader:
         """Whether the path has parts of its own that the words may mean."""
         if self.view.divided:
             return True
-        noun = re.escape(words.split()[-1].lower().removesuffix("s").removesuffix("e"))
+        noun = re.escape(words.split()[-1].removesuffix("s").removesuffix("e"))
         own = re.compile(
             rf"\b{noun}(?:e?s\b|e?\s+(?:\d|[ivx]+\b|[a-d]\b))|\b(?:one|first|either)\s+{noun}", re.IGNORECASE
         )

@@ -193,26 +193,35 @@ def _check(group: Group, where: str, tree: Tree, needs: Mapping[str, tuple[str, 
             "not contiguous", f"its branches must follow one another without a gap, in this order: {wanted}", where
         )
     branch_of = {label: number for number, branch in enumerate(group.branches) for label in branch}
+    inside = _inside(siblings, needs)
     for label in labels:
-        for other in sorted(_lifted(label, siblings, needs)):
+        for other in sorted(_lifted(label, inside, needs)):
             if branch_of.get(other, branch_of[label]) != branch_of[label]:
                 raise faulty(
                     "dependent group", f"{label} needs {other}, so they cannot be in different branches", where
                 )
 
 
-def _lifted(label: str, siblings: list[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
+def _inside(siblings: list[str], needs: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Each sibling with its sub-steps, itself first."""
+    inside = {label: [label] for label in siblings}
+    for step in needs:
+        if (above := trees.parent(step)) in inside:
+            inside[above].append(step)
+    return inside
+
+
+def _lifted(label: str, inside: Mapping[str, list[str]], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
     """The siblings that a step needs, itself or by its sub-steps, directly or by way of siblings between."""
     found: set[str] = set()
     waiting = [label]
     while waiting:
         here = waiting.pop()
-        for inner in (step for step in needs if step == here or trees.parent(step) == here):
-            for other in needs[inner]:
-                lifted = next((s for s in siblings if other == s or other.startswith(f"{s}.")), None)
-                if lifted is not None and lifted != here and lifted not in found:
-                    found.add(lifted)
-                    waiting.append(lifted)
+        for other in (other for step in inside[here] for other in needs[step]):
+            lifted = other if other in inside else trees.parent(other)
+            if lifted in inside and lifted != here and lifted not in found:
+                found.add(lifted)
+                waiting.append(lifted)
     return found
 
 

@@ -6,6 +6,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from mvjax.curator.text.lines import by_line
+
 NUMBER = re.compile(r"[\d.](?:(?<=\d)(?:\d{0,2}(?:,\d{3})+|\d*)(?:\.\d+)?|(?<=\.)\d+)")
 """A number as people write it: 12, 1,200, 0.5, .5. It begins with a set of characters, which `re` finds fast."""
 _RATIO = re.compile(rf"({NUMBER.pattern})\s*/\s*({NUMBER.pattern})")
@@ -31,7 +33,8 @@ _WORD = re.compile(r"\w+")
 @lru_cache(maxsize=65536)
 def parse_number(text: str) -> Fraction:
     """Value of a written number such as 1,200 or .5."""
-    return Fraction(text.replace(",", ""))
+    digits = text.replace(",", "")
+    return Fraction(int(digits) if digits.isdecimal() else digits)
 
 
 def evaluate(text: str) -> Fraction:
@@ -60,7 +63,7 @@ def agrees(exact: Fraction, written: str) -> bool:
     return abs(value - exact) <= unit / (200 if "%" in written else 2)
 
 
-@lru_cache(maxsize=4096)
+@by_line
 def numbers_in(text: str) -> frozenset[Fraction]:
     """All values that a text mentions: digits, fractions such as 3/8, percentages (as written and as shares), words."""
     found: set[Fraction] = set()

@@ -1,11 +1,15 @@
 """The lexical checks: planted wordings are found, clean text is left alone, no text breaks them."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvjax.bench.planted import cases
 from mvjax.curator.checks.independence import check_block, check_body
+from mvjax.curator.checks.phrases import RULES
+from mvjax.curator.checks.views import Sentence
 from mvjax.curator.sources import synthetic
 from mvjax.curator.text import reading
 from mvjax.curator.text.transcript import Block, Path
@@ -184,3 +188,14 @@ def test_names_of_people_do_not_matter(name, prefix):
     assert results == found(*(text.replace("Ann", name) for text in texts))
     assert ("sibling number", "path 2") in results
     assert (("sibling reference", "path 2") in results) == bool(prefix)
+
+
+def test_rules_are_for_small_letters():
+    for rule in RULES:
+        assert not re.search(r"(?<!\\)[A-Z]", rule.pattern.pattern)
+
+
+def test_small_letters_stand_where_the_letters_stand():
+    sentence = Sentence("İn ISTANBUL, ẞ and 12: By The Same Method again.", 0)
+    assert len(sentence.lowered) == len(sentence.text)
+    assert sentence.lowered.index("the same") == sentence.text.index("The Same")
