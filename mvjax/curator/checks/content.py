@@ -8,6 +8,7 @@ from collections.abc import Iterable, Set
 from fractions import Fraction
 
 from mvjax.curator.production import Finding
+from mvjax.curator.text import sentences
 from mvjax.curator.text.arithmetic import NUMBER, numbers_in, parse_number
 from mvjax.curator.text.lines import by_line
 from mvjax.errors import UserError
@@ -18,7 +19,6 @@ _LABEL = re.compile(r"^[ \t]*[*#-]*[ \t]*(?:(?:[^\W\d]+[ \t]+)?\d{1,2}[):]|\d{1,
 ENDLESS = 300
 """So many digits are no number."""
 _ENDLESS = re.compile(rf"\d\d{{{ENDLESS - 1},}}")
-_SENTENCE = re.compile(r"(?<=[.!?。！？।])\s+|\n+")
 MOST = 6
 """So many numbers are named in a reason at most."""
 
@@ -61,9 +61,8 @@ def check_goal(goal: str, path: str, known: Set[Fraction], where: str) -> list[F
 
     What a path finds are the numbers of its last sentence that its first one has not.
     """
-    sentences = [sentence for sentence in _SENTENCE.split(path.strip()) if sentence.strip()] or [""]
-    last = sentences[-1] if len(sentences) > 1 else sentences[-1].rpartition("=")[2]
-    first = sentences[0] if len(sentences) > 1 else sentences[0].rpartition("=")[0]
+    said = sentences.split(path)
+    first, last = (said[0], said[-1]) if len(said) > 1 else path.rpartition("=")[::2]
     findings = []
     if told := values(goal) & (values(last) - values(first)) - known:
         findings.append(Finding("result in goal", where, f"its goal contains the result: {_listed(told)}"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from mvjax.curator.checks.leads import PLACES, first_word, goes_on, lead
 from mvjax.curator.checks.phrases import FORWARD, GIVEN, RULES, Rule
 from mvjax.curator.checks.values import values_in
 from mvjax.curator.checks.views import Sentence, View, content, distinctive, quotation, stem
+from mvjax.curator.text import sentences
 
 _BREAK = re.compile(r"[,;:.!?](?=\s|$)|\s[–—-]\s")
 _OPERATION = re.compile(r"=|[-+*/×÷·^]\s*[$£€(]*\d")
@@ -24,7 +25,7 @@ _TRIGGERS = {word: [place for place, rule in enumerate(RULES) if word in rule.wo
 
 def references(view: View, siblings: Sequence[View], known: str) -> list[str]:
     """The words by which a path leans on a sibling or on what it cannot see, as quotations."""
-    reader = _Reader(view, siblings, distinctive(view, siblings), f"{known}\n{view.goal}".lower())
+    reader = _Reader(view, siblings, distinctive(view, siblings), f"{known}\n{view.goal}")
     return [words for sentence in view.spoken for words in reader.leaning(sentence)]
 
 
@@ -36,8 +37,8 @@ class _Reader:
     siblings: Sequence[View]
     names: frozenset[str]
     """Words by which a sibling can be named."""
-    seen: str
-    """What the path sees, its own goal included, in small letters."""
+    known: str
+    """What the path sees, its own goal included."""
 
     @cached_property
     def naming(self) -> frozenset[str]:
@@ -46,9 +47,19 @@ class _Reader:
         return frozenset(word for word in words if stem(word) in self.names)
 
     @cached_property
+    def seen(self) -> str:
+        """What the path sees, in small letters."""
+        return self.known.lower()
+
+    @cached_property
     def told(self) -> tuple[str, ...]:
-        """The sentences of what the path sees."""
-        return tuple(re.split(r"[.!?]\s|\n", self.seen))
+        """The sentences of what the path sees, in small letters."""
+        return tuple(said.lower() for said in sentences.split(self.known))
+
+    @cached_property
+    def statements(self) -> tuple[frozenset[str], ...]:
+        """What those of them that are no questions are about."""
+        return tuple(content(said) for said in self.told if "?" not in said)
 
     def leaning(self, sentence: Sentence) -> Iterator[str]:
         """The first words of a sentence that lean on a sibling, if any do."""
@@ -127,7 +138,7 @@ class _Reader:
         if numbers and numbers & values_in("\n".join([self.seen, *(own.text for own in earlier)])):
             return True
         about = content(clause)
-        return bool(about) and any(about <= words for words in _statements(self.seen))
+        return bool(about) and any(about <= words for words in self.statements)
 
     def closer(self, sentence: Sentence) -> bool:
         """Whether a sentence is worded more like a sibling's than like what the path itself said before."""
@@ -143,12 +154,6 @@ def _clause(text: str, place: int) -> str:
     start = max((match.end() for match in _BREAK.finditer(text, 0, place)), default=0)
     end = _BREAK.search(text, place)
     return text[start : end.start() if end else len(text)]
-
-
-@lru_cache(maxsize=64)
-def _statements(seen: str) -> tuple[frozenset[str], ...]:
-    """What the sentences that are no questions are about."""
-    return tuple(content(said) for said in re.split(r"(?<=[.!])\s|\n", seen) if "?" not in said)
 
 
 def _likeness(sentence: Sentence, other: Sentence) -> float:
