@@ -90,7 +90,6 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_signals,
         )
 
     def launch(self, launcher: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
@@ -103,10 +102,16 @@ class Stage:
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def heed_signals() -> None:
-    """As from a terminal: tests that run in the background may have been started with these ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+@pytest.fixture(scope="session", autouse=True)
+def heed_signals():
+    """As from a terminal: tests that run in the background may have been started with these ignored, and whatever they
+    start would ignore them too."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def wait_for(condition, seconds=30) -> None:
