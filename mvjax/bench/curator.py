@@ -48,10 +48,11 @@ def measure(config: CuratorBench, report: Report, say: Callable[[str], None]) ->
     def side(characters: int) -> Callable[[], tuple[float, int, Outcome]]:
         return lambda: work(trace(characters, next(numbers)))
 
-    sides = {f"{characters:,}": side(characters) for characters in config.characters}
-    for characters, runs in zip(config.characters, alternate(sides, config.repeat, say=say).values()):
+    lengths = {characters: len(trace(characters).problem.reasoning) for characters in config.characters}
+    sides = {f"{length:,}": side(characters) for characters, length in lengths.items()}
+    for length, runs in zip(lengths.values(), alternate(sides, config.repeat, say=say).values()):
         spent = Spread.of([1e3 * seconds for seconds, _, _ in runs])
-        row = {"what": "a record", "characters": characters, "calls": runs[0][1], "ms": spent}
+        row = {"what": "a record", "characters": length, "calls": runs[0][1], "ms": spent}
         report.rows.append(row)
         report.bars.append(Bar(f"ms a record of {row['characters']:,} characters", spent, RECORD_MS))
     text = trace(DISTANCE_CHARACTERS).problem.reasoning[:DISTANCE_CHARACTERS]

@@ -61,12 +61,15 @@ def check_goal(goal: str, path: str, known: Set[Fraction], where: str) -> list[F
 
     What a path finds are the numbers of its last sentence that its first one has not.
     """
+    given = values(goal) - known
+    if not given:
+        return []
     said = sentences.split(path)
     first, last = (said[0], said[-1]) if len(said) > 1 else path.rpartition("=")[::2]
     findings = []
-    if told := values(goal) & (values(last) - values(first)) - known:
+    if told := given & (values(last) - values(first)):
         findings.append(Finding("result in goal", where, f"its goal contains the result: {_listed(told)}"))
-    if invented := _beyond(values(goal) - known, path):
+    if invented := _beyond(given, path):
         findings.append(Finding(CHECK, where, f"its goal has numbers that are nowhere else: {_listed(invented)}"))
     return findings
 
