@@ -33,8 +33,8 @@ CHECK = "likelihood"
 GAIN = 1.5
 """Gain, in nats a token, from which a path counts as dependent: more than wording alone brought on real steps."""
 PULL = 2.7
-"""Pull, in nats, from which it does: what one in ten independent blocks of the tuning part of `mvjax bench likelihood`
-exceed, with the demo's model."""
+"""Pull, in nats, from which it does: somewhat more than what one in ten independent blocks of the tuning part of
+`mvjax bench likelihood` exceed with the demo's model, 1.8, as a false alarm costs a block."""
 SHOWN = 6
 """Tokens before and behind what is pulled most, in the reason."""
 
