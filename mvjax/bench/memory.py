@@ -23,8 +23,8 @@ from mvjax.errors import UserError
 from mvjax.weights import Checkpoint
 
 GIB = 2**30
-MEASURED = 1, 3
-"""Layers that transformers' step is measured with."""
+FEW, MORE = 1, 3
+"""Layers that transformers' step is measured with; all of a model that has fewer."""
 
 
 def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> None:
@@ -38,7 +38,8 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
     layers = checkpoint.config["num_hidden_layers"]
     sizes: dict[str, list[float]] = {"mvjax": [], "transformers": []}
     with tempfile.TemporaryDirectory(prefix="mvjax-bench-") as directory:
-        models = {count: Path(directory) / f"model{count}" for count in MEASURED}
+        few, more = FEW, min(MORE, layers)
+        models = {count: Path(directory) / f"model{count}" for count in (few, more)}
         for count, path in models.items():
             save_checkpoint(path, shortened(checkpoint, count).astype("float32"))
         for length in config.lengths:
@@ -52,8 +53,8 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
                 options = {"rank": config.rank, "alpha": ALPHA, "learning_rate": LEARNING_RATE, "clip": CLIP}
                 held.append(torch_bytes(torch_model.TorchTraining(path, batch, **options)))
                 gc.collect()
-            few, more = MEASURED
-            sizes["transformers"].append(held[0] + (layers - few) * max(0, held[1] - held[0]) / (more - few))
+            layer = max(0, held[-1] - held[0]) / max(1, more - few)
+            sizes["transformers"].append(held[0] + (layers - few) * layer)
             ours, theirs = sizes["mvjax"][-1], sizes["transformers"][-1]
             report.rows.append(
                 {"T": length, "mvjax GiB": ours / GIB, "transformers GiB": theirs / GIB, "ratio": theirs / ours}
@@ -64,7 +65,7 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
     )
     report.notes.append(
         f"on top of the weights; float32, LoRA rank {config.rank}, {layers} layers, nothing recomputed; ours as the "
-        "compiler states it, transformers' measured with one layer and three and drawn out to all"
+        f"compiler states it, transformers' measured with {few} and {more} layers and drawn out to all"
     )
     curves = {name: [value / GIB for value in values] for name, values in sizes.items()}
     report.notes.append(draw(config.output / "memory.png", config.lengths, curves, "memory of a step, GiB"))
