@@ -87,7 +87,6 @@ def values(text: str) -> frozenset[Fraction | int]:
     return frozenset(map(_value, set(NUMBER.findall(_without_endless(plain_digits(text))))))
 
 
-@by_line
 def words(text: str) -> frozenset[Fraction]:
     """All numbers of a text, those that are written as words or fractions too."""
     return numbers_in(_without_endless(plain_digits(text)))

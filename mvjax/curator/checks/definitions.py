@@ -126,7 +126,7 @@ NAMED = tuple(
 )
 """A quantity gets a name."""
 NAMING = frozenset(
-    """call calling name naming dub term label labelling christen nickname refer referred write known described define
-    defining denote introduce called""".split()  # noqa: SIM905
+    """call called calling name naming dub term label labelling christen nickname refer referred write known described
+    define defining denote introduce""".split()  # noqa: SIM905
 )
 """One of these words stands where a quantity gets a name."""

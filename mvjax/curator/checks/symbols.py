@@ -83,13 +83,12 @@ def symbols(mine: Symbols, others: Sequence[Symbols], seen: str) -> list[str]:
 
 
 def _foreign_symbols(mine: Symbols, others: Sequence[Symbols], seen: str) -> Iterator[tuple[int, int]]:
-    shared = [symbol for symbol in mine.places if any(symbol in other.places for other in others)]
+    shared = {symbol: held for symbol in mine.places if (held := [other for other in others if symbol in other.places])}
     known = _known(seen) | _FIXED if shared else _FIXED
-    for symbol in shared:
+    for symbol, holders in shared.items():
         if symbol in known:
             continue
         places = mine.places[symbol]
-        holders = [other for other in others if symbol in other.places]
         strong = any(other.defines(symbol, STRONG) for other in holders)
         if not strong and not any(other.defines(symbol, EQUATION) for other in holders):
             continue

@@ -178,10 +178,9 @@ def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], s
       names: stems by which a sibling can be named.
       seen: what every path sees, all goals included.
     """
-    shared = mine.keys & frozenset().union(*(other.keys for other in others))
-    if all(map(_is_small, shared)):
-        return []
-    shared = [key for key in mine.first if key in shared and _is_telling(key, mine, others)]
+    common = mine.keys & frozenset().union(*(other.keys for other in others))
+    telling = {key for key in common if not (key.isdigit() and len(key) < 3 and int(key) <= SMALL)}
+    shared = [key for key in mine.first if key in telling and _is_telling(key, mine, others)] if telling else []
     if not shared:
         return []
     visible = _spread(values_in(seen))
@@ -191,20 +190,15 @@ def foreign_numbers(mine: Numbers, others: Sequence[Numbers], names: Set[str], s
 
 
 def _is_telling(key: str, mine: Numbers, others: Sequence[Numbers]) -> bool:
-    """Whether it is shared with a sibling, no small whole number, and none that everybody knows: one that a sibling
-    calculates is none, unless it counts what it always counts."""
-    if _is_small(key) or not any(key in other.first for other in others):
-        return False
-    if key not in COMMON:
-        return True
+    """Whether it is shared with a sibling and none that everybody knows: one that a sibling calculates is none, unless
+    it counts what it always counts."""
+    holders = [other for other in others if key in other.first]
+    if not holders or key not in COMMON:
+        return bool(holders)
     use = mine.uses[mine.first[key]]
     if "." in key or key in _ALWAYS or _UNIT.match(mine.texts[use.sentence], use.end):
         return False
-    return any(other.calculated(other.uses[other.first[key]]) for other in others if key in other.first)
-
-
-def _is_small(key: str) -> bool:
-    return key.isdigit() and len(key) < 3 and int(key) <= SMALL
+    return any(other.calculated(other.uses[other.first[key]]) for other in holders)
 
 
 def _is_foreign(key: str, mine: Numbers, others: Sequence[Numbers], names: Set[str]) -> bool:

@@ -190,6 +190,14 @@ def test_names_of_people_do_not_matter(name, prefix):
     assert (("sibling reference", "path 2") in results) == bool(prefix)
 
 
+@pytest.mark.parametrize("naming", ["This is the so-called budget.", "This is what we call the budget."])
+def test_a_name_that_only_the_sibling_gives_is_found(naming):
+    first = Path("Find the cost of the red pens.", (f"The red pens cost 37 * 3 = 111 dollars. {naming}",))
+    found = findings("The blue pens cost 52 * 4 = 208 dollars, more than the budget.", first=first)
+    assert [finding.check for finding in found] == ["sibling symbol"]
+    assert "the budget" in found[0].reason
+
+
 def test_rules_are_for_small_letters():
     for rule in RULES:
         assert not re.search(r"(?<!\\)[A-Z]", rule.pattern.pattern)
