@@ -48,11 +48,11 @@ def measure(config: CuratorBench, report: Report, say: Callable[[str], None]) ->
     def side(characters: int) -> Callable[[], tuple[float, int, Outcome]]:
         return lambda: work(trace(characters, next(numbers)))
 
-    lengths = {characters: len(trace(characters).problem.reasoning) for characters in config.characters}
-    sides = {f"{length:,}": side(characters) for characters, length in lengths.items()}
-    for length, runs in zip(lengths.values(), alternate(sides, config.repeat, say=say).values()):
+    sides = {f"{characters:,}": side(characters) for characters in config.characters}
+    for runs in alternate(sides, config.repeat, say=say).values():
+        _, calls, outcome = runs[0]
         spent = Spread.of([1e3 * seconds for seconds, _, _ in runs])
-        row = {"what": "a record", "characters": length, "calls": runs[0][1], "ms": spent}
+        row = {"what": "a record", "characters": len(outcome.record.autoregressive), "calls": calls, "ms": spent}
         report.rows.append(row)
         report.bars.append(Bar(f"ms a record of {row['characters']:,} characters", spent, RECORD_MS))
     text = trace(DISTANCE_CHARACTERS).problem.reasoning[:DISTANCE_CHARACTERS]
