@@ -56,9 +56,9 @@ def _rows(shape: Shape, first, axis: int):
     return first + lax.rem(lax.broadcasted_iota(jnp.int32, size, axis), shape.rows)
 
 
-def _column(row_1M, width: int = LANES):
+def _column(row_1M):
     """A row as a column that is repeated in all lanes."""
-    return jnp.broadcast_to(row_1M, (width, row_1M.shape[1])).T
+    return jnp.broadcast_to(row_1M, (LANES, row_1M.shape[1])).T
 
 
 class _Moving(NamedTuple):
