@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mvjax.curator.store import Store
 from mvjax.curator.store.counts import count
-from mvjax.curator.text import sameness
+from mvjax.curator.text import dedup
 from mvjax.data.records import Record, write_records
 from mvjax.errors import UserError
 
@@ -66,11 +66,11 @@ def records(store: Store, selection: Selection, part: str, exported: Exported | 
         record = outcome.record
         if record is None or not (selection.sequential or outcome.state == "parallel"):
             continue
-        if (sameness.share(problem.question, "test") < selection.test_share) != (part == "test"):
+        if (dedup.share(problem.question, "test") < selection.test_share) != (part == "test"):
             continue
-        if sameness.digest(problem.question) in selection.exclude:
+        if dedup.digest(problem.question) in selection.exclude:
             left_out["benchmark problem"] += 1
-        elif not seen.adds(sameness.digest(problem.question, record.response)):
+        elif not seen.adds(dedup.digest(problem.question, record.response)):
             left_out["duplicate record"] += 1
         else:
             yield record
@@ -88,7 +88,7 @@ def questions_of(path: Path) -> frozenset[bytes]:
         problems = read_problems(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    return frozenset(sameness.digest(problem.messages[-1]["content"]) for problem in problems)
+    return frozenset(dedup.digest(problem.messages[-1]["content"]) for problem in problems)
 
 
 def _some(records: Iterator[Record], output: Path, store: Store) -> Iterator[Record]:

@@ -19,7 +19,7 @@ from mvjax.curator.production import Call, Outcome, Problem, Reply
 from mvjax.curator.store import database
 from mvjax.curator.store.differences import first_difference
 from mvjax.curator.store.stored import DUPLICATE, DUPLICATE_ID, UNUSABLE, Added, StoredCall
-from mvjax.curator.text import sameness
+from mvjax.curator.text import dedup
 from mvjax.data.records import Fault
 from mvjax.errors import UserError
 
@@ -166,7 +166,7 @@ class Store:
         """Problems that have ended, with their outcomes, in input order; mixed up by a seed where one is given."""
         key = "ordinal"
         if order is not None:
-            self._database.create_function("place", 1, lambda id: sameness.digest(order, id), deterministic=True)
+            self._database.create_function("place", 1, lambda id: dedup.digest(order, id), deterministic=True)
             key = "place(id), ordinal"
         # Sorted by themselves: rows with their texts would all lie in the sorter.
         for (record,) in self._database.execute(
@@ -239,7 +239,7 @@ class Store:
                 return Fault(problem.id, "the id belongs to another problem already; ids must be unique")
             added.known += 1
             return None
-        same = sameness.digest(problem.question, problem.reasoning)
+        same = dedup.digest(problem.question, problem.reasoning)
         first = self._one("SELECT id FROM problems WHERE same = ? ORDER BY ordinal LIMIT 1", same)
         record = self._database.execute(
             "INSERT INTO problems (id, problem, same) VALUES (?, ?, ?)", (problem.id, text, same)

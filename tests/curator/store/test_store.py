@@ -15,7 +15,7 @@ from mvjax.curator.store import Store, database
 from mvjax.curator.store.counts import count, use
 from mvjax.curator.store.differences import first_difference
 from mvjax.curator.store.stored import DUPLICATE
-from mvjax.curator.text.sameness import digest, normalised, share
+from mvjax.curator.text.dedup import digest, normalised, share
 from mvjax.data.records import Fault
 from mvjax.errors import UserError
 
