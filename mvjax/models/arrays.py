@@ -27,7 +27,7 @@ def constant(value: float) -> Initialiser:
 
 
 @dataclass(frozen=True)
-class Describe:
+class ParamFactory:
     """Makes the parameters of a module, each from its description."""
 
     rngs: nnx.Rngs

@@ -13,7 +13,7 @@ from mvjax.models.config import ModelConfig
 from mvjax.models.decoder import Decoder, hf_names
 from mvjax.models.lora import is_adapted, merge
 from mvjax.models.placement import Placement
-from mvjax.models.streaming import load_sharded
+from mvjax.models.sharded_loading import load_sharded
 
 if TYPE_CHECKING:
     from mvjax.weights import Checkpoint

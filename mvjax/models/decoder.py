@@ -16,7 +16,7 @@ import mvjax_kernels
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mvjax.models.arrays import Describe, constant, normal
+from mvjax.models.arrays import ParamFactory, constant, normal
 from mvjax.models.config import ModelConfig
 from mvjax.models.low_rank import folded, folds, low_rank
 from mvjax.models.placement import Placement
@@ -50,11 +50,11 @@ class Linear(nnx.Module):
         axes: tuple[str, str],
         *,
         bias: bool = False,
-        describe: Describe,
+        param: ParamFactory,
         placement: Placement | None,
     ):
-        self.weight = describe((outputs, inputs), axes, normal(0.02))
-        self.bias = describe((outputs,), axes[:1], constant(0)) if bias else None
+        self.weight = param((outputs, inputs), axes, normal(0.02))
+        self.bias = param((outputs,), axes[:1], constant(0)) if bias else None
         self.lora_a = nnx.data(None)
         self.lora_b = nnx.data(None)
         self.lora_scale = 0.0
@@ -91,8 +91,8 @@ class Linear(nnx.Module):
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32, returned in x's dtype."""
 
-    def __init__(self, width: int, eps: float, *, describe: Describe):
-        self.weight = describe((width,), (None,), constant(1))
+    def __init__(self, width: int, eps: float, *, param: ParamFactory):
+        self.weight = param((width,), (None,), constant(1))
         self.eps = eps
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -101,15 +101,15 @@ class RMSNorm(nnx.Module):
         return (wide * self.weight[...].astype(jnp.float32)).astype(x.dtype)
 
 
-class Table(nnx.Module):
+class VocabularyMatrix(nnx.Module):
     """The embedding or output matrix [V, D], with optional trainable rows for the control tags.
 
     The tag rows are a parameter of their own, so that they can be trained (at their own rate) while the matrix is
     frozen: no gradient of the matrix's size is then ever computed.
     """
 
-    def __init__(self, rows: int, width: int, *, describe: Describe, placement: Placement | None):
-        self.weight = describe((rows, width), ("vocab", "embed"), normal(0.02))
+    def __init__(self, rows: int, width: int, *, param: ParamFactory, placement: Placement | None):
+        self.weight = param((rows, width), ("vocab", "embed"), normal(0.02))
         self.tag_rows = nnx.data(None)
         self.tag_ids: tuple[int, ...] = ()
         self.placement = placement
@@ -152,15 +152,15 @@ def product_f32(x: jax.Array, rows: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions over the keys that the hidden intervals leave visible."""
 
-    def __init__(self, config: ModelConfig, backend: str, *, describe: Describe, placement: Placement | None):
+    def __init__(self, config: ModelConfig, backend: str, *, param: ParamFactory, placement: Placement | None):
         heads, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        options = {"describe": describe, "placement": placement}
+        options = {"param": param, "placement": placement}
         self.q_proj = Linear(config.embed, heads, ("heads", "embed"), bias=config.qkv_bias, **options)
         self.k_proj = Linear(config.embed, kv, ("kv_heads", "embed"), bias=config.qkv_bias, **options)
         self.v_proj = Linear(config.embed, kv, ("kv_heads", "embed"), bias=config.qkv_bias, **options)
         self.o_proj = Linear(heads, config.embed, ("embed", "heads"), **options)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_eps, describe=describe) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.rms_eps, describe=describe) if config.qk_norm else None
+        self.q_norm = RMSNorm(config.head_dim, config.rms_eps, param=param) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_eps, param=param) if config.qk_norm else None
         self.head_dim = config.head_dim
         self.by_heads = placement is not None and placement.splits_heads(config.heads, config.kv_heads)
         self.backend = backend
@@ -197,11 +197,11 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, backend: str, *, describe: Describe, placement: Placement | None):
-        self.input_layernorm = RMSNorm(config.embed, config.rms_eps, describe=describe)
-        self.self_attn = Attention(config, backend, describe=describe, placement=placement)
-        self.post_attention_layernorm = RMSNorm(config.embed, config.rms_eps, describe=describe)
-        self.mlp = MLP(config, describe=describe, placement=placement)
+    def __init__(self, config: ModelConfig, backend: str, *, param: ParamFactory, placement: Placement | None):
+        self.input_layernorm = RMSNorm(config.embed, config.rms_eps, param=param)
+        self.self_attn = Attention(config, backend, param=param, placement=placement)
+        self.post_attention_layernorm = RMSNorm(config.embed, config.rms_eps, param=param)
+        self.mlp = MLP(config, param=param, placement=placement)
         self.placement = placement
 
     def __call__(self, x_BTD, *context):
@@ -249,16 +249,16 @@ class Decoder(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         self.placement = placement
-        one = Describe(rngs, jnp.dtype(param_dtype))
-        options = {"describe": one, "placement": placement}
-        self.embed_tokens = Table(config.vocab_size, config.embed, **options)
+        one = ParamFactory(rngs, jnp.dtype(param_dtype))
+        options = {"param": one, "placement": placement}
+        self.embed_tokens = VocabularyMatrix(config.vocab_size, config.embed, **options)
         if config.scan_layers:
-            stacked = Describe(rngs, one.dtype, config.layers)
-            self.layers = Block(config, backend, describe=stacked, placement=placement)
+            stacked = ParamFactory(rngs, one.dtype, config.layers)
+            self.layers = Block(config, backend, param=stacked, placement=placement)
         else:
             self.layers = nnx.List([Block(config, backend, **options) for _ in range(config.layers)])
-        self.norm = RMSNorm(config.embed, config.rms_eps, describe=one)
-        self.lm_head = nnx.data(None if config.tied else Table(config.vocab_size, config.embed, **options))
+        self.norm = RMSNorm(config.embed, config.rms_eps, param=one)
+        self.lm_head = nnx.data(None if config.tied else VocabularyMatrix(config.vocab_size, config.embed, **options))
 
     def __call__(
         self,
@@ -304,7 +304,7 @@ class Decoder(nnx.Module):
         return constrain(self.placement, self.norm(x_BTD), "batch", "length", None)
 
     @property
-    def head(self) -> Table:
+    def head(self) -> VocabularyMatrix:
         """The output matrix's module: the embedding's own where they are tied."""
         return self.embed_tokens if self.lm_head is None else self.lm_head
 

@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.decoder import hf_names
-from mvjax.models.pieces import compiler_options, padded, piece_bytes, taker
-from mvjax.models.streaming import flattened, is_stacked
+from mvjax.models.sharded_loading import flattened, is_stacked
+from mvjax.models.transfer import chunk_bytes, compiler_options, padded, taker
 from mvjax.weights.checkpoint import LazyTensor, LazyTensors, lazily
 from mvjax.weights.formats import saving, write_checkpoint
 from mvjax.weights.huggingface import MAX_SHARD_BYTES
@@ -56,12 +56,12 @@ def fetch(array: jax.Array, layer: int | None) -> np.ndarray:
     shape, shard = array.shape[lead:], array.shape[lead:] if alone else sharding.shard_shape(array.shape)[lead:]
     blocks, rows = shape[0] // shard[0], shard[0]
     out = np.empty((blocks, rows, *shape[1:]), array.dtype)
-    step = -(-rows // max(1, -(-out.nbytes // piece_bytes(out.nbytes))))
+    step = -(-rows // max(1, -(-out.nbytes // chunk_bytes(out.nbytes))))
     take = taker(None if alone else sharding, lead, (step, *shard[1:]), compiler_options())
     for start in range(0, rows, step):
         start = min(start, rows - step)
-        piece = take(array, np.array([layer, start][1 - lead :], np.int32))
-        host = np.asarray(piece) if piece.is_fully_addressable else multihost_utils.process_allgather(piece, tiled=True)
+        chunk = take(array, np.array([layer, start][1 - lead :], np.int32))
+        host = np.asarray(chunk) if chunk.is_fully_addressable else multihost_utils.process_allgather(chunk, tiled=True)
         out[:, start : start + step] = host.reshape(blocks, step, *shape[1:])
     return out.reshape(shape)
 

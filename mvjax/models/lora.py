@@ -74,10 +74,10 @@ def add_lora(decoder: Decoder, config: LoraConfig, *, seed: int = 0) -> Decoder:
         linear.lora_scale = config.alpha / config.rank
     decoder.lora = config
     if config.tag_ids:
-        for table in tables(decoder):
-            table.tag_ids = tuple(config.tag_ids)
-            rows_KD = table.weight[...][jnp.asarray(config.tag_ids)].astype(jnp.float32)
-            table.tag_rows = TagRows(rows_KD, axes=(None, None))
+        for matrix in vocabulary_matrices(decoder):
+            matrix.tag_ids = tuple(config.tag_ids)
+            rows_KD = matrix.weight[...][jnp.asarray(config.tag_ids)].astype(jnp.float32)
+            matrix.tag_rows = TagRows(rows_KD, axes=(None, None))
     return decoder
 
 
@@ -92,8 +92,8 @@ def merge(decoder: Decoder) -> Decoder:
         update = linear.lora_scale * (linear.lora_b[...] @ linear.lora_a[...])
         weight = linear.weight[...]
         linear.weight[...] = (weight.astype(jnp.float32) + update).astype(weight.dtype)
-    for table in tables(decoder):
-        table.weight[...] = table.matrix()
+    for matrix in vocabulary_matrices(decoder):
+        matrix.weight[...] = matrix.matrix()
     return remove_adapter(decoder)
 
 
@@ -101,8 +101,8 @@ def remove_adapter(decoder: Decoder) -> Decoder:
     """Drop adapters and tag rows, in place, and return the decoder: the base model is back."""
     for _, linear in adaptable(decoder, LINEARS):
         linear.lora_a, linear.lora_b, linear.lora_scale = nnx.data(None), nnx.data(None), 0.0
-    for table in tables(decoder):
-        table.tag_rows, table.tag_ids = nnx.data(None), ()
+    for matrix in vocabulary_matrices(decoder):
+        matrix.tag_rows, matrix.tag_ids = nnx.data(None), ()
     decoder.lora = None
     return decoder
 
@@ -208,6 +208,6 @@ def adaptable(decoder: Decoder, targets: tuple[str, ...]) -> Iterator[tuple[tupl
     yield from sorted(found, key=lambda item: tuple(map(str, item[0])))
 
 
-def tables(decoder: Decoder) -> list:
+def vocabulary_matrices(decoder: Decoder) -> list:
     """The matrices that have tag rows: the embedding, and the output matrix where it is untied."""
     return [decoder.embed_tokens] if decoder.lm_head is None else [decoder.embed_tokens, decoder.lm_head]

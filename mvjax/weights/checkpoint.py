@@ -19,7 +19,7 @@ DTYPES = {
 }
 
 
-PIECE = 16 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Bytes that are in memory beside the result where rows are cut or converted as they are read."""
 
 
@@ -45,7 +45,7 @@ class LazyTensor:
         """The part that slices (of step 1) select, one for each of the first axes; axes that are not named are whole.
 
         Rows of the first axis are one read. Where other axes are cut too, rows are read a few at a time and cut: beside
-        the part, no more than PIECE bytes are in memory. What can only be read whole is read whole, then cut.
+        the part, no more than CHUNK_BYTES are in memory. What can only be read whole is read whole, then cut.
         """
         spans = [slice(*part.indices(size)) for part, size in zip(index, self.shape, strict=False)]
         if len(index) > len(self.shape) or any(part.step != 1 for part in spans):
@@ -67,8 +67,8 @@ class LazyTensor:
 def fill_rows(
     out: np.ndarray, entry: LazyTensor, start: int, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
 ) -> np.ndarray:
-    """Fill an array with the rows of a tensor from `start` on, changed as they are read, PIECE bytes at a time."""
-    step = max(1, PIECE // max(1, entry.nbytes // entry.shape[0]))
+    """Fill an array with the rows of a tensor from `start` on, changed as they are read, CHUNK_BYTES at a time."""
+    step = max(1, CHUNK_BYTES // max(1, entry.nbytes // entry.shape[0]))
     for i in range(0, len(out), step):
         out[i : i + step] = change(entry.read_rows(start + i, start + min(i + step, len(out))))
     return out

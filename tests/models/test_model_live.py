@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from streamed_models import finish, start
+from sharded_models import finish, start
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.language.tags import TAGS

@@ -57,7 +57,7 @@ def test_a_part_is_what_the_whole_has_there(models, kind, changed, data):
     entry = checkpoints.lazily(checkpoint.tensors)[f"model.{name}.weight"]
     index = data.draw(parts(entry.shape))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "PIECE", data.draw(st.sampled_from([1, 5000, 2**24])))
+        patch.setattr(checkpoints, "CHUNK_BYTES", data.draw(st.sampled_from([1, 5000, 2**24])))
         whole, part = entry.read(), entry.read_part(index)
     assert (whole.shape, whole.dtype) == (entry.shape, entry.dtype)
     assert (part.dtype, part.shape) == (entry.dtype, whole[index].shape)
@@ -92,7 +92,7 @@ def test_no_more_is_read_than_the_rows(models, reads, monkeypatch):
     entry.read_part((slice(3, 40),))
     assert reads == [37 * row]
     del reads[:]
-    monkeypatch.setattr(checkpoints, "PIECE", 10 * row)
+    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 10 * row)
     entry.read_part((slice(3, 40), slice(5, 9)))
     assert reads == [10 * row] * 3 + [7 * row]
     del reads[:]
@@ -118,7 +118,7 @@ def test_tags_read_the_rows_of_their_pieces_and_no_others(models, reads):
 
 
 def test_what_is_held_beside_the_result_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "PIECE", 2**18)
+    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 2**18)
     array = np.arange(2**22, dtype=np.float32).reshape(2**11, -1)
     write_tensor_file(tmp_path / "f", checkpoints.lazily({"a": array}))
     plain = read_tensor_file(tmp_path / "f")[0]["a"]

@@ -6,14 +6,14 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from sharded_models import abstract, check_parts, finish, start
 from sparse_model import write_sparse_model
-from streamed_models import abstract, check_parts, finish, start
 from tiny_weights import tiny_config, tiny_tensors
 
 from mvjax.errors import UserError
-from mvjax.models import pieces
+from mvjax.models import transfer
 from mvjax.models.export import gathered, save_model
-from mvjax.models.streaming import flattened, load_sharded
+from mvjax.models.sharded_loading import flattened, load_sharded
 from mvjax.weights import Checkpoint, load_checkpoint, save_checkpoint
 
 LARGE = {"hidden_size": 1024, "intermediate_size": 16384, "vocab_size": 32768, "num_attention_heads": 8}
@@ -40,7 +40,7 @@ def same(a, b, dtype=None):
     ],
 )
 def test_one_device(monkeypatch, layers, dtype, scan_layers, piece):
-    monkeypatch.setattr(pieces, "PIECE", piece)
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", piece)
     hf_config = tiny_config("qwen2", tied=False, num_hidden_layers=layers)
     tensors, taken = tiny_tensors(hf_config, dtype=ml_dtypes.bfloat16), []
     config, state, _ = abstract(hf_config, dtype=dtype, scan_layers=scan_layers)

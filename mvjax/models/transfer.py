@@ -1,4 +1,4 @@
-"""Pieces of arrays, moved onto the devices and off them by programs that compute nothing.
+"""Chunks of arrays, moved onto the devices and off them by programs that compute nothing.
 
 An array that lies on several devices has a `NamedSharding`; what lies on one has any sharding, or None for the default
 device. Of each device's part, a program takes or writes the same rows.
@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-PIECE = 32 * 2**20
+CHUNK_BYTES = 32 * 2**20
 """Most bytes that move between the files and the devices of a process at once."""
 
 Index = tuple[slice, ...]
 
 
-def piece_bytes(largest: int) -> int:
-    """Bytes of the pieces in which a tensor of so many bytes, and smaller ones, are moved."""
-    return min(PIECE, max(largest // 8, 2**16))
+def chunk_bytes(largest: int) -> int:
+    """Bytes of the chunks in which a tensor of so many bytes, and smaller ones, are moved."""
+    return min(CHUNK_BYTES, max(largest // 8, 2**16))
 
 
 def parts_of(sharding: Sharding | None, shape: tuple[int, ...]) -> tuple[dict[Any, Index], tuple[int, ...]]:
@@ -82,16 +82,16 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None) ->
 
 
 def insert(
-    whole: jax.Array, piece: jax.Array, begin: np.ndarray, home: Sharding | None, source: Sharding | None
+    whole: jax.Array, chunk: jax.Array, begin: np.ndarray, home: Sharding | None, source: Sharding | None
 ) -> jax.Array:
-    """A parameter with a piece of each device's part written in place, from row `begin` ([layer,] row) of it on."""
-    return inserter(home, source, compiler_options())(whole, piece, begin)
+    """A parameter with a chunk of each device's part written in place, from row `begin` ([layer,] row) of it on."""
+    return inserter(home, source, compiler_options())(whole, chunk, begin)
 
 
 def compiler_options() -> tuple[tuple[str, str], ...]:
     """Options for programs that move numbers and compute none.
 
-    XLA:CPU takes what it is given in bfloat16 to float32 and back: for every piece, the whole parameter.
+    XLA:CPU takes what it is given in bfloat16 to float32 and back: for every chunk, the whole parameter.
     """
     return (("xla_disable_hlo_passes", "float-normalization-bf16"),) if jax.default_backend() == "cpu" else ()
 
@@ -100,17 +100,17 @@ def compiler_options() -> tuple[tuple[str, str], ...]:
 def inserter(home: Sharding | None, source: Sharding | None, options: tuple) -> Callable[..., jax.Array]:
     """`insert` for arrays that lie so, compiled."""
 
-    def local(whole: jax.Array, piece: jax.Array, begin: jax.Array) -> jax.Array:
+    def local(whole: jax.Array, chunk: jax.Array, begin: jax.Array) -> jax.Array:
         begin = list(begin)
         if source == home:
-            return jax.lax.dynamic_update_slice(whole, piece, begin + [0] * (whole.ndim - len(begin)))
+            return jax.lax.dynamic_update_slice(whole, chunk, begin + [0] * (whole.ndim - len(begin)))
         # Each device has all columns of some rows, `splits` devices those of the rows of one part: they exchange.
-        rows, splits = piece.shape[-2], piece.shape[-1] // whole.shape[-1]
+        rows, splits = chunk.shape[-2], chunk.shape[-1] // whole.shape[-1]
         axes = axes_of(padded(home, whole.ndim)[-1])
-        piece = jax.lax.all_to_all(piece, axes, whole.ndim - 1, whole.ndim - 2, tiled=True)
+        chunk = jax.lax.all_to_all(chunk, axes, whole.ndim - 1, whole.ndim - 2, tiled=True)
 
         def write(i: jax.Array, whole: jax.Array) -> jax.Array:
-            part = jax.lax.dynamic_slice_in_dim(piece, i * rows, rows, axis=-2)
+            part = jax.lax.dynamic_slice_in_dim(chunk, i * rows, rows, axis=-2)
             start = begin[-1] + i * (whole.shape[-2] // splits)
             return jax.lax.dynamic_update_slice(whole, part, [*begin[:-1], start, 0])
 

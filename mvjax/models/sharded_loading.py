@@ -1,4 +1,4 @@
-"""Weights from files straight into the arrays of a model, wherever these lie; the host holds a few pieces at a time.
+"""Weights from files straight into the arrays of a model, wherever these lie; the host holds a few chunks at a time.
 
 Each process reads what its own devices hold. Files keep a matrix row by row, so a split of its columns over several
 processes would make each of them read every row: there each device reads some rows whole, and the devices exchange
@@ -22,7 +22,7 @@ from jax.sharding import Sharding
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.decoder import hf_names
-from mvjax.models.pieces import Index, insert, parts_of, piece_bytes, reading_place, zeros
+from mvjax.models.transfer import Index, chunk_bytes, insert, parts_of, reading_place, zeros
 from mvjax.weights.checkpoint import LazyTensor, cast, lazily
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def load_sharded(
 ) -> Any:
     """The parameters of a decoder, read from a checkpoint into arrays of the given shapes, types and shardings.
 
-    Beside the arrays, a process holds a few pieces of an eighth of the largest tensor, or of PIECE bytes if that is
+    Beside the arrays, a process holds a few chunks of an eighth of the largest tensor, or of CHUNK_BYTES if that is
     less. Where there are several processes, all call this with the same arguments.
 
     Args:
@@ -65,7 +65,7 @@ def load_sharded(
     names = {path: hf_names(path, config) for path in leaves}
     check_tensors(entries, {path: (names[path], leaf.shape) for path, leaf in leaves.items()}, config, checkpoint)
     largest = max(entries[name].nbytes for group in names.values() for name in group)
-    limit = piece_bytes(largest)
+    limit = chunk_bytes(largest)
     arrays = {}
     for path, leaf in leaves.items():
         tensors = [cast(name, entries[name], np.dtype(leaf.dtype)) for name in names[path]]
@@ -157,21 +157,21 @@ class Parameter:
         if nbytes <= limit and source == home:
             arrays = {device: np.empty(shard, self.dtype) for device in parts}
             for layer in range(layers):
-                for device, piece in self.read(parts, layer, 0, shard[lead]).items():
-                    arrays[device][(layer,) * lead] = piece
+                for device, chunk in self.read(parts, layer, 0, shard[lead]).items():
+                    arrays[device][(layer,) * lead] = chunk
                 self.report(parts, layer, done)
             return self.put(arrays, shard, home)
         parts, shard = parts_of(source, self.shape)
-        rows, pieces = shard[lead], -(-nbytes // layers // limit)
-        step = -(-rows // pieces)
+        rows, chunks = shard[lead], -(-nbytes // layers // limit)
+        step = -(-rows // chunks)
         whole = zeros(self.shape, self.dtype, home)
         for layer in range(layers):
             for start in range(0, rows, step):
-                start = min(start, rows - step)  # the last piece is as long as the others: one program does for all
+                start = min(start, rows - step)  # the last chunk is as long as the others: one program does for all
                 arrays = self.read(parts, layer, start, step)
-                jax.block_until_ready(whole)  # the piece before this one has arrived
-                piece = self.put(arrays, (*(1,) * lead, step, *shard[lead + 1 :]), source)
-                whole = insert(whole, piece, np.array([layer, start][1 - lead :], np.int32), home, source)
+                jax.block_until_ready(whole)  # the chunk before this one has arrived
+                chunk = self.put(arrays, (*(1,) * lead, step, *shard[lead + 1 :]), source)
+                whole = insert(whole, chunk, np.array([layer, start][1 - lead :], np.int32), home, source)
             self.report(parts, layer, done)
         # Two programs that exchange columns must not be under way at once: processes may run them in another order.
         return jax.block_until_ready(whole)
@@ -181,15 +181,15 @@ class Parameter:
         lead, groups = self.lead, defaultdict(list)
         for device, index in parts.items():
             groups[index[0].start + layer if lead else 0, index[lead].start + start].append(device)
-        pieces = {}
+        chunks = {}
         for (tensor, first), devices in groups.items():
             columns = [parts[device][lead + 1 :] for device in devices]
             box = [slice(min(part.start for part in axis), max(part.stop for part in axis)) for axis in zip(*columns)]
             whole = self.tensors[tensor].read_part((slice(first, first + step), *box))
             for device, own in zip(devices, columns):
                 inside = (slice(part.start - of.start, part.stop - of.start) for part, of in zip(own, box))
-                pieces[device] = whole[(slice(None), *inside)]
-        return pieces
+                chunks[device] = whole[(slice(None), *inside)]
+        return chunks
 
     def put(self, arrays: Mapping[Any, np.ndarray], shard: tuple[int, ...], sharding: Sharding | None) -> jax.Array:
         """Arrays that `parts_of` a sharding names, each of shape `shard`, as one array on their devices.

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from virtual_devices import xla_flags
 
 from mvjax.errors import UserError
-from mvjax.models import Decoder, ModelConfig, export, pieces, streaming
+from mvjax.models import Decoder, ModelConfig, export, sharded_loading, transfer
 from mvjax.models.decoder import hf_names
 from mvjax.models.placement import MESH_AXES, Placement
 from mvjax.weights import Checkpoint, load_checkpoint
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(call, devices, *arguments):
     """Start `call(*arguments)` of this module in a new process."""
-    code = f"import sys, streamed_models; streamed_models.{call}(*map(eval, sys.argv[1:]))"
+    code = f"import sys, sharded_models; sharded_models.{call}(*map(eval, sys.argv[1:]))"
     paths = [ROOT, ROOT / "kernels", ROOT / "tests" / "support", os.environ.get("PYTHONPATH", "")]
     # What malloc keeps for later is not in use.
     sparing = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -61,11 +61,11 @@ def abstract(hf_config, mesh=None, *, dtype="float32", scan_layers=True):
 
 def check_parts(state, config, tensors):
     """Whether what the devices of this process hold is what a checkpoint has."""
-    for path, array in streaming.flattened(state).items():
+    for path, array in sharded_loading.flattened(state).items():
         names = hf_names(path, config)
         for part in array.addressable_shards:
             found = np.asarray(part.data)
-            stacked = streaming.is_stacked(path, config)
+            stacked = sharded_loading.is_stacked(path, config)
             index = part.index[1:] if stacked else part.index
             wanted = np.stack([tensors[name][index].astype(array.dtype) for name in names])
             np.testing.assert_array_equal(found, wanted if stacked else wanted[0], err_msg=str(path))
@@ -89,12 +89,12 @@ def meshes(directory, cases):
     checkpoint = load_checkpoint(Path(directory))
     tensors = dict(checkpoint.tensors)
     for mesh, dtype, scan_layers, piece, processes in cases:
-        pieces.PIECE = piece
-        pieces.process_of = lambda device, size=8 // processes: device.id // size
+        transfer.CHUNK_BYTES = piece
+        transfer.process_of = lambda device, size=8 // processes: device.id // size
         config, state, shardings = abstract(checkpoint.config, mesh, dtype=dtype, scan_layers=scan_layers)
-        loaded = streaming.load_sharded(checkpoint, state, shardings, config=config)
-        places = streaming.flattened(shardings)
-        for path, array in streaming.flattened(loaded).items():
+        loaded = sharded_loading.load_sharded(checkpoint, state, shardings, config=config)
+        places = sharded_loading.flattened(shardings)
+        for path, array in sharded_loading.flattened(loaded).items():
             assert array.sharding == places[path]
         check_parts(loaded, config, tensors)
         back = export.gathered(loaded, config)
@@ -108,12 +108,12 @@ def half(directory, mesh):
     """Share of a model's bytes that are read for the first 4 of 8 devices alone, and whether they got theirs."""
     checkpoint, reads = load_checkpoint(Path(directory)), counted_reads()
     config, state, shardings = abstract(checkpoint.config, mesh, dtype="bfloat16")
-    places, entries, total = streaming.flattened(shardings), checkpoint.tensors.entries, 0
-    for path, leaf in streaming.flattened(state).items():
+    places, entries, total = sharded_loading.flattened(shardings), checkpoint.tensors.entries, 0
+    for path, leaf in sharded_loading.flattened(state).items():
         names = hf_names(path, config)
-        stacked = streaming.is_stacked(path, config)
-        parameter = streaming.Parameter(leaf.shape, leaf.dtype, [entries[name] for name in names], places[path])
-        parts, shard = pieces.parts_of(places[path], leaf.shape)
+        stacked = sharded_loading.is_stacked(path, config)
+        parameter = sharded_loading.Parameter(leaf.shape, leaf.dtype, [entries[name] for name in names], places[path])
+        parts, shard = transfer.parts_of(places[path], leaf.shape)
         mine = {device: index for device, index in parts.items() if device.id < 4}
         for layer in range(shard[0] if stacked else 1):
             del reads[:]
@@ -136,7 +136,7 @@ def memory(directory, mesh, dtype, target=None):
     def load(path):
         checkpoint = load_checkpoint(path)
         config, state, shardings = abstract(checkpoint.config, mesh, dtype=dtype)
-        loaded = streaming.load_sharded(checkpoint, state, shardings, config=config)
+        loaded = sharded_loading.load_sharded(checkpoint, state, shardings, config=config)
         return checkpoint, config, jax.block_until_ready(loaded)
 
     # What the compiler and the libraries keep is none of the model's.
@@ -152,11 +152,11 @@ def memory(directory, mesh, dtype, target=None):
     if target:
         export.save_model(Path(target), Checkpoint(checkpoint.config, export.gathered(loaded, config)))
         exporting = resident("VmHWM") - before - arrays
-    for path, array in streaming.flattened(loaded).items():
+    for path, array in sharded_loading.flattened(loaded).items():
         for layer, name in enumerate(hf_names(path, config)):
             shape = checkpoint.tensors.entries[name].shape
             for place, number in zip(*marks(name, shape)):
-                index = ((layer,) if streaming.is_stacked(path, config) else ()) + np.unravel_index(place, shape)
+                index = ((layer,) if sharded_loading.is_stacked(path, config) else ()) + np.unravel_index(place, shape)
                 assert value_at(array, index) == number, (name, index)
     largest = max(entry.nbytes for entry in checkpoint.tensors.entries.values())
     sizes = {"largest": largest, "arrays": arrays, "checkpoint": checkpoint.nbytes}
@@ -179,7 +179,7 @@ def export_tagged(model, target, mesh):
 
     checkpoint, tokenizer = with_tag_rows(load_checkpoint(Path(model)), load_tokenizer(Path(model)))
     config, state, shardings = abstract(checkpoint.config, mesh)
-    loaded = streaming.load_sharded(checkpoint, state, shardings, config=config)
+    loaded = sharded_loading.load_sharded(checkpoint, state, shardings, config=config)
     hf_config = config.to_hf() | {"torch_dtype": "float32"}
     exported = Checkpoint(hf_config, export.gathered(loaded, config), generation=checkpoint.generation)
     export.save_model(Path(target), exported, tokenizer, max_shard_bytes=300_000)
@@ -191,7 +191,7 @@ def processes(directory, targets, mesh, address, number):
     jax.distributed.initialize(address, 2, number)
     checkpoint, reads = load_checkpoint(Path(directory)), counted_reads()
     config, state, shardings = abstract(checkpoint.config, mesh, dtype="bfloat16")
-    loaded = streaming.load_sharded(checkpoint, state, shardings, config=config)
+    loaded = sharded_loading.load_sharded(checkpoint, state, shardings, config=config)
     share = sum(reads) / checkpoint.nbytes
     check_parts(loaded, config, dict(checkpoint.tensors))
     exported = Checkpoint(checkpoint.config, export.gathered(loaded, config)).astype("float32")
