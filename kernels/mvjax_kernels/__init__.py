@@ -1,11 +1,11 @@
 """Attention over trees of text: array functions only, a library of its own that imports nothing of mvjax.
 
-`attention` serves training and prefill, `stream_attention` decodes over a key/value stream shared by the branches of
+`attention` serves training and prefill, `decode_attention` decodes over a key/value stream shared by the branches of
 a request. Both follow Multiverse Attention (arXiv 2506.09991, section 4): a path never sees its siblings.
 """
 
 from mvjax_kernels.backends import BACKENDS
-from mvjax_kernels.entry import attention, paged_stream_attention, stream_attention, write_stream
+from mvjax_kernels.entry import attention, decode_attention, paged_decode_attention, write_paged_kv
 from mvjax_kernels.residuals import RESIDUALS
 from mvjax_kernels.sharded import Split, sharded_attention, zigzag
 from mvjax_kernels.tiles import INT32_MAX, TileSpans, tile_spans, visible_tiles
@@ -17,11 +17,11 @@ __all__ = [
     "Split",
     "TileSpans",
     "attention",
-    "paged_stream_attention",
+    "decode_attention",
+    "paged_decode_attention",
     "sharded_attention",
-    "stream_attention",
     "tile_spans",
     "visible_tiles",
-    "write_stream",
+    "write_paged_kv",
     "zigzag",
 ]

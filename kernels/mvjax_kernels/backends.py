@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mvjax_kernels import tuning, xla_attention, xla_stream
+from mvjax_kernels import tuning
+from mvjax_kernels.xla import attention as xla_attention
+from mvjax_kernels.xla import decode_attention as xla_decode
 
 BACKENDS = ("auto", "xla", "tpu", "gpu", "tpu_interpret")
 """Names that `backend` may have. "auto" takes "tpu" on a TPU, "gpu" on an NVIDIA GPU with jax-triton installed, else
@@ -48,7 +50,7 @@ def refusal(backend: str, head: int, pages: Pages | None = None) -> str | None:
         return f"it serves heads of {', '.join(map(str, HEADS))}, not {head}"
     if pages is not None:
         if pages.size is None:
-            return "it decodes over pages only (paged_stream_attention)"
+            return "it decodes over pages only (paged_decode_attention)"
         slots = 16 if backend == "gpu" else 128
         if pages.size % slots:
             return f"it reads pages of a multiple of {slots} slots, not {pages.size}"
@@ -101,7 +103,7 @@ def attention(backend: str, args: tuple) -> tuple[jax.Array, jax.Array]:
     if chosen == "xla":
         return xla_attention.attention(*args, *xla_attention.tile_shape(N // K, T, S, chunks))
     if chosen == "gpu":
-        from mvjax_kernels import gpu_attention
+        from mvjax_kernels.gpu import attention as gpu_attention
 
         capability = _compute_capability()
         tiles = tuning.gpu_tiles(H, q_BTNH.dtype, capability)
@@ -109,7 +111,7 @@ def attention(backend: str, args: tuple) -> tuple[jax.Array, jax.Array]:
             tuning.check_chunks(T // chunks, *(kernel.rows for kernel in tiles))
         setting = gpu_attention.Setting(*args[6:], tiles, capability)
         return gpu_attention.attention(*args[:6], setting)
-    from mvjax_kernels import tpu_attention
+    from mvjax_kernels.tpu import attention as tpu_attention
 
     dtype = q_BTNH.dtype
     if dtype == jnp.float16:  # No TPU multiplies it.
@@ -121,42 +123,42 @@ def attention(backend: str, args: tuple) -> tuple[jax.Array, jax.Array]:
     return o_BTNH.astype(dtype), lse_BTN
 
 
-def stream_attention(backend: str, q_RLNH, k, v, words_RS, pages: tuple[Any, ...] | None, scales, scale, soft_cap):
+def decode_attention(backend: str, q_RLNH, k, v, words_RS, pages: tuple[Any, ...] | None, scales, scale, soft_cap):
     """Decode over contiguous streams (`pages` None) or over pages (page table, lengths)."""
     R, L, N, H = q_RLNH.shape
     if pages is None:
         if backend != "auto":
             pick(backend, H, Pages(None, k.dtype))
-        return xla_stream.stream_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
+        return xla_decode.decode_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
     K, Z = k.shape[1:3]
     chosen = pick(backend, H, Pages(Z, k.dtype))
     if chosen == "xla":
-        k, v, words_RS = xla_stream.gather(k, v, words_RS, *pages, scales, q_RLNH.dtype)
-        return xla_stream.stream_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
+        k, v, words_RS = xla_decode.gather(k, v, words_RS, *pages, scales, q_RLNH.dtype)
+        return xla_decode.decode_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
     args = (q_RLNH, k, v, *(scales or (None, None)), *pages, words_RS, scale, soft_cap)
     rows, most = L * N // K, pages[0].shape[1]
     if chosen == "gpu":
-        from mvjax_kernels import gpu_stream
+        from mvjax_kernels.gpu import decode_attention as gpu_decode
 
-        tiles = tuning.gpu_stream_tiles(rows, H, q_RLNH.dtype, R * K, Z, most)
-        return gpu_stream.stream_attention(*args, tiles, _compute_capability())
-    from mvjax_kernels import tpu_stream
+        tiles = tuning.gpu_decode_tiles(rows, H, q_RLNH.dtype, R * K, Z, most)
+        return gpu_decode.decode_attention(*args, tiles, _compute_capability())
+    from mvjax_kernels.tpu import decode_attention as tpu_decode
 
-    tuning.check_stream_fits(_chip(chosen), *k.shape[1:], k.dtype.itemsize, rows)
+    tuning.check_decode_fits(_chip(chosen), *k.shape[1:], k.dtype.itemsize, rows)
     tuning.check_table_fits(R, most)
-    return tpu_stream.stream_attention(*args, chosen == "tpu_interpret")
+    return tpu_decode.decode_attention(*args, chosen == "tpu_interpret")
 
 
-def write_stream(backend: str, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R):
+def write_paged_kv(backend: str, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R):
     """New slots, by a kernel on a TPU and by XLA's scatter elsewhere."""
     chosen = pick(backend, k_PKZH.shape[3], Pages(k_PKZH.shape[2], k_PKZH.dtype))
     if chosen in ("xla", "gpu"):
-        return xla_stream.write_stream(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
-    from mvjax_kernels import tpu_write
+        return xla_decode.write_paged_kv(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
+    from mvjax_kernels.tpu import write_paged_kv as tpu_write
 
     tuning.check_table_fits(*pages_RM.shape)
     interpret = chosen == "tpu_interpret"
-    return tpu_write.write_stream(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, interpret)
+    return tpu_write.write_paged_kv(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, interpret)
 
 
 def _chip(chosen: str) -> tuning.TpuChip:

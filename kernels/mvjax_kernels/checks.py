@@ -57,7 +57,7 @@ def check_attention(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offs
             raise ValueError(f"{sizes['T']} queries do not split into {sizes['C']} chunks of equal length")
 
 
-def check_stream(q_RLNH, k_RKSH, v_RKSH, words_RS) -> None:
+def check_decode(q_RLNH, k_RKSH, v_RKSH, words_RS) -> None:
     sizes: dict[str, int] = {}
     check_shape("q", q_RLNH, "RLNH", sizes)
     check_shape("k", k_RKSH, "RKSH", sizes)
@@ -69,7 +69,7 @@ def check_stream(q_RLNH, k_RKSH, v_RKSH, words_RS) -> None:
 
 
 def check_paged(q_RLNH, k_PKZH, v_PKZH, pages_RM, length_R, words_RS, k_scale_PKZ, v_scale_PKZ) -> None:
-    """Of `paged_stream_attention`."""
+    """Of `paged_decode_attention`."""
     sizes: dict[str, int] = {}
     check_shape("q", q_RLNH, "RLNH", sizes)
     check_shape("k", k_PKZH, "PKZH", sizes)
@@ -102,7 +102,7 @@ def check_paged(q_RLNH, k_PKZH, v_PKZH, pages_RM, length_R, words_RS, k_scale_PK
 
 
 def check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R) -> None:
-    """Of `write_stream`."""
+    """Of `write_paged_kv`."""
     sizes: dict[str, int] = {}
     check_shape("k", k_PKZH, "PKZH", sizes)
     check_shape("v", v_PKZH, "PKZH", sizes)

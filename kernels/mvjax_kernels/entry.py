@@ -57,7 +57,7 @@ def attention(
     return (o_BTNH, lse_BTN) if return_lse else o_BTNH
 
 
-def stream_attention(
+def decode_attention(
     q_RLNH: Float[Array, "R L N H"],
     k_RKSH: Float[Array, "R K S H"],
     v_RKSH: Float[Array, "R K S H"],
@@ -83,12 +83,12 @@ def stream_attention(
     Raises:
         TypeError, ValueError: while tracing, naming the offending value.
     """
-    checks.check_stream(q_RLNH, k_RKSH, v_RKSH, words_RS)
+    checks.check_decode(q_RLNH, k_RKSH, v_RKSH, words_RS)
     scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
-    return backends.stream_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, None, None, scale, soft_cap)
+    return backends.decode_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, None, None, scale, soft_cap)
 
 
-def paged_stream_attention(
+def paged_decode_attention(
     q_RLNH: Float[Array, "R L N H"],
     k_PKZH: Array,
     v_PKZH: Array,
@@ -103,7 +103,7 @@ def paged_stream_attention(
     backend: str = "auto",
     check_values: bool = False,
 ) -> Float[Array, "R L N H"]:
-    """`stream_attention` over streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
+    """`decode_attention` over streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
 
     Every live page is read once a step for all lanes of its request; pages behind a stream's end are not touched, and
     what they or the last page's unused slots hold does not matter.
@@ -125,10 +125,10 @@ def paged_stream_attention(
     if check_values:
         checks.check_pages(pages_RM, length_R, k_PKZH.shape[2], k_PKZH.shape[0])
     pages, scales = (pages_RM, length_R), None if k_scale_PKZ is None else (k_scale_PKZ, v_scale_PKZ)
-    return backends.stream_attention(backend, q_RLNH, k_PKZH, v_PKZH, words_RS, pages, scales, scale, soft_cap)
+    return backends.decode_attention(backend, q_RLNH, k_PKZH, v_PKZH, words_RS, pages, scales, scale, soft_cap)
 
 
-def write_stream(
+def write_paged_kv(
     k_PKZH: Float[Array, "P K Z H"],
     v_PKZH: Float[Array, "P K Z H"],
     new_k_RLKH: Float[Array, "R L K H"],
@@ -144,7 +144,7 @@ def write_stream(
     dropped. Keys and values must be finite (a TPU moves them by products with ones and zeros).
 
     Args:
-        k_PKZH, v_PKZH, pages_RM: as `paged_stream_attention`.
+        k_PKZH, v_PKZH, pages_RM: as `paged_decode_attention`.
         new_k_RLKH, new_v_RLKH: dtype of the pages.
         start_R: first slot of each request.
         backend: as `attention`.
@@ -153,4 +153,4 @@ def write_stream(
         TypeError, ValueError: while tracing, naming the offending value.
     """
     checks.check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
-    return backends.write_stream(backend, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
+    return backends.write_paged_kv(backend, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from mvjax_kernels import tpu_stream
 from mvjax_kernels.tiles import run_lists, runs_per_line
+from mvjax_kernels.tpu import decode_attention as tpu_decode
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def attention_work(
     }
 
 
-def stream_work(
+def decode_work(
     length_R: Int[jax.Array, " R"],
     *,
     page_size: int,
@@ -108,7 +108,7 @@ def stream_work(
     """
     length_R = np.asarray(length_R)
     table_RM = np.zeros((len(length_R), slots // page_size), np.int32)
-    _, base = tpu_stream.page_list(table_RM, length_R, page_size)
+    _, base = tpu_decode.page_list(table_RM, length_R, page_size)
     pages = int(base[-1])
     slot = kv_heads * (head * bytes_per_number + 4 * scales) * 2
     rows = len(length_R) * lanes * heads * head * bytes_per_number

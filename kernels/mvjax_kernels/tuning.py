@@ -96,7 +96,7 @@ def attention_vmem(height: int, block: int, head: int, bytes_per_number: int, le
     return max(dq, dkv) + 3 * height * block * 4 + parts
 
 
-def check_stream_fits(
+def check_decode_fits(
     chip: TpuChip, kv_heads: int, page_size: int, head: int, bytes_per_number: int, rows: int
 ) -> None:
     """Raise ValueError if the pages under way and the rows of a request do not fit vector memory."""
@@ -175,7 +175,7 @@ def gpu_tiles(head: int, dtype, compute_capability: int | None = None) -> GpuTab
     return AMPERE.get(place, GPU[place]) if smaller else GPU[place]
 
 
-class GpuStreamTiles(NamedTuple):
+class GpuDecodeTiles(NamedTuple):
     """How the decode kernel is cut."""
 
     block: int
@@ -187,7 +187,7 @@ class GpuStreamTiles(NamedTuple):
     """Blocks of slots in shared memory at a time."""
 
 
-def gpu_stream_tiles(rows: int, head: int, dtype, streams: int, page_size: int, pages: int) -> GpuStreamTiles:
+def gpu_decode_tiles(rows: int, head: int, dtype, streams: int, page_size: int, pages: int) -> GpuDecodeTiles:
     """The decode kernel's tiles.
 
     Args:
@@ -204,4 +204,4 @@ def gpu_stream_tiles(rows: int, head: int, dtype, streams: int, page_size: int, 
     block = next(size for size in (64, 32, 16) if size <= largest and page_size % size == 0)
     # Two programs for each of 132 cores, each with four steps at least.
     splits = max(1, min(-(-264 // streams), pages * page_size // (4 * block)))
-    return GpuStreamTiles(block, splits, warps, 1 if wide else 2 if kept > 128 * 128 else 3)
+    return GpuDecodeTiles(block, splits, warps, 1 if wide else 2 if kept > 128 * 128 else 3)

@@ -162,7 +162,7 @@ class DecoderStepModel:
                 return [kv.at[request, :, slot_T].set(new_TKH, mode="drop") for kv, new_TKH in pairs]
             where = table_RM[request][None], jnp.asarray(offset, jnp.int32)[None]
             news_1TKH = [new_TKH[None] for new_TKH in news_TKH]
-            return mvjax_kernels.write_stream(k, v, *news_1TKH, *where, backend=self.backend)
+            return mvjax_kernels.write_paged_kv(k, v, *news_1TKH, *where, backend=self.backend)
 
         def attend(q_NHT, k, v, table_RM):
             def whole(kv):
@@ -224,14 +224,14 @@ class DecoderStepModel:
             news_RLKH = to_lanes(k_KHW), to_lanes(v_KHW)
             if table_RM is None:
                 return [write_lanes(kv, new.swapaxes(1, 2), rows.start_R) for kv, new in zip((k, v), news_RLKH)]
-            return mvjax_kernels.write_stream(k, v, *news_RLKH, table_RM, rows.start_R, backend=self.backend)
+            return mvjax_kernels.write_paged_kv(k, v, *news_RLKH, table_RM, rows.start_R, backend=self.backend)
 
         def attend(q_NHW, k, v, table_RM):
             q_RLNH = to_lanes(q_NHW)
             if table_RM is None:
-                o_RLNH = mvjax_kernels.stream_attention(q_RLNH, k, v, words_RS, backend=self.backend)
+                o_RLNH = mvjax_kernels.decode_attention(q_RLNH, k, v, words_RS, backend=self.backend)
             else:
-                o_RLNH = mvjax_kernels.paged_stream_attention(
+                o_RLNH = mvjax_kernels.paged_decode_attention(
                     q_RLNH, k, v, table_RM, length_R, words_RS, backend=self.backend
                 )
             return from_lanes(o_RLNH)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
 from jaxtyping import jaxtyped
-from mvjax_kernels import tpu_attention, xla_attention
+from mvjax_kernels.tpu import attention as tpu_attention
+from mvjax_kernels.xla import attention as xla_attention
 from oracle import attend, interval_mask, tile_any
 from packed_trees import INT32_MAX, TreeShape, packed_batch
 

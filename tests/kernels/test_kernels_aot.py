@@ -102,7 +102,7 @@ def decode_arrays(pages=2048, requests=64, lanes=8, heads=28, kv_heads=4, head=1
 
 def decode(q, k, v, pages, length, words, *scales):
     named = dict(zip(("k_scale_PKZ", "v_scale_PKZ"), scales))
-    return mvjax_kernels.paged_stream_attention(q, k, v, pages, length, words, **named)
+    return mvjax_kernels.paged_decode_attention(q, k, v, pages, length, words, **named)
 
 
 @pytest.mark.parametrize(

@@ -59,13 +59,13 @@ def test_decoding_reads_every_live_page_once_whatever_the_number_of_lanes():
     length_R = np.array([300, 0, 4096, 1], np.int32)
     pages = 3 + 0 + 32 + 1
     for lanes in (1, 8, 32):
-        work = meter.stream_work(length_R, lanes=lanes, **sizes)
+        work = meter.decode_work(length_R, lanes=lanes, **sizes)
         rows = 4 * lanes * 28 * 128 * 2
         assert work.tiles == pages
         assert work.loaded - rows - 4 * 4096 * 4 == pages * 128 * 2 * 4 * 128 * 2
         assert work.stored == rows
         assert work.multiply_adds == pages * 128 * lanes * 28 * 128 * 2
-    quantised = meter.stream_work(length_R, lanes=8, scales=True, **sizes | {"bytes_per_number": 1})
+    quantised = meter.decode_work(length_R, lanes=8, scales=True, **sizes | {"bytes_per_number": 1})
     assert quantised.loaded - 4 * 8 * 28 * 128 - 4 * 4096 * 4 == pages * 128 * 2 * 4 * (128 + 4)
 
 

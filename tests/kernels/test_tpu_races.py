@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from mvjax_kernels import tpu_attention, tpu_stream, tpu_write
+from mvjax_kernels.tpu import attention as tpu_attention
+from mvjax_kernels.tpu import decode_attention as tpu_decode
+from mvjax_kernels.tpu import write_paged_kv as tpu_write
 from oracle import attend, interval_mask
 from packed_trees import packed_batch
 
@@ -62,9 +64,9 @@ def test_decoding_over_pages_and_writing_them(no_races):
 
     @jax.jit
     def run(k, v, new_k, new_v, q):
-        k, v = tpu_write.write_stream(k, v, new_k, new_v, table_RM, jnp.asarray(length_R), STRICT)
+        k, v = tpu_write.write_paged_kv(k, v, new_k, new_v, table_RM, jnp.asarray(length_R), STRICT)
         args = (q, k, v, None, None, table_RM, jnp.asarray(length_R), words_RS, H**-0.5, None, STRICT)
-        return k, v, tpu_stream.stream_attention(*args)
+        return k, v, tpu_decode.decode_attention(*args)
 
     *written, o = run(*pages, *new, q)
     for page, fresh, got in zip(pages, new, written):
@@ -95,7 +97,7 @@ def test_a_missing_wait_would_be_seen(no_races, monkeypatch):
 
     monkeypatch.setattr(pltpu, "make_async_copy", NoWait)
     call = functools.partial(
-        tpu_stream.stream_attention, scale=1.0, soft_cap=None, interpret=STRICT, k_scale_PKZ=None, v_scale_PKZ=None
+        tpu_decode.decode_attention, scale=1.0, soft_cap=None, interpret=STRICT, k_scale_PKZ=None, v_scale_PKZ=None
     )
     tables = {"pages_RM": np.zeros((1, 1), np.int32), "length_R": np.array([Z], np.int32)}
     o = call(k[:, :, :1].swapaxes(1, 2), k, v, words_RS=ones, **tables)

@@ -32,7 +32,7 @@ def close(name, got, wanted, bound):
 )
 def test_training_kernels_equal_the_oracle(sizes, seed, dtype):
     import triton_numpy
-    from mvjax_kernels import triton_attention
+    from mvjax_kernels.gpu import attention_kernels
     from mvjax_kernels.tiles import run_lists, runs_per_line, tile_rows
 
     B, T, S, N, K, H, E, rows, block, soft_cap = sizes
@@ -55,15 +55,15 @@ def test_training_kernels_equal_the_oracle(sizes, seed, dtype):
     lse = np.full((B, T, N), np.nan, np.float32)
     tiles, blocks = -(-T // rows), -(-S // block)
     args = (q, k, v, *hide, *by_rows, *scalars, o, lse)
-    triton_numpy.run(triton_attention.forward, (tiles, N, B), *args, **named)
+    triton_numpy.run(attention_kernels.forward, (tiles, N, B), *args, **named)
     visible_BTS = interval_mask(*hide[:2], T, offset_B)
     assert visible_BTS.any(-1).all() == (seed == 0)
     dlse = np.where(visible_BTS.any(-1)[..., None], dlse, 0)
     stats = np.where(np.isinf(lse), 0, lse), ((do.astype(np.float32) * o).sum(-1) - dlse).astype(np.float32)
     args = (q, k, v, do, *stats, *hide, *by_rows, *scalars, dq)
-    triton_numpy.run(triton_attention.backward_dq, (tiles, N, B), *args, **named)
+    triton_numpy.run(attention_kernels.backward_dq, (tiles, N, B), *args, **named)
     args = (q, k, v, do, *stats, *hide, *by_keys, *scalars, dk, dv)
-    triton_numpy.run(triton_attention.backward_dkv, (blocks, K, B), *args, **named)
+    triton_numpy.run(attention_kernels.backward_dkv, (blocks, K, B), *args, **named)
 
     wanted = attend(q, k, v, visible_BTS, None, soft_cap, (do, dlse))
     bounds = [2e-6] * 2 + [2e-5] * 3 if dtype == np.float32 else [2**-10] * 2 + [2**-9] * 3
@@ -76,8 +76,8 @@ def test_training_kernels_equal_the_oracle(sizes, seed, dtype):
 )
 def test_decode_kernel_equals_the_oracle(quantised, L, soft_cap):
     import triton_numpy
-    from mvjax_kernels import triton_stream
-    from mvjax_kernels.xla_stream import merge_parts
+    from mvjax_kernels.gpu import decode_kernels
+    from mvjax_kernels.xla.decode_attention import merge_parts
 
     R, K, G, H, Z, M, splits, block = 3, 2, 3, 64, 64, 4, 3, 32
     rng = np.random.default_rng(0)
@@ -103,6 +103,6 @@ def test_decode_kernel_equals_the_oracle(quantised, L, soft_cap):
     named = {"L": L, "N": K * G, "K": K, "H": H, "Z": Z, "PAGES": M}
     named |= {"ROWS": rows, "BLOCK": block, "CAP": soft_cap is not None, "QUANTISED": quantised}
     args = (q, k, v, *scales, pages_RM, length_R, words_RS, H**-0.5, soft_cap or 1.0, o, lse)
-    triton_numpy.run(triton_stream.decode, (splits, K, R), *args, **named)
+    triton_numpy.run(decode_kernels.decode, (splits, K, R), *args, **named)
     got = np.asarray(merge_parts(o, lse))[:, :, : L * G].reshape(R, K, L, G, H).transpose(0, 2, 1, 3, 4)
     close("o", got.reshape(R, L, K * G, H), wanted, 2e-6)

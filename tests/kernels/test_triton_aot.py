@@ -78,14 +78,15 @@ def check(ptx, used, shared, size, capability, products):
 )
 @pytest.mark.parametrize("name", ["forward", "backward_dq", "backward_dkv"])
 def test_training_kernels(name, head, size, capability):
-    from mvjax_kernels import triton_attention, tuning
+    from mvjax_kernels import tuning
+    from mvjax_kernels.gpu import attention_kernels
 
     dtype = {2: "bfloat16", 4: "float32"}[size]
     tiles = getattr(tuning.gpu_tiles(head, dtype, capability), name.removeprefix("backward_"))
     types = TYPES | dict.fromkeys(POINTERS, {2: "*bf16", 4: "*fp32"}[size])
     constants = {"T": 8192, "S": 8192, "N": 8, "K": 2, "H": head, "E": 4, "RUNS": 16}
     constants |= {"ROWS": tiles.rows, "BLOCK": tiles.block, "CAP": False}
-    kernel = getattr(triton_attention, name)
+    kernel = getattr(attention_kernels, name)
     stays = tiles.block if name == "backward_dkv" else tiles.rows
     products = "wgmma" if capability == 90 and stays >= 64 else "mma.sync"
     check(*usage(kernel, constants, types, capability, tiles.warps, tiles.stages), size, capability, products)
@@ -104,7 +105,8 @@ def test_training_kernels(name, head, size, capability):
     ids=str,
 )
 def test_decode_kernel(kind, shape, cap, capability):
-    from mvjax_kernels import triton_stream, tuning
+    from mvjax_kernels import tuning
+    from mvjax_kernels.gpu import decode_kernels
 
     if kind == "fp8e4nv" and capability < 89:
         pytest.skip("Ampere has no float8_e4m3fn: the backend refuses it")
@@ -114,9 +116,9 @@ def test_decode_kernel(kind, shape, cap, capability):
     lanes, group, head = shape
     rows = 1 << (lanes * group - 1).bit_length()
     dtype = "float32" if kind == "fp32" else "bfloat16"
-    tiles = tuning.gpu_stream_tiles(rows, head, dtype, 64, 128, 64)
+    tiles = tuning.gpu_decode_tiles(rows, head, dtype, 64, 128, 64)
     constants = {"L": lanes, "N": 4 * group, "K": 4, "H": head, "Z": 128, "PAGES": 64, "ROWS": rows}
     constants |= {"BLOCK": tiles.block, "CAP": cap, "QUANTISED": quantised}
-    made = usage(triton_stream.decode, constants, types, capability, tiles.warps, tiles.stages)
+    made = usage(decode_kernels.decode, constants, types, capability, tiles.warps, tiles.stages)
     products = "wgmma" if capability == 90 and rows >= 64 else "mma.sync"
     check(*made, 4 if kind == "fp32" else 2, capability, products)

@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_refused_while_tracing():
     refused(message, mvjax_kernels.attention, array(1, 256, 400, 256), kv, kv, hide, hide)
 
     def decode(q, k, v, pages, length, words, **options):
-        return mvjax_kernels.paged_stream_attention(q, k, v, pages, length, words, **options)
+        return mvjax_kernels.paged_decode_attention(q, k, v, pages, length, words, **options)
 
     def arguments(requests, kv_heads, page, most):
         tables = array(requests, most, dtype=jnp.int32), array(requests, dtype=jnp.int32)

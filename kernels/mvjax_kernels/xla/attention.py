@@ -175,23 +175,23 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
         row_M = _tile_rows(visits.first_row_P, rows, M)
 
         def key_block(block, carry, masked):
-            o_KHM, top_KM, total_KM = carry
+            o_KHM, m_KM, l_KM = carry
             k_KXH = lax.dynamic_slice(k_BKSH, (sequence, 0, block * keys, 0), (1, K, keys, H))[0].astype(jnp.float32)
             v_KHX = lax.dynamic_slice(v_BKHS, (sequence, 0, 0, block * keys), (1, K, H, keys))[0].astype(jnp.float32)
             s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
             s_KXM = mask(s_KXM, sequence, row_M, block) if masked else s_KXM
-            new_KM = jnp.maximum(top_KM, s_KXM.max(1))
-            safe_KM = jnp.where(new_KM == -jnp.inf, 0.0, new_KM)
+            m_new_KM = jnp.maximum(m_KM, s_KXM.max(1))
+            safe_KM = jnp.where(m_new_KM == -jnp.inf, 0.0, m_new_KM)
             p_KXM = jnp.exp(s_KXM - safe_KM[:, None])
-            shrink_KM = jnp.exp(top_KM - safe_KM)
+            shrink_KM = jnp.exp(m_KM - safe_KM)
             o_KHM = o_KHM * shrink_KM[:, None] + dot("khx,kxm->khm", v_KHX, p_KXM)
-            return o_KHM, new_KM, total_KM * shrink_KM + p_KXM.sum(1)
+            return o_KHM, m_new_KM, l_KM * shrink_KM + p_KXM.sum(1)
 
         start = (jnp.zeros((K, H, M)), jnp.full((K, M), -jnp.inf), jnp.zeros((K, M)))
-        o_KHM, top_KM, total_KM = _walk(visits, key_block, start)
-        empty_KM = total_KM == 0
-        some_KM = jnp.where(empty_KM, 1.0, total_KM)
-        lse_KM = jnp.where(empty_KM, -jnp.inf, top_KM + jnp.log(some_KM))
+        o_KHM, m_KM, l_KM = _walk(visits, key_block, start)
+        empty_KM = l_KM == 0
+        some_KM = jnp.where(empty_KM, 1.0, l_KM)
+        lse_KM = jnp.where(empty_KM, -jnp.inf, m_KM + jnp.log(some_KM))
         return None, ((o_KHM / some_KM[:, None]).swapaxes(1, 2).astype(q_BTNH.dtype), lse_KM)
 
     _, (o_PKMH, lse_PKM) = lax.scan(query_tile, None, (plan, _query_tiles(q_BTNH, K, rows)))

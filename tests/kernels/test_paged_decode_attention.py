@@ -20,7 +20,7 @@ NAMES = ("q_RLNH", "k_PKZH", "v_PKZH", "pages_RM", "length_R", "words_RS")
 
 @functools.cache
 def jitted(backend: str, soft_cap=None):
-    call = jaxtyped(typechecker=beartype)(mvjax_kernels.paged_stream_attention)
+    call = jaxtyped(typechecker=beartype)(mvjax_kernels.paged_decode_attention)
     return jax.jit(functools.partial(call, backend=backend, soft_cap=soft_cap))
 
 
@@ -95,7 +95,7 @@ def test_new_slots_go_to_their_pages_and_nowhere_else(backend, lanes, dtype):
     pages_RM = rng.permutation(R * M).reshape(R, M).astype(np.int32)
     old = [jnp.asarray(rng.normal(size=(R * M, K, Z, H)), dtype) for _ in range(2)]
     new = [jnp.asarray(rng.normal(size=(R, lanes, K, H)), dtype) for _ in range(2)]
-    write = jax.jit(functools.partial(mvjax_kernels.write_stream, backend=backend))
+    write = jax.jit(functools.partial(mvjax_kernels.write_paged_kv, backend=backend))
     for start_R in ([0, 37, 509], [120, 128, 300], [127, 255, 16]):
         got = write(*old, *new, pages_RM, np.array(start_R, np.int32))
         for before, fresh, after in zip(old, new, got):
@@ -110,7 +110,7 @@ def test_new_slots_go_to_their_pages_and_nowhere_else(backend, lanes, dtype):
 def test_values_are_checked_on_request():
     arguments, _ = paged(0)
     checked = checkify.checkify(
-        functools.partial(mvjax_kernels.paged_stream_attention, backend="xla", check_values=True)
+        functools.partial(mvjax_kernels.paged_decode_attention, backend="xla", check_values=True)
     )
     checked(**arguments)[0].throw()
     for change, message in (
@@ -145,13 +145,13 @@ BAD = {
 
 def test_contiguous_streams_are_xla_s():
     q, kv, words = jnp.zeros((1, 2, 2, H)), jnp.zeros((1, 1, 64, H)), jnp.zeros((1, 64), jnp.uint32)
-    mvjax_kernels.stream_attention(q, kv, kv, words)
-    with pytest.raises(ValueError, match=r"it decodes over pages only \(paged_stream_attention\)"):
-        mvjax_kernels.stream_attention(q, kv, kv, words, backend="tpu_interpret")
+    mvjax_kernels.decode_attention(q, kv, kv, words)
+    with pytest.raises(ValueError, match=r"it decodes over pages only \(paged_decode_attention\)"):
+        mvjax_kernels.decode_attention(q, kv, kv, words, backend="tpu_interpret")
 
 
 @pytest.mark.parametrize("message", BAD)
 def test_bad_calls_name_the_value(message):
     arguments, _ = paged(0)
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
-        mvjax_kernels.paged_stream_attention(**arguments | BAD[message])
+        mvjax_kernels.paged_decode_attention(**arguments | BAD[message])

@@ -8,12 +8,12 @@ import jax_triton
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from mvjax_kernels import triton_stream
-from mvjax_kernels.tuning import GpuStreamTiles
-from mvjax_kernels.xla_stream import merge_parts
+from mvjax_kernels.gpu import decode_kernels
+from mvjax_kernels.tuning import GpuDecodeTiles
+from mvjax_kernels.xla.decode_attention import merge_parts
 
 
-def stream_attention(
+def decode_attention(
     q_RLNH: Float[Array, "R L N H"],
     k_PKZH: Array,
     v_PKZH: Array,
@@ -24,10 +24,10 @@ def stream_attention(
     words_RS: Integer[Array, "R S"],
     scale: float,
     soft_cap: float | None,
-    tiles: GpuStreamTiles,
+    tiles: GpuDecodeTiles,
     compute_capability: int | None,
 ) -> Float[Array, "R L N H"]:
-    """See `mvjax_kernels.stream_attention`; the arguments are checked there."""
+    """See `mvjax_kernels.decode_attention`; the arguments are checked there."""
     R, L, N, H = q_RLNH.shape
     K, Z = k_PKZH.shape[1:3]
     rows = max(16, 1 << (L * (N // K) - 1).bit_length())
@@ -38,7 +38,7 @@ def stream_attention(
         *(q_RLNH, k_PKZH, v_PKZH, *scales, pages_RM, length_R, words_RS.astype(jnp.int32)),
         np.float32(scale),
         np.float32(soft_cap or 1.0),
-        kernel=triton_stream.decode,
+        kernel=decode_kernels.decode,
         out_shape=[
             jax.ShapeDtypeStruct((R, K, tiles.splits, rows, H), jnp.float32),
             jax.ShapeDtypeStruct((R, K, tiles.splits, rows), jnp.float32),

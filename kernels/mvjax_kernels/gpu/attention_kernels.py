@@ -63,7 +63,7 @@ def _d_logits(s, shown, lse, shift, dp, soft_cap, CAP: tl.constexpr):
 
 @triton.jit
 def _attend(
-    acc, top, total, q_tile, row, k, v, start, end, block, scale, soft_cap,
+    acc, m, l, q_tile, row, k, v, start, end, block, scale, soft_cap,
     S: tl.constexpr, STRIDE: tl.constexpr, H: tl.constexpr, E: tl.constexpr,
     BLOCK: tl.constexpr, CAP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -73,12 +73,12 @@ def _attend(
     s = cap(tl.dot(q_tile, k_tile.T, input_precision="ieee") * scale, soft_cap, CAP)
     if MASKED:
         s = _hide(s, row, key, start, end, S, E, False)
-    new = tl.maximum(top, tl.max(s, 1))
-    safe = tl.where(new == -float("inf"), 0.0, new)
+    m_new = tl.maximum(m, tl.max(s, 1))
+    safe = tl.where(m_new == -float("inf"), 0.0, m_new)
     p = tl.exp(s - safe[:, None])
-    shrink = tl.exp(top - safe)
+    shrink = tl.exp(m - safe)
     acc = tl.dot(p.to(v_tile.dtype), v_tile, acc * shrink[:, None], input_precision="ieee")
-    return acc, new, total * shrink + tl.sum(p, 1)
+    return acc, m_new, l * shrink + tl.sum(p, 1)
 
 
 @triton.jit
@@ -99,27 +99,27 @@ def forward(
     end += sequence * E * S
     line = (sequence * (tl.num_programs(0) + 1) + tile) * RUNS
     acc = tl.zeros([ROWS, H], tl.float32)
-    top = tl.full([ROWS], -float("inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    m = tl.full([ROWS], -float("inf"), tl.float32)
+    l = tl.zeros([ROWS], tl.float32)
     for r in range(RUNS):
         code, stop = tl.load(run + line + r), tl.load(run_end + line + r)
         if code % 2 == 1:
             for block in range(code // 2, stop):
-                acc, top, total = _attend(
-                    acc, top, total, q_tile, row, k, v, start, end, block, scale, soft_cap,
+                acc, m, l = _attend(
+                    acc, m, l, q_tile, row, k, v, start, end, block, scale, soft_cap,
                     S, K * H, H, E, BLOCK, CAP, False,
                 )  # fmt: skip
         else:
             for block in range(code // 2, stop):
-                acc, top, total = _attend(
-                    acc, top, total, q_tile, row, k, v, start, end, block, scale, soft_cap,
+                acc, m, l = _attend(
+                    acc, m, l, q_tile, row, k, v, start, end, block, scale, soft_cap,
                     S, K * H, H, E, BLOCK, CAP, True,
                 )  # fmt: skip
-    some = tl.where(total == 0.0, 1.0, total)
+    some = tl.where(l == 0.0, 1.0, l)
     columns = tl.arange(0, H)
     place = o + here + index[:, None].to(tl.int64) * (N * H) + columns[None, :]
     tl.store(place, (acc / some[:, None]).to(o.dtype.element_ty), mask=index[:, None] < T)
-    value = tl.where(total == 0.0, -float("inf"), top + tl.log(some))
+    value = tl.where(l == 0.0, -float("inf"), m + tl.log(some))
     tl.store(lse + sequence * T * N + head + index * N, value, mask=index < T)
 
 

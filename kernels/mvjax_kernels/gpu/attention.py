@@ -11,7 +11,7 @@ import jax_triton
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mvjax_kernels import triton_attention
+from mvjax_kernels.gpu import attention_kernels
 from mvjax_kernels.residuals import named
 from mvjax_kernels.tiles import run_lists, runs_per_line, tile_rows
 from mvjax_kernels.tuning import GpuTable, GpuTiles
@@ -76,7 +76,7 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
     tiles = setting.tiles.forward
     by_rows, _ = run_lists(hide_start_BES, hide_end_BES, q_offset_BC, T, tiles.rows, tiles.block)
     o_BTNH, lse_BTN = _call(
-        triton_attention.forward,
+        attention_kernels.forward,
         setting,
         tiles,
         (-(-T // tiles.rows), N, B),
@@ -103,13 +103,13 @@ def _backward(setting: Setting, saved, gradients):
     by_rows, _ = run_lists(*hide, q_offset_BC, T, tiles.rows, tiles.block)
     where = *hide, _firsts(q_offset_BC, T, tiles)
     grid, outs = (-(-T // tiles.rows), N, B), [(q_BTNH, q_BTNH.dtype)]
-    kernel = triton_attention.backward_dq
+    kernel = attention_kernels.backward_dq
     (dq_BTNH,) = _call(kernel, setting, tiles, grid, q_BTNH, k_BSKH, levels, (*args, *where, *by_rows), outs)
     tiles = setting.tiles.dkv
     _, by_keys = run_lists(*hide, q_offset_BC, T, tiles.rows, tiles.block)
     where = *hide, _firsts(q_offset_BC, T, tiles)
     grid, outs = (-(-S // tiles.block), K, B), [(k_BSKH, k_BSKH.dtype), (v_BSKH, v_BSKH.dtype)]
-    kernel = triton_attention.backward_dkv
+    kernel = attention_kernels.backward_dkv
     dk_BSKH, dv_BSKH = _call(kernel, setting, tiles, grid, q_BTNH, k_BSKH, levels, (*args, *where, *by_keys), outs)
     return dq_BTNH, dk_BSKH, dv_BSKH, None, None, None
 

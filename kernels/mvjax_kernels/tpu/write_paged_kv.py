@@ -21,7 +21,7 @@ GROUP = 16
 """Slots that are written together."""
 
 
-def write_stream(
+def write_paged_kv(
     k_PKZH: Array,
     v_PKZH: Array,
     new_k_RLKH: Float[Array, "R L K H"],
@@ -30,7 +30,7 @@ def write_stream(
     start_R: Int[Array, " R"],
     interpret: bool,
 ) -> tuple[Array, Array]:
-    """See `mvjax_kernels.write_stream`; the arguments are checked there."""
+    """See `mvjax_kernels.write_paged_kv`; the arguments are checked there."""
     R, L, K, H = new_k_RLKH.shape
     groups = -(-(L - 1) // GROUP) + 1
     news = [x.swapaxes(1, 2) for x in (new_k_RLKH, new_v_RLKH)]

@@ -20,7 +20,7 @@ SIZES = [(1, 1, 3, 3, 8, 40), (2, 5, 6, 2, 16, 33), (3, 32, 2, 1, 8, 64)]
 
 @functools.cache
 def jitted(soft_cap=None, scale=None):
-    call = jaxtyped(typechecker=beartype)(mvjax_kernels.stream_attention)
+    call = jaxtyped(typechecker=beartype)(mvjax_kernels.decode_attention)
     return jax.jit(functools.partial(call, soft_cap=soft_cap, scale=scale))
 
 
@@ -78,7 +78,7 @@ def test_a_decode_loop_copies_no_stream():
         k_RKSH = jax.lax.dynamic_update_slice(k_RKSH, new_RKLH, (0, 0, slot, 0))
         v_RKSH = jax.lax.dynamic_update_slice(v_RKSH, new_RKLH, (0, 0, slot, 0))
         words_RS = jnp.where(jnp.arange(S) < slot + L, -1, 0).astype(jnp.int32)[None]
-        return slot + L, mvjax_kernels.stream_attention(q_RLNH, k_RKSH, v_RKSH, words_RS), k_RKSH, v_RKSH
+        return slot + L, mvjax_kernels.decode_attention(q_RLNH, k_RKSH, v_RKSH, words_RS), k_RKSH, v_RKSH
 
     def loop(q_RLNH, k_RKSH, v_RKSH):
         return jax.lax.while_loop(lambda carry: carry[0] < 64, step, (jnp.int32(0), q_RLNH, k_RKSH, v_RKSH))
@@ -112,4 +112,4 @@ def test_bad_calls_name_the_value(message):
     changed = {**arrays, **BAD[message]}
     options = {name: changed.pop(name) for name in list(changed) if name not in arrays}
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
-        mvjax_kernels.stream_attention(*changed.values(), **options)
+        mvjax_kernels.decode_attention(*changed.values(), **options)

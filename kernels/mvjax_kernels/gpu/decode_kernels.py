@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mvjax_kernels.triton_attention import cap
+from mvjax_kernels.gpu.attention_kernels import cap
 
 
 @triton.jit
@@ -29,8 +29,8 @@ def decode(
     blocks = (slots + BLOCK - 1) // BLOCK
     share = (blocks + splits - 1) // splits
     acc = tl.zeros([ROWS, H], tl.float32)
-    top = tl.full([ROWS], -float("inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    m = tl.full([ROWS], -float("inf"), tl.float32)
+    l = tl.zeros([ROWS], tl.float32)
     for block in range(split * share, tl.minimum(blocks, (split + 1) * share)):
         slot = block * BLOCK + tl.arange(0, BLOCK)
         here = slot < slots
@@ -44,16 +44,16 @@ def decode(
             s *= tl.load(k_scale + entry, mask=here, other=0.0)[None, :]
         s = cap(s, soft_cap, CAP)
         s = tl.where(((word[None, :] >> lane[:, None]) & 1) != 0, s, -float("inf"))
-        new = tl.maximum(top, tl.max(s, 1))
-        safe = tl.where(new == -float("inf"), 0.0, new)
+        m_new = tl.maximum(m, tl.max(s, 1))
+        safe = tl.where(m_new == -float("inf"), 0.0, m_new)
         p = tl.exp(s - safe[:, None])
-        shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(p, 1)
+        shrink = tl.exp(m - safe)
+        l = l * shrink + tl.sum(p, 1)
         if QUANTISED:
             p *= tl.load(v_scale + entry, mask=here, other=0.0)[None, :]
         acc = tl.dot(p.to(q_tile.dtype), v_tile.to(q_tile.dtype), acc * shrink[:, None], input_precision="ieee")
-        top = new
-    some = tl.where(total == 0.0, 1.0, total)
+        m = m_new
+    some = tl.where(l == 0.0, 1.0, l)
     part = ((request * K + head) * splits + split) * ROWS + row
     tl.store(o + part[:, None] * H + columns[None, :], acc / some[:, None])
-    tl.store(lse + part, tl.where(total == 0.0, -float("inf"), top + tl.log(some)))
+    tl.store(lse + part, tl.where(l == 0.0, -float("inf"), m + tl.log(some)))

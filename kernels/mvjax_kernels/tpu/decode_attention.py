@@ -23,7 +23,7 @@ AHEAD = 3
 LANES = 128
 
 
-def stream_attention(
+def decode_attention(
     q_RLNH: Float[Array, "R L N H"],
     k_PKZH: Array,
     v_PKZH: Array,
@@ -36,7 +36,7 @@ def stream_attention(
     soft_cap: float | None,
     interpret: bool,
 ) -> Float[Array, "R L N H"]:
-    """See `mvjax_kernels.stream_attention`; the arguments are checked there."""
+    """See `mvjax_kernels.decode_attention`; the arguments are checked there."""
     R, L, N, H = q_RLNH.shape
     K, Z = k_PKZH.shape[1:3]
     q_RKMH = q_RLNH.reshape(R, L, K, N // K, H).transpose(0, 2, 1, 3, 4).reshape(R, K, -1, H)
@@ -84,7 +84,7 @@ def page_list(pages_RM, length_R, page_size: int) -> tuple[Int[Array, " R*M"], I
 
 def _kernel(list_ref, base_ref, length_ref, q_ref, words_ref, *refs, group, scale, soft_cap, precision):
     count = (len(refs) - 5) // 2
-    sources, o_ref, (sum_ref, top_ref, total_ref, semaphores) = refs[:count], refs[count], refs[count + 1 : count + 5]
+    sources, o_ref, (acc_ref, m_ref, l_ref, semaphores) = refs[:count], refs[count], refs[count + 1 : count + 5]
     buffers = refs[count + 5 :]
     request = pl.program_id(0)
     K, M = q_ref.shape[1:3]
@@ -111,9 +111,9 @@ def _kernel(list_ref, base_ref, length_ref, q_ref, words_ref, *refs, group, scal
         for page in range(AHEAD):
             fetch(page)
 
-    sum_ref[...] = jnp.zeros_like(sum_ref)
-    top_ref[...] = jnp.full_like(top_ref, -jnp.inf)
-    total_ref[...] = jnp.zeros_like(total_ref)
+    acc_ref[...] = jnp.zeros_like(acc_ref)
+    m_ref[...] = jnp.full_like(m_ref, -jnp.inf)
+    l_ref[...] = jnp.zeros_like(l_ref)
 
     def step(page, _):
         fetch(page + AHEAD)
@@ -134,23 +134,23 @@ def _kernel(list_ref, base_ref, length_ref, q_ref, words_ref, *refs, group, scal
             # What lies behind a stream's end may be anything: neither its logits nor its values may count.
             s_MZ = jnp.where(sees_MZ, s_MZ, -jnp.inf)
             v_ZH = jnp.where(here_Z1, v_ZH, 0)
-            top_ML = top_ref[head]
-            new_ML = jnp.maximum(top_ML, s_MZ.max(1, keepdims=True))
-            safe_ML = jnp.where(new_ML == -jnp.inf, 0.0, new_ML)
+            m_ML = m_ref[head]
+            m_new_ML = jnp.maximum(m_ML, s_MZ.max(1, keepdims=True))
+            safe_ML = jnp.where(m_new_ML == -jnp.inf, 0.0, m_new_ML)
             p_MZ = jnp.exp(s_MZ - safe_ML[:, :1])
-            shrink_ML = jnp.exp(top_ML - safe_ML)
-            top_ref[head] = new_ML
-            total_ref[head] = total_ref[head] * shrink_ML + p_MZ.sum(1, keepdims=True)
+            shrink_ML = jnp.exp(m_ML - safe_ML)
+            m_ref[head] = m_new_ML
+            l_ref[head] = l_ref[head] * shrink_ML + p_MZ.sum(1, keepdims=True)
             if len(buffers) == 4:
                 p_MZ *= jnp.where(here_1Z, buffers[3][slot, head : head + 1], 0.0)
             part_MH = _dot(p_MZ.astype(v_ZH.dtype), v_ZH, 0, precision)
-            sum_ref[head] = sum_ref[head] * shrink_ML[:, :1] + part_MH
+            acc_ref[head] = acc_ref[head] * shrink_ML[:, :1] + part_MH
         return 0
 
     lax.fori_loop(first, end, step, 0)
     for head in range(K):
-        total_ML = total_ref[head]
-        o_ref[0, head] = (sum_ref[head] / jnp.where(total_ML == 0, 1.0, total_ML)[:, :1]).astype(o_ref.dtype)
+        l_ML = l_ref[head]
+        o_ref[0, head] = (acc_ref[head] / jnp.where(l_ML == 0, 1.0, l_ML)[:, :1]).astype(o_ref.dtype)
 
 
 def _dot(a, b, b_axis: int, precision):

@@ -1,6 +1,6 @@
 """Multiverse Attention for TPUs: Pallas kernels, forward and backward, that walk only tiles with a visible pair.
 
-The device code is in `mosaic_attention`; here are the layouts that it wants, and the derivative.
+The device code is in `attention_kernels`; here are the layouts that it wants, and the derivative.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from mvjax_kernels import mosaic_attention
 from mvjax_kernels.precision import precision_of
 from mvjax_kernels.residuals import named
 from mvjax_kernels.tiles import INT32_MAX, run_lists, tile_rows
-from mvjax_kernels.tpu_walk import Lists, Shape, lines_of
+from mvjax_kernels.tpu import attention_kernels
+from mvjax_kernels.tpu.tile_walk import Lists, Shape, lines_of
 
 
 def _call(
@@ -149,7 +149,7 @@ def _forward(
     tile, stats, _, _ = _specs(shape)
     q = _by_heads(shape, q_BTNH)
     o, lse = _call(
-        mosaic_attention.forward,
+        attention_kernels.forward,
         shape,
         shape.query_tiles,
         by_rows,
@@ -159,7 +159,7 @@ def _forward(
             jax.ShapeDtypeStruct(q.shape, q.dtype),
             jax.ShapeDtypeStruct((*q.shape[:2], shape.query_tiles, 1, shape.height), jnp.float32),
         ],
-        mosaic_attention.forward_scratch(shape, k_BSKH.dtype),
+        attention_kernels.forward_scratch(shape, k_BSKH.dtype),
         2,
         (q, k_BKSH, v_BKSH, hide_BFS),
         interpret,
@@ -184,27 +184,27 @@ def _backward(scale, soft_cap, rows, block, interpret, saved, gradients):
     q, do = _by_heads(shape, q_BTNH), _by_heads(shape, do_BTNH)
     tile, stats, keys, hide = _specs(shape)
     (dq,) = _call(
-        mosaic_attention.dq,
+        attention_kernels.dq,
         shape,
         shape.query_tiles,
         by_rows,
         [tile, tile, stats(2), HBM, HBM, HBM],
         [tile],
         [jax.ShapeDtypeStruct(q.shape, q.dtype)],
-        mosaic_attention.dq_scratch(shape, k_BSKH.dtype),
+        attention_kernels.dq_scratch(shape, k_BSKH.dtype),
         3,
         (q, do, stats_BKQ2M, k_BKSH, v_BKSH, hide_BFS),
         interpret,
     )
     dk_BKSH, dv_BKSH = _call(
-        mosaic_attention.dkv,
+        attention_kernels.dkv,
         shape,
         shape.key_blocks,
         by_keys,
         [keys, keys, hide, HBM, HBM, HBM],
         [keys, keys],
         [jax.ShapeDtypeStruct(k_BKSH.shape, k_BSKH.dtype)] * 2,
-        mosaic_attention.dkv_scratch(shape, q.dtype),
+        attention_kernels.dkv_scratch(shape, q.dtype),
         4,
         (k_BKSH, v_BKSH, hide_BFS, q, do, stats_BKQ2M),
         interpret,

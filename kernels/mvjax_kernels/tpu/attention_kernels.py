@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mvjax_kernels.tpu_walk import Lists, Shape, walk
+from mvjax_kernels.tpu.tile_walk import Lists, Shape, walk
 
 LANES = 128
 
@@ -121,30 +121,30 @@ def forward_scratch(shape: Shape, dtype) -> list:
 def forward(*refs, shape: Shape):
     """Outputs and log-sum-exp of a tile of queries; scratch as `forward_scratch`."""
     lists, (q_ref, k_hbm, v_hbm, hide_hbm, o_ref, lse_ref), scratch = _lists_of(refs), refs[2:8], refs[8:]
-    moving, (sum_ref, top_ref, total_ref) = _Moving(*scratch[:5]), scratch[5:]
+    moving, (acc_ref, m_ref, l_ref) = _Moving(*scratch[:5]), scratch[5:]
     q_MH = q_ref[0, 0].reshape(shape.height, shape.head)
-    sum_ref[...] = jnp.zeros_like(sum_ref)
-    top_ref[...] = jnp.full_like(top_ref, -jnp.inf)
-    total_ref[...] = jnp.zeros_like(total_ref)
+    acc_ref[...] = jnp.zeros_like(acc_ref)
+    m_ref[...] = jnp.full_like(m_ref, -jnp.inf)
+    l_ref[...] = jnp.zeros_like(l_ref)
 
     def visit(k_XH, v_XH, hidden_MX):
         s_MX = _logits(shape, q_MH, k_XH)
         if hidden_MX is not None:
             s_MX = jnp.where(hidden_MX, -jnp.inf, s_MX)
-        top_ML = top_ref[...]
-        new_ML = jnp.maximum(top_ML, s_MX.max(1, keepdims=True))
-        safe_ML = jnp.where(new_ML == -jnp.inf, 0.0, new_ML)
+        m_ML = m_ref[...]
+        m_new_ML = jnp.maximum(m_ML, s_MX.max(1, keepdims=True))
+        safe_ML = jnp.where(m_new_ML == -jnp.inf, 0.0, m_new_ML)
         p_MX = jnp.exp(s_MX - safe_ML[:, :1])
-        shrink_ML = jnp.exp(top_ML - safe_ML)
-        top_ref[...] = new_ML
-        total_ref[...] = total_ref[...] * shrink_ML + p_MX.sum(1, keepdims=True)
-        sum_ref[...] = sum_ref[...] * shrink_ML[:, :1] + _dot(shape, p_MX.astype(v_XH.dtype), v_XH, 1, 0)
+        shrink_ML = jnp.exp(m_ML - safe_ML)
+        m_ref[...] = m_new_ML
+        l_ref[...] = l_ref[...] * shrink_ML + p_MX.sum(1, keepdims=True)
+        acc_ref[...] = acc_ref[...] * shrink_ML[:, :1] + _dot(shape, p_MX.astype(v_XH.dtype), v_XH, 1, 0)
 
     _over_keys(shape, lists, k_hbm, v_hbm, hide_hbm, moving, visit)
-    total_ML = total_ref[...]
-    some_ML = jnp.where(total_ML == 0, 1.0, total_ML)
-    o_ref[0, 0] = (sum_ref[...] / some_ML[:, :1]).astype(o_ref.dtype).reshape(o_ref.shape[2:])
-    lse_ref[0, 0, 0] = jnp.where(total_ML == 0, -jnp.inf, top_ref[...] + jnp.log(some_ML)).T[:1]
+    l_ML = l_ref[...]
+    some_ML = jnp.where(l_ML == 0, 1.0, l_ML)
+    o_ref[0, 0] = (acc_ref[...] / some_ML[:, :1]).astype(o_ref.dtype).reshape(o_ref.shape[2:])
+    lse_ref[0, 0, 0] = jnp.where(l_ML == 0, -jnp.inf, m_ref[...] + jnp.log(some_ML)).T[:1]
 
 
 def dq_scratch(shape: Shape, dtype) -> list:
@@ -156,10 +156,10 @@ def dq(*refs, shape: Shape):
     """Gradient of a tile of queries; scratch as `dq_scratch`."""
     lists, scratch = _lists_of(refs), refs[9:]
     q_ref, do_ref, stats_ref, k_hbm, v_hbm, hide_hbm, dq_ref = refs[2:9]
-    moving, (sum_ref,) = _Moving(*scratch[:5]), scratch[5:]
+    moving, (acc_ref,) = _Moving(*scratch[:5]), scratch[5:]
     q_MH, do_MH = (ref[0, 0].reshape(shape.height, shape.head) for ref in (q_ref, do_ref))
     lse_M1, shift_M1 = (_column(stats_ref[0, 0, 0, i : i + 1])[:, :1] for i in range(2))
-    sum_ref[...] = jnp.zeros_like(sum_ref)
+    acc_ref[...] = jnp.zeros_like(acc_ref)
 
     def visit(k_XH, v_XH, hidden_MX):
         s_MX = _logits(shape, q_MH, k_XH)
@@ -167,10 +167,10 @@ def dq(*refs, shape: Shape):
         ds_MX = p_MX * (_dot(shape, do_MH, v_XH, 1, 1) - shift_M1)
         if shape.soft_cap is not None:
             ds_MX *= 1.0 - jnp.square(s_MX / shape.soft_cap)
-        sum_ref[...] += _dot(shape, ds_MX.astype(k_XH.dtype), k_XH, 1, 0)
+        acc_ref[...] += _dot(shape, ds_MX.astype(k_XH.dtype), k_XH, 1, 0)
 
     _over_keys(shape, lists, k_hbm, v_hbm, hide_hbm, moving, visit)
-    dq_ref[0, 0] = (sum_ref[...] * shape.scale).astype(dq_ref.dtype).reshape(dq_ref.shape[2:])
+    dq_ref[0, 0] = (acc_ref[...] * shape.scale).astype(dq_ref.dtype).reshape(dq_ref.shape[2:])
 
 
 def dkv_scratch(shape: Shape, dtype) -> list:
@@ -192,14 +192,14 @@ def dkv(*refs, shape: Shape):
     """Gradients of a block of keys and its values; scratch as `dkv_scratch`."""
     lists, scratch = _lists_of(refs), refs[10:]
     k_ref, v_ref, hide_ref, q_hbm, do_hbm, stats_hbm, dk_ref, dv_ref = refs[2:10]
-    q_buf, do_buf, stats_buf, semaphores, slot_ref, dk_sum, dv_sum, hide_XL = scratch
+    q_buf, do_buf, stats_buf, semaphores, slot_ref, dk_acc, dv_acc, hide_XL = scratch
     sequence, head, block = (pl.program_id(axis) for axis in range(3))
     k_XH, v_XH = k_ref[0, 0], v_ref[0, 0]
     key_X1 = block * shape.block + lax.broadcasted_iota(jnp.int32, (shape.block, 1), 0)
     for level in range(2 * shape.levels):
         hide_XL[level] = _column(hide_ref[0, level : level + 1])
-    dk_sum[...] = jnp.zeros_like(dk_sum)
-    dv_sum[...] = jnp.zeros_like(dv_sum)
+    dk_acc[...] = jnp.zeros_like(dk_acc)
+    dv_acc[...] = jnp.zeros_like(dv_acc)
 
     def copies(tile, _, slot):
         rows = pl.ds(tile * shape.rows, shape.rows)
@@ -225,13 +225,13 @@ def dkv(*refs, shape: Shape):
         ds_XM = p_XM * (_dot(shape, v_XH, do_MH, 1, 1) - shift_1M)
         if shape.soft_cap is not None:
             ds_XM *= 1.0 - jnp.square(s_XM / shape.soft_cap)
-        dv_sum[...] += _dot(shape, p_XM.astype(do_MH.dtype), do_MH, 1, 0)
-        dk_sum[...] += _dot(shape, ds_XM.astype(q_MH.dtype), q_MH, 1, 0)
+        dv_acc[...] += _dot(shape, p_XM.astype(do_MH.dtype), do_MH, 1, 0)
+        dk_acc[...] += _dot(shape, ds_XM.astype(q_MH.dtype), q_MH, 1, 0)
 
     def visited(tile, full, slot):
         pl.when(full)(lambda: visit(tile, slot, masked=False))
         pl.when(~full)(lambda: visit(tile, slot, masked=True))
 
     walk(shape, lists, block, shape.key_blocks, slot_ref, copies, visited)
-    dk_ref[0, 0] = (dk_sum[...] * shape.scale).astype(dk_ref.dtype)
-    dv_ref[0, 0] = dv_sum[...].astype(dv_ref.dtype)
+    dk_ref[0, 0] = (dk_acc[...] * shape.scale).astype(dk_ref.dtype)
+    dv_ref[0, 0] = dv_acc[...].astype(dv_ref.dtype)

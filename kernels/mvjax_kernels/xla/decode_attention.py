@@ -35,7 +35,7 @@ def gather(
     return stream(k_PKZH, k_scale), stream(v_PKZH, v_scale), jnp.where(live_RS, words_RS, 0)
 
 
-def write_stream(
+def write_paged_kv(
     k_PKZH: Array,
     v_PKZH: Array,
     new_k_RLKH: Float[Array, "R L K H"],
@@ -43,7 +43,7 @@ def write_stream(
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
 ) -> tuple[Array, Array]:
-    """See `mvjax_kernels.write_stream`; the arguments are checked there."""
+    """See `mvjax_kernels.write_paged_kv`; the arguments are checked there."""
     (P, _, Z, _), M = k_PKZH.shape, pages_RM.shape[1]
     slot_RL = start_R[:, None] + jnp.arange(new_k_RLKH.shape[1], dtype=jnp.int32)
     page_RL = jnp.take_along_axis(pages_RM, jnp.minimum(slot_RL // Z, M - 1), axis=1)
@@ -53,7 +53,7 @@ def write_stream(
     )
 
 
-def stream_attention(
+def decode_attention(
     q_RLNH: Float[Array, "R L N H"],
     k_RKSH: Float[Array, "R K S H"],
     v_RKSH: Float[Array, "R K S H"],
@@ -61,7 +61,7 @@ def stream_attention(
     scale: float,
     soft_cap: float | None,
 ) -> Float[Array, "R L N H"]:
-    """See `mvjax_kernels.stream_attention`; the arguments are checked there."""
+    """See `mvjax_kernels.decode_attention`; the arguments are checked there."""
     R, L, N, H = q_RLNH.shape
     K, S = k_RKSH.shape[1:3]
     precision = precision_of(q_RLNH.dtype)
@@ -75,19 +75,19 @@ def stream_attention(
     bits_L1 = jnp.left_shift(jnp.ones((), words_RS.dtype), jnp.arange(L, dtype=words_RS.dtype))[:, None]
     sees_RLS = (words_RS[:, None] & bits_L1) != 0
     logits_RKLGS = jnp.where(sees_RLS[:, None, :, None], logits_RKMS.reshape(R, K, L, N // K, S), -jnp.inf)
-    top_RKLG1 = logits_RKLGS.max(-1, keepdims=True)
-    weights_RKLGS = jnp.exp(logits_RKLGS - jnp.where(top_RKLG1 == -jnp.inf, 0.0, top_RKLG1))
-    total_RKLG1 = weights_RKLGS.sum(-1, keepdims=True)
+    m_RKLG1 = logits_RKLGS.max(-1, keepdims=True)
+    weights_RKLGS = jnp.exp(logits_RKLGS - jnp.where(m_RKLG1 == -jnp.inf, 0.0, m_RKLG1))
+    l_RKLG1 = weights_RKLGS.sum(-1, keepdims=True)
     weights_RKMS = weights_RKLGS.reshape(R, K, -1, S)
     o_RKMH = jnp.einsum("rkms,rksh->rkmh", weights_RKMS, v_RKSH.astype(jnp.float32), precision=precision)
-    o_RKLGH = o_RKMH.reshape(R, K, L, N // K, H) / jnp.where(total_RKLG1 == 0, 1.0, total_RKLG1)
+    o_RKLGH = o_RKMH.reshape(R, K, L, N // K, H) / jnp.where(l_RKLG1 == 0, 1.0, l_RKLG1)
     return o_RKLGH.swapaxes(1, 2).reshape(R, L, N, H).astype(q_RLNH.dtype)
 
 
 def merge_parts(o_RKXMH: Float[Array, "R K X M H"], lse_RKXM: Float[Array, "R K X M"]) -> Float[Array, "R K M H"]:
     """One softmax over all parts of a stream from the parts' own and their log-sum-exps."""
-    top_RK1M = lse_RKXM.max(2, keepdims=True)
-    weight_RKXM = jnp.exp(lse_RKXM - jnp.where(top_RK1M == -jnp.inf, 0.0, top_RK1M))
-    total_RKM = weight_RKXM.sum(2)
+    m_RK1M = lse_RKXM.max(2, keepdims=True)
+    weight_RKXM = jnp.exp(lse_RKXM - jnp.where(m_RK1M == -jnp.inf, 0.0, m_RK1M))
+    l_RKM = weight_RKXM.sum(2)
     o_RKMH = jnp.einsum("rkxm,rkxmh->rkmh", weight_RKXM, o_RKXMH, precision=lax.Precision.HIGHEST)
-    return o_RKMH / jnp.where(total_RKM == 0, 1.0, total_RKM)[..., None]
+    return o_RKMH / jnp.where(l_RKM == 0, 1.0, l_RKM)[..., None]

@@ -1,0 +1,1 @@
+"""Attention in plain XLA: any platform, any width of a head."""
