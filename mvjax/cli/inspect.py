@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from mvjax.errors import UserError
 
 if TYPE_CHECKING:
-    from mvjax.cli.transcripts import Document
+    from mvjax.display.document import Document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,10 @@ def inspect(arguments: InspectArguments) -> int:
     """Read, check, show. Returns 0, or 2 where a transcript has faults."""
     from rich.console import Console
 
-    from mvjax.cli.transcript_numbers import as_json
-    from mvjax.cli.transcript_view import show, show_many, summary
-    from mvjax.cli.transcripts import examine, read_sources, select
+    from mvjax.cli.transcript_files import read_sources, select
+    from mvjax.display.document import examine
+    from mvjax.display.measures import as_json
+    from mvjax.display.terminal_view import show, show_many, summary
 
     sources = select(read_sources(arguments.file, arguments.prompt_length), arguments.record, arguments.file)
     if arguments.picture is not None and len(sources) != 1:
@@ -99,7 +100,7 @@ def inspect(arguments: InspectArguments) -> int:
 
 def in_one_line(faulty: list[Document]) -> str:
     """The first fault, and how many there are beside it."""
-    from mvjax.cli.transcript_numbers import shown
+    from mvjax.display.measures import shown
 
     first = faulty[0]
     more = [f"{len(first.faults) - 1} more here"] * (len(first.faults) > 1)
@@ -111,8 +112,8 @@ def in_one_line(faulty: list[Document]) -> str:
 
 def write_picture(document: Document, path: Path) -> None:
     """The mask as PNG; none where faults leave no layout."""
-    from mvjax.cli.mask_picture import draw_mask
-    from mvjax.cli.transcript_numbers import segments, shown
+    from mvjax.display.mask_picture import draw_mask
+    from mvjax.display.measures import segments, shown
     from mvjax.files import atomic_path
 
     layout = document.layout

@@ -6,14 +6,12 @@ import re
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import tokenizers
-from naive_layout import visible
 from random_trees import token_facts
 
 from mvjax.cli.main import main
-from mvjax.cli.mask_picture import HIDDEN, LATER, mask_pixels, segment_colours, tick_step
+from mvjax.display.mask_picture import HIDDEN, LATER, segment_colours
 from mvjax.language import lay_out, split_text
 from mvjax.tokenizers import load_tokenizer
 
@@ -254,24 +252,3 @@ def test_no_picture(tmp_path, capsys):
     many.write_text('{"response": "a"}\n{"response": "b"}\n')
     status, _, err = run(capsys, many, "--picture", picture)
     assert (status, "pick the one to draw with --record" in err) == (2, True)
-
-
-def test_pixels_are_the_mask():
-    codes_T, colon_T, _ = token_facts(TOKENS)
-    layout = lay_out(codes_T, colon_T)
-    pixels_PP3, token_P = mask_pixels(layout)
-    shown_PP = ~(pixels_PP3 == HIDDEN).all(-1) & ~(pixels_PP3 == LATER).all(-1)
-    np.testing.assert_array_equal(shown_PP, visible(TOKENS)[np.ix_(token_P, token_P)])
-    assert set(token_P) == set(range(len(TOKENS)))
-
-
-def test_a_long_transcript_is_sampled():
-    codes_T = np.full(100_000, -1)
-    pixels_PP3, token_P = mask_pixels(lay_out(codes_T, codes_T > 0))
-    assert pixels_PP3.shape[0] == len(token_P) < 1000
-    assert token_P[-1] > 99_000
-
-
-@pytest.mark.parametrize(("n_tokens", "step"), [(1, 1), (10, 1), (11, 2), (56, 10), (953, 100), (32768, 5000)])
-def test_tick_step(n_tokens, step):
-    assert tick_step(n_tokens) == step

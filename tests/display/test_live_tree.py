@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from mvjax.cli.live import Growth, View
+from mvjax.display.live_tree import LiveTree, SegmentTokens
 from mvjax.language.tags import TAGS
 
 
@@ -20,7 +20,7 @@ def view(width=100):
         names = {number: word for word, number in words.items()}
         return "".join(TAGS[token] if token < len(TAGS) else names[token] for token in tokens)
 
-    return encode, View(decode, lambda token: token if token < len(TAGS) else None, width)
+    return encode, LiveTree(decode, lambda token: token if token < len(TAGS) else None, width)
 
 
 def drawn(renderable, width=100):
@@ -37,17 +37,17 @@ MAP += ["</Goal>", "\n"]
 
 def test_paths_stand_side_by_side_between_map_and_reduce():
     encode, shown = view()
-    growth = Growth()
-    growth.add(0, -1, encode(MAP))
-    growth.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
-    growth.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
-    lines = drawn(shown.render(growth)).splitlines()
+    tokens = SegmentTokens()
+    tokens.add(0, -1, encode(MAP))
+    tokens.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
+    tokens.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
+    lines = drawn(shown.render(tokens)).splitlines()
     assert any("left" in line and "right" in line for line in lines)
     assert not any("Reduce" in line for line in lines)
-    growth.add(
+    tokens.add(
         0, -1, encode(["<Conclusion>", "\n", "merged", "\n", "</Conclusion>", "\n", "</Parallel>", "\n", "after"])
     )
-    text = drawn(shown.render(growth))
+    text = drawn(shown.render(tokens))
     for word in ("intro", "goal1", "goal2", "left", "right", "merged", "after"):
         assert text.count(word) == 1, word
     assert text.index("goal2") < text.index("left") < text.index("merged") < text.index("after")
@@ -55,21 +55,21 @@ def test_paths_stand_side_by_side_between_map_and_reduce():
 
 def test_narrow_terminals_stack_the_paths():
     encode, shown = view(30)
-    growth = Growth()
-    growth.add(0, -1, encode(MAP))
-    growth.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
-    growth.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
-    text = drawn(shown.render(growth), 30)
+    tokens = SegmentTokens()
+    tokens.add(0, -1, encode(MAP))
+    tokens.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
+    tokens.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
+    text = drawn(shown.render(tokens), 30)
     assert text.index("left") < text.index("right")
 
 
 def test_an_abandoned_block_takes_no_paths_of_the_next_one():
     encode, shown = view()
-    growth = Growth()
+    tokens = SegmentTokens()
     abandoned = [*MAP, "</Parallel>", "\n", "between", "\n"]
-    growth.add(0, -1, encode([*abandoned, *MAP]))
-    growth.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
-    growth.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
-    text = drawn(shown.render(growth))
+    tokens.add(0, -1, encode([*abandoned, *MAP]))
+    tokens.add(1, 0, encode(["<Path>", "\n", "1", ":", " left"]))
+    tokens.add(2, 0, encode(["<Path>", "\n", "2", ":", " right"]))
+    text = drawn(shown.render(tokens))
     assert text.count("left") == 1
     assert text.index("between") < text.index("left")

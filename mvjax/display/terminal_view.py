@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text as Line
 from rich.tree import Tree
 
-from mvjax.cli.transcript_numbers import flat, hidden_from, measures, segments, shown
-from mvjax.cli.transcripts import Document
+from mvjax.display.document import Document
+from mvjax.display.measures import flat, hidden_from, measures, segments, shown
 from mvjax.language import PARTS
 from mvjax.language.tree import Outline, Text
 from mvjax.language.tree import Path as PathElement

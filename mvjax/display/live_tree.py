@@ -19,22 +19,22 @@ PATH_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 @dataclass
-class Growth:
+class SegmentTokens:
     """Tokens of one request by segment, in the order in which they came."""
 
-    tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    by_segment: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     children: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, segment: int, parent: int, token_ids: Iterable[int]) -> None:
-        if segment not in self.tokens and segment != ROOT:
+        if segment not in self.by_segment and segment != ROOT:
             self.children[parent].append(segment)
             self.children[parent].sort()
-        self.tokens[segment].extend(token_ids)
+        self.by_segment[segment].extend(token_ids)
 
 
 @dataclass
-class View:
-    """Turns a `Growth` into something rich can draw.
+class LiveTree:
+    """Turns the tokens made so far into something rich can draw.
 
     Attributes:
         decode: token ids -> text, tags as their names.
@@ -46,12 +46,12 @@ class View:
     tag_of: Callable[[int], int | None]
     width: int
 
-    def render(self, growth: Growth, segment: int = ROOT, width: int | None = None) -> RenderableType:
+    def render(self, tokens: SegmentTokens, segment: int = ROOT, width: int | None = None) -> RenderableType:
         """Everything of one segment: text, blocks with their paths side by side, conclusions."""
         width = width or self.width
         parts: list[RenderableType] = []
         run: list[int] = []
-        waiting = list(growth.children[segment])
+        waiting = list(tokens.children[segment])
         outlines, in_conclusion, after_goal = 0, False, 0
 
         def flush(style: str = "") -> None:
@@ -60,14 +60,14 @@ class View:
                 parts.append(Text(text, style=style))
             run.clear()
 
-        for token in growth.tokens[segment]:
+        for token in tokens.by_segment[segment]:
             tag = self.tag_of(token)
             if after_goal:
                 after_goal -= 1
                 if tag == tags.PARALLEL_CLOSE:
                     after_goal = 0
                 elif after_goal == 0:
-                    parts.append(self.paths(growth, waiting[:outlines], width))
+                    parts.append(self.paths(tokens, waiting[:outlines], width))
                     del waiting[:outlines]
             if tag is None:
                 run.append(token)
@@ -87,11 +87,11 @@ class View:
                 in_conclusion, outlines = False, 0
                 parts.append(Rule(style="dim"))
         if waiting and after_goal:
-            parts.append(self.paths(growth, waiting, width))
+            parts.append(self.paths(tokens, waiting, width))
         flush("bold" if in_conclusion else "dim" if outlines else "")
         return Group(*parts)
 
-    def paths(self, growth: Growth, segments: list[int], width: int) -> RenderableType:
+    def paths(self, tokens: SegmentTokens, segments: list[int], width: int) -> RenderableType:
         """The paths of one block, as many side by side as fit."""
         if not segments:
             return Text("")
@@ -99,7 +99,7 @@ class View:
         column = width // side_by_side - 1
         panels = [
             Panel(
-                self.render(growth, segment, column - 4),
+                self.render(tokens, segment, column - 4),
                 title=f"path {number}",
                 title_align="left",
                 width=column,

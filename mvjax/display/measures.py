@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mvjax.cli.transcripts import Document
+from mvjax.display.document import Document
 from mvjax.language import INT32_MAX, PARTS, Layout
 from mvjax.language.tree import Outline, Text
 from mvjax.language.tree import Path as PathElement
@@ -84,7 +84,7 @@ def as_json(document: Document) -> dict[str, Any]:
         tree.append(entry)
     out = {"name": document.name, "measures": measures(document), "tree": tree}
     out["faults"] = [
-        {**document.place(fault), "found": fault.found, "expected": fault.expected} for fault in document.faults
+        {**document.locate(fault), "found": fault.found, "expected": fault.expected} for fault in document.faults
     ]
     layout = document.layout
     if layout is not None:
