@@ -78,9 +78,9 @@ class JaxTraining:
 
         from mvjax.models import LoraConfig, add_lora, from_checkpoint
         from mvjax.training.config import TrainConfig
-        from mvjax.training.feed import place
+        from mvjax.training.feed import shard_batch
         from mvjax.training.mesh import make_placement
-        from mvjax.training.model import take_apart
+        from mvjax.training.model import make_trainable
         from mvjax.training.optimizer import make_optimizer
         from mvjax.training.step import init_state, make_step
 
@@ -88,12 +88,12 @@ class JaxTraining:
         placement = make_placement(config, jax.devices()[:1])
         options = {"scan_layers": config.scan_layers, "remat": config.remat, "placement": placement}
         decoder = from_checkpoint(checkpoint, dtype=jnp.float32, **options)
-        trainee = take_apart(add_lora(decoder, LoraConfig(rank, ALPHA)))
-        optimizer = make_optimizer(config, lambda _: LEARNING_RATE, trainee.groups)
-        self._step = make_step(trainee, optimizer, placement, loss_chunk=config.loss_chunk)
-        self._frozen = jax.device_put(trainee.frozen, trainee.frozen_sharding(placement))
-        self._state = init_state(trainee, optimizer, placement)
-        self._batch = place(batch, 1, placement)
+        model = make_trainable(add_lora(decoder, LoraConfig(rank, ALPHA)))
+        optimizer = make_optimizer(config, lambda _: LEARNING_RATE, model.groups)
+        self._step = make_step(model, optimizer, placement, loss_chunk=config.loss_chunk)
+        self._frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
+        self._state = init_state(model, optimizer, placement)
+        self._batch = shard_batch(batch, 1, placement)
         self.parameters = sum(x.size for x in self._state.params.values())
 
     def step(self) -> tuple[float, float]:

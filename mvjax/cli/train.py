@@ -45,10 +45,10 @@ def main(argv: list[str]) -> int:
     distributed.start()
     from mvjax.training.train import train
 
-    outcome = train(config, restart=restart)
-    if outcome.finished:
+    result = train(config, restart=restart)
+    if result.finished:
         return 0
-    return distributed.EXIT_AGAIN if outcome.stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
+    return distributed.EXIT_AGAIN if result.stopped_by == signal.SIGTERM else EXIT_INTERRUPTED
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -22,7 +22,7 @@ from mvjax.training.config import TrainConfig
 from mvjax.training.feed import check_rows
 from mvjax.training.loss import Targets
 from mvjax.training.mesh import make_placement
-from mvjax.training.model import Trainee, take_apart
+from mvjax.training.model import TrainableModel, make_trainable
 from mvjax.training.optimizer import make_optimizer, make_schedule
 from mvjax.training.step import StepBatch, TrainState, make_state, make_step, state_sharding, step_batch_sharding
 
@@ -57,7 +57,7 @@ class Step:
     shape: Shape
     machine: Machine
     placement: Placement
-    trainee: Trainee
+    model: TrainableModel
     """With abstract arrays."""
     arguments: Arguments
     parameters: int
@@ -111,21 +111,21 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
     with jax.default_device(machine.devices[0]):
         placement = make_placement(config, machine.devices)
         check_rows(config, placement)
-        trainee = take_apart(nnx.eval_shape(lambda: describe_model(config, shape, placement)))
-    trainee.check(placement)
-    state = jax.eval_shape(partial(make_state, trainee, describe_optimizer(config, trainee)), trainee.params)
-    at = state_sharding(trainee, placement, state)
+        model = make_trainable(nnx.eval_shape(lambda: describe_model(config, shape, placement)))
+    model.check(placement)
+    state = jax.eval_shape(partial(make_state, model, describe_optimizer(config, model)), model.params)
+    at = state_sharding(model, placement, state)
     trained = on_chip(state.params, at.params)
     arguments = Arguments(
-        weights=trained + on_chip(trainee.frozen, trainee.frozen_sharding(placement)),
+        weights=trained + on_chip(model.frozen, model.frozen_sharding(placement)),
         trained=trained,
         optimizer=on_chip(state.opt_state, at.opt_state),
         batch=on_chip(describe_batch(config), step_batch_sharding(placement)),
     )
-    adapters = sum(x.size for name, x in trainee.params.items() if trainee.groups[name] == "lora")
+    adapters = sum(x.size for name, x in model.params.items() if model.groups[name] == "lora")
     lora = config.lora_rank > 0
     return Step(
-        config, shape, machine, placement, trainee, arguments, shape.config.parameters, adapters if lora else None
+        config, shape, machine, placement, model, arguments, shape.config.parameters, adapters if lora else None
     )
 
 
@@ -146,13 +146,13 @@ def describe_model(config: TrainConfig, shape: Shape, placement: Placement) -> D
     return decoder
 
 
-def describe_optimizer(config: TrainConfig, trainee: Trainee):
+def describe_optimizer(config: TrainConfig, model: TrainableModel):
     """The optimizer; how long its schedule is changes nothing about the program."""
-    return make_optimizer(config, make_schedule(config, config.steps or 1000), trainee.groups)
+    return make_optimizer(config, make_schedule(config, config.steps or 1000), model.groups)
 
 
 def describe_batch(config: TrainConfig) -> StepBatch:
-    """Shapes of a step's batch, as `mvjax.training.feed.place` makes it."""
+    """Shapes of a step's batch, as `mvjax.training.feed.shard_batch` makes it."""
     A, B, T = config.accumulation, config.rows // config.accumulation, config.row_length
 
     def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
@@ -179,11 +179,11 @@ def compile_step(step: Step) -> Compiled:
     Raises:
         UserError: the compiler refuses it for another reason.
     """
-    config, trainee = step.config, step.trainee
-    optimizer = describe_optimizer(config, trainee)
-    function = make_step(trainee, optimizer, step.placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
-    state: TrainState = jax.eval_shape(partial(make_state, trainee, optimizer), trainee.params)
-    return compile_on(step.machine, function, state, trainee.frozen, describe_batch(config))
+    config, model = step.config, step.model
+    optimizer = describe_optimizer(config, model)
+    function = make_step(model, optimizer, step.placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
+    state: TrainState = jax.eval_shape(partial(make_state, model, optimizer), model.params)
+    return compile_on(step.machine, function, state, model.frozen, describe_batch(config))
 
 
 def compile_on(machine: Machine, function, *arguments) -> Compiled:

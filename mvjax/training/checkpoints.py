@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, UInt32
 
 from mvjax.errors import UserError
-from mvjax.training.distributed import Agreement, is_first
+from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.step import TrainState
 
 STATE, RECORD = "state", "record"
@@ -36,12 +36,12 @@ class Checkpoints:
     another one, or by another number of processes. All processes of a run call the same methods in the same order.
     """
 
-    def __init__(self, directory: Path, keep: int, keep_every: int = 0, agreement: Agreement | None = None):
+    def __init__(self, directory: Path, keep: int, keep_every: int = 0, sync: HostSync | None = None):
         """`keep`: newest ones that are kept; `keep_every`: those of every so many steps are kept for good, 0: none."""
         self.directory = directory.absolute()
         logging.getLogger("absl").addFilter(raised_again)
         self.keep, self.keep_every = keep, keep_every
-        self._agreement = agreement or Agreement()
+        self._sync = sync or HostSync()
         self._writing: int | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = self._open()
@@ -123,7 +123,7 @@ class Checkpoints:
                 raise
             except Exception as error:
                 problem = " ".join(str(error).split())[:200] or type(error).__name__
-            problems = self._agreement.gather(f"the checkpoint of step {step}", problem)
+            problems = self._sync.gather(f"the checkpoint of step {step}", problem)
             problem = next((problem for problem in problems if problem is not None), None)
             if problem is None:
                 return found
@@ -155,7 +155,7 @@ class Checkpoints:
             aside = self.directory.parent / f"damaged-{step}"
             shutil.rmtree(aside, ignore_errors=True)
             shutil.move(self.directory / str(step), aside)
-        self._agreement.gather("a damaged checkpoint moved aside", step)
+        self._sync.gather("a damaged checkpoint moved aside", step)
         self._manager = self._open()
 
     def _remove_halves(self, step: int | None) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.training.config import TrainConfig, first_difference, to_dict
-from mvjax.training.distributed import Agreement, is_first
+from mvjax.training.distributed import HostSync, is_first
 
 TOKEN, LOCK = ".start", ".lock"
 
 
 def open_directory(
-    directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack, agreement: Agreement
+    directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack, sync: HostSync
 ) -> None:
     """Make or find the run's directory, lock it, and see that it belongs to this configuration.
 
@@ -34,12 +34,12 @@ def open_directory(
         take_directory(directory, config, restart, stack)
         token = secrets.token_hex(8)
         (directory / TOKEN).write_text(token, encoding="utf-8")
-    token = agreement.gather("the run's directory", token)[0]
+    token = sync.gather("the run's directory", token)[0]
     try:
         seen = (directory / TOKEN).read_text(encoding="utf-8")
     except OSError:
         seen = None
-    blind = [process for process, shown in enumerate(agreement.gather("what hosts see", seen)) if shown != token]
+    blind = [process for process, shown in enumerate(sync.gather("what hosts see", seen)) if shown != token]
     if blind:
         raise UserError(
             f"{directory}: processes {blind} do not see the directory that process 0 has made there; put `output` on a "

@@ -78,7 +78,7 @@ def client():
     return distributed.global_state.client if jax.process_count() > 1 else None
 
 
-class Agreement:
+class HostSync:
     """Places that all processes come to in the same order, with something to show to each other."""
 
     def __init__(self, patience: float = PATIENCE):
@@ -149,7 +149,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class Watch:
+class Heartbeat:
     """While entered, tells the other processes that this one lives, and ends this one when another is lost.
 
     A collective operation waits for ever for a process that is gone; this is a thread that does not take part. The end
@@ -159,9 +159,9 @@ class Watch:
     def __init__(self, say=print, *, beat: float = BEAT, silence: float = SILENCE):
         self._say, self._beat, self._silence = say, beat, silence
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Heartbeat:
         if client() is not None:
             self._thread.start()
         return self

@@ -34,7 +34,7 @@ def check_rows(config: TrainConfig, placement: Placement) -> None:
         )
 
 
-def place(
+def shard_batch(
     batch: Batch, accumulation: int, placement: Placement, *, rows: int = 0, here: Sequence[int] | None = None
 ) -> StepBatch:
     """A data batch as micro-batches on the devices; micro-batch a takes rows a, a + A, a + 2A, ...

@@ -84,8 +84,7 @@ class ModelFlops:
 
 
 def adapter_weights(groups: Mapping[str, str], params: Mapping[str, jax.Array]) -> int | None:
-    """Weights of the adapters among named parameters (`Trainee.groups`, `Trainee.params`); None where all weights are
-    trained."""
+    """Weights of the adapters among a `TrainableModel`'s `params`; None where all weights are trained."""
     if "base" in groups.values():
         return None
     return sum(params[name].size for name, group in groups.items() if group == "lora")

@@ -80,7 +80,7 @@ def batch_parts(placement: Placement) -> int:
     return placement.size(*RULES["batch"])
 
 
-def rows_here(placement: Placement, rows: int, accumulation: int) -> tuple[int, ...]:
+def local_rows(placement: Placement, rows: int, accumulation: int) -> tuple[int, ...]:
     """Rows of a step's batch, rising, that this process's devices need; micro-batch a takes rows a, a + A, ..."""
     shape = (accumulation, rows // accumulation)
     where = batch_sharding(placement).addressable_devices_indices_map(shape).values()

@@ -16,7 +16,7 @@ from mvjax.training.optimizer import TAGS
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainableModel:
     """A model taken apart for training.
 
     `forward(params, frozen, tokens_BT, positions_BT, hide_start_BET, hide_end_BET)` gives the final hidden states
@@ -60,7 +60,7 @@ class Trainee:
         return jax.tree.unflatten(structure, leaves)
 
 
-def take_apart(decoder: Decoder) -> Trainee:
+def make_trainable(decoder: Decoder) -> TrainableModel:
     """Split a decoder: adapters and tag rows are trained where it has them, otherwise all of it."""
     lora = is_adapted(decoder)
     graphdef, chosen, frozen = nnx.split(decoder, TRAINABLE if lora else nnx.Param, ...)
@@ -84,7 +84,7 @@ def take_apart(decoder: Decoder) -> Trainee:
         rows_KD = model.head.tag_rows[...] if tag_ids else None
         return model.hidden(*batch), model.head.weight[...], rows_KD
 
-    return Trainee(
+    return TrainableModel(
         params=dict(zip(paths, leaves)),
         frozen=frozen,
         groups=groups,

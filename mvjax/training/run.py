@@ -20,21 +20,21 @@ from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.config import TrainConfig, to_dict
 from mvjax.training.directory import open_directory
-from mvjax.training.distributed import Agreement, is_first, versions
-from mvjax.training.feed import check_rows, place
+from mvjax.training.distributed import HostSync, is_first, versions
+from mvjax.training.feed import check_rows, shard_batch
 from mvjax.training.flops import ModelFlops, peak_flops
-from mvjax.training.gauges import Gauges
 from mvjax.training.interrupt import Interrupt
-from mvjax.training.mesh import rows_here
+from mvjax.training.mesh import local_rows
 from mvjax.training.metrics import Display, MetricsFile, TensorBoard, duration
-from mvjax.training.model import Trainee
+from mvjax.training.model import TrainableModel
 from mvjax.training.optimizer import TAGS, make_optimizer, make_schedule
 from mvjax.training.profile import Profile
 from mvjax.training.step import TrainState, init_state, make_step
+from mvjax.training.step_metrics import StepMetrics
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run, or this start of it, ended."""
 
     state: TrainState
@@ -49,13 +49,13 @@ class Outcome:
 
 def run(
     config: TrainConfig,
-    trainee: Trainee,
+    model: TrainableModel,
     placement: Placement,
     batches: BatchIterator,
     steps: int,
     *,
     belongs_to: dict[str, Any] | None = None,
-    agreement: Agreement | None = None,
+    sync: HostSync | None = None,
     restart: bool = False,
     console=None,
     clock: Clock | None = None,
@@ -63,30 +63,30 @@ def run(
     name: Callable[[Document], str] | None = None,
     make_sampler: Callable[..., Any] | None = None,
     notes: Sequence[str] = (),
-) -> Outcome:
+) -> RunResult:
     """Train for `steps` steps in all, from the newest checkpoint of the run on, if there is one.
 
     Args:
-        batches: an iterator of this process's rows (`rows_here`) with `get_state` and `set_state`; its position is part
-            of a checkpoint. A resumed run computes bit for bit what the uninterrupted one does.
+        batches: an iterator of this process's rows (`local_rows`) with `get_state` and `set_state`; its position is
+            part of a checkpoint. A resumed run computes bit for bit what the uninterrupted one does.
         belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
         notes: lines to say at the beginning.
     """
     directory, clock = Path(config.output) / config.name, clock or Clock()
-    agreement = agreement or Agreement()
+    sync = sync or HostSync()
     check_rows(config, placement)
-    here = rows_here(placement, config.rows, config.accumulation)
+    here = local_rows(placement, config.rows, config.accumulation)
     schedule = make_schedule(config, steps)
-    optimizer = make_optimizer(config, schedule, trainee.groups)
-    step = make_step(trainee, optimizer, placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
+    optimizer = make_optimizer(config, schedule, model.groups)
+    step = make_step(model, optimizer, placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
 
     with contextlib.ExitStack() as stack:
-        agreement.same("the versions of the libraries", versions(), "install the same on all hosts")
-        agreement.same("the configuration", to_dict(config), "start the same command on all hosts")
-        open_directory(directory, config, restart, stack, agreement)
-        checkpoints = Checkpoints(directory / "checkpoints", config.keep, config.keep_every, agreement)
+        sync.same("the versions of the libraries", versions(), "install the same on all hosts")
+        sync.same("the configuration", to_dict(config), "start the same command on all hosts")
+        open_directory(directory, config, restart, stack, sync)
+        checkpoints = Checkpoints(directory / "checkpoints", config.keep, config.keep_every, sync)
         stack.callback(checkpoints.close)
-        state, first, skipped = init_state(trainee, optimizer, placement), 0, 0
+        state, first, skipped = init_state(model, optimizer, placement), 0, 0
         with clock("checkpoint"):
             found, counted = checkpoints.restore(layout(state)), None
         if found is not None:
@@ -97,7 +97,7 @@ def run(
             first, skipped = int(state.step), record["skipped"]
         if first > steps:
             raise UserError(f"{directory}: has done {first} steps, more than the {steps} asked for; use --restart")
-        frozen = jax.device_put(trainee.frozen, trainee.frozen_sharding(placement))
+        frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
         writers: list[MetricsFile | TensorBoard] = []
         if is_first():
             clock.resume(directory / "clock.json", counted)
@@ -121,13 +121,13 @@ def run(
         sampler = make_sampler(directory, display.say) if make_sampler is not None else None
         bad = BadBatches(directory, name, rows=here) if name is not None else BadBatches(directory, rows=here)
         last = min(steps, first + config.stop_after) if config.stop_after else steps
-        gauges = Gauges(
+        step_metrics = StepMetrics(
             clock,
             steps,
             first,
             config.rows * config.row_length,
             schedule,
-            tags=config.tag_multiplier if TAGS in trainee.groups.values() else None,
+            tags=config.tag_multiplier if TAGS in model.groups.values() else None,
             flops=flops,
             peak=peak_flops(placement.mesh.devices.flat),
             skipped=skipped,
@@ -138,19 +138,19 @@ def run(
             with clock("data"):
                 batch = next(batches)
                 facts = getattr(batches, "facts", None)
-                placed = place(batch, config.accumulation, placement, rows=config.rows, here=here)
+                sharded = shard_batch(batch, config.accumulation, placement, rows=config.rows, here=here)
             if compiled is None:
                 with clock("compile"):
-                    compiled = step.lower(state, frozen, placed).compile()
+                    compiled = step.lower(state, frozen, sharded).compile()
             with clock("step"), profile(number) if is_first() else contextlib.nullcontext():
-                state, metrics = compiled(state, frozen, placed)
+                state, metrics = compiled(state, frozen, sharded)
                 metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
             good = metrics.pop("finite")
-            line = gauges.step(number, metrics, batch, facts, good=good)
+            line = step_metrics.step(number, metrics, batch, facts, good=good)
             log = number % config.steps_per_log == 0 or number == last or not good
             for writer in writers if log else ():
                 writer.write(line)
-            display.step(line, gauges.seconds_left, log)
+            display.step(line, step_metrics.seconds_left, log)
             if not good:
                 try:
                     where = f"its batch is in {bad.save(number, metrics, batch, facts)}"
@@ -160,7 +160,7 @@ def run(
                     f"step {number}: the loss ({metrics['loss']}) or its gradient ({metrics['gradient_norm']}) is not "
                     f"finite; {where}"
                 )
-                if gauges.skipped > config.max_skipped:
+                if step_metrics.skipped > config.max_skipped:
                     checkpoints.wait()
                     raise UserError(
                         f"{complaint}; the last checkpoint is good (step {saved}): lower learning_rate or clip, or "
@@ -170,7 +170,7 @@ def run(
             ended = interrupt.stops(number)
             if number % config.steps_per_save == 0 or number == last or ended:
                 record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to or {}}
-                record |= {"data": batches.get_state(), "skipped": gauges.skipped, "clock": clock.record()}
+                record |= {"data": batches.get_state(), "skipped": step_metrics.skipped, "clock": clock.record()}
                 with clock("checkpoint"):
                     saved = checkpoints.save(state, record)
             if ended:
@@ -183,7 +183,7 @@ def run(
         finished = int(state.step) >= steps
         done = "done" if finished else "stopped; the same command goes on"
         display.say(f"{config.name}: step {int(state.step)} saved after {duration(clock.elapsed)}, {done}")
-    return Outcome(state, directory, finished, interrupt.asked if ended else None)
+    return RunResult(state, directory, finished, interrupt.asked if ended else None)
 
 
 def layout(state: TrainState) -> TrainState:

@@ -38,7 +38,7 @@ class Sampler:
 
     Args:
         config: of the decoder.
-        join: the decoder with some parameters (`Trainee.join`).
+        join: the decoder with some parameters (`TrainableModel.join`).
         tokenizer: with control tags.
         directory: of the run.
         say: prints a text of several lines.

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from mvjax.models.placement import Placement
 from mvjax.training.loss import PARTS, Head, LossSums, Targets, cross_entropy_on_mesh
 from mvjax.training.mesh import batch_sharding
-from mvjax.training.model import Trainee
+from mvjax.training.model import TrainableModel
 
 
 class TrainState(NamedTuple):
@@ -38,33 +38,31 @@ class StepBatch(NamedTuple):
     targets: Targets
 
 
-def state_sharding(trainee: Trainee, placement: Placement, state: TrainState) -> TrainState:
+def state_sharding(model: TrainableModel, placement: Placement, state: TrainState) -> TrainState:
     """Where each array of the state lies: the optimizer's with the parameter whose name they bear."""
 
     def of(path, _):
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        return trainee.sharding(placement, names[-1]) if names else placement.whole
+        return model.sharding(placement, names[-1]) if names else placement.whole
 
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def make_state(trainee: Trainee, optimizer: optax.GradientTransformation, params: dict[str, Array]) -> TrainState:
+def make_state(model: TrainableModel, optimizer: optax.GradientTransformation, params: dict[str, Array]) -> TrainState:
     """A fresh state; works on abstract parameters under `jax.eval_shape` too."""
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
-def init_state(trainee: Trainee, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
+def init_state(model: TrainableModel, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
     """A fresh state, laid out over the mesh. The parameters are copied: the step donates its state."""
-    make = partial(make_state, trainee, optimizer)
-    shardings = state_sharding(trainee, placement, jax.eval_shape(make, trainee.params))
-    params = {
-        name: jax.device_put(jnp.asarray(x), trainee.sharding(placement, name)) for name, x in trainee.params.items()
-    }
+    make = partial(make_state, model, optimizer)
+    shardings = state_sharding(model, placement, jax.eval_shape(make, model.params))
+    params = {name: jax.device_put(jnp.asarray(x), model.sharding(placement, name)) for name, x in model.params.items()}
     return jax.jit(make, out_shardings=shardings)(params)
 
 
 def make_step(
-    trainee: Trainee,
+    model: TrainableModel,
     optimizer: optax.GradientTransformation,
     placement: Placement,
     *,
@@ -77,10 +75,10 @@ def make_step(
     only. A step whose loss or gradient is not finite counts, but leaves weights and optimizer as they were and says so
     in `metrics["finite"]`.
     """
-    head = Head(trainee.tag_ids, trainee.train_base, loss_chunk, z_loss)
+    head = Head(model.tag_ids, model.train_base, loss_chunk, z_loss)
 
     def micro_loss(params, frozen, scale, batch: StepBatch):
-        hidden_BTD, base_VD, tags_KD = trainee.forward(params, frozen, *batch[:-1])
+        hidden_BTD, base_VD, tags_KD = model.forward(params, frozen, *batch[:-1])
         sums = cross_entropy_on_mesh(placement, head, hidden_BTD, base_VD, tags_KD, batch.targets)
         return sums.total * scale, sums
 
@@ -89,13 +87,13 @@ def make_step(
 
         def one(micro):
             (_, sums), grads = value(params, frozen, scale, micro)
-            return sums, {name: placement.home(x, trainee.sharding(placement, name)) for name, x in grads.items()}
+            return sums, {name: placement.home(x, model.sharding(placement, name)) for name, x in grads.items()}
 
         if batch.tokens_ABT.shape[0] == 1:
             return one(jax.tree.map(lambda x: x[0], batch))
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batch))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        zeros = zeros[0], {name: placement.home(x, trainee.sharding(placement, name)) for name, x in zeros[1].items()}
+        zeros = zeros[0], {name: placement.home(x, model.sharding(placement, name)) for name, x in zeros[1].items()}
         return jax.lax.scan(lambda carry, micro: (jax.tree.map(jnp.add, carry, one(micro)), None), zeros, batch)[0]
 
     def step(state: TrainState, frozen, batch: StepBatch):
@@ -108,9 +106,9 @@ def make_step(
         new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), after, before)
         return TrainState(state.step + 1, *new), report(sums, weight) | {"gradient_norm": norm, "finite": finite}
 
-    state = jax.eval_shape(partial(make_state, trainee, optimizer), trainee.params)
-    at = state_sharding(trainee, placement, state)
-    inputs = at, trainee.frozen_sharding(placement), step_batch_sharding(placement)
+    state = jax.eval_shape(partial(make_state, model, optimizer), model.params)
+    at = state_sharding(model, placement, state)
+    inputs = at, model.frozen_sharding(placement), step_batch_sharding(placement)
     return jax.jit(step, donate_argnums=0, in_shardings=inputs, out_shardings=(at, placement.whole))
 
 

@@ -20,12 +20,12 @@ from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.clock import Clock
 from mvjax.training.config import TrainConfig
-from mvjax.training.distributed import Agreement, Watch, is_first
+from mvjax.training.distributed import Heartbeat, HostSync, is_first
 from mvjax.training.feed import check_rows
 from mvjax.training.flops import ModelFlops, adapter_weights
-from mvjax.training.mesh import make_placement, mesh_notes, rows_here
-from mvjax.training.model import Trainee, take_apart
-from mvjax.training.run import Outcome, run
+from mvjax.training.mesh import local_rows, make_placement, mesh_notes
+from mvjax.training.model import TrainableModel, make_trainable
+from mvjax.training.run import RunResult, run
 from mvjax.training.sample import Sampler
 from mvjax.weights import Checkpoint, load_checkpoint, with_tag_rows
 
@@ -33,24 +33,24 @@ BUILD_PATIENCE = 24 * 3600.0
 """Seconds that the other processes wait for process 0 to encode the records."""
 
 
-def train(config: TrainConfig, *, restart: bool = False, console=None) -> Outcome:
+def train(config: TrainConfig, *, restart: bool = False, console=None) -> RunResult:
     """Run a configuration to its end or to an interruption; UserError for anything that the user can mend.
 
     Leaves in OUTPUT/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/, and at the end adapter.safetensors
     (LoRA) or model/ (a Hugging Face directory with the tokenizer).
     """
     config.check()
-    agreement = Agreement()
+    sync = HostSync()
     clock = Clock()
     try:
-        with Watch():
-            return _train(config, agreement, restart, console, clock)
+        with Heartbeat():
+            return _train(config, sync, restart, console, clock)
     except UserError as error:
-        agreement.fail(error)
+        sync.fail(error)
         raise
 
 
-def _train(config: TrainConfig, agreement: Agreement, restart: bool, console, clock: Clock) -> Outcome:
+def _train(config: TrainConfig, sync: HostSync, restart: bool, console, clock: Clock) -> RunResult:
     if not config.model:
         raise UserError("config: model is not set; give --model, a GGUF file or a Hugging Face directory")
     if not config.data:
@@ -59,20 +59,20 @@ def _train(config: TrainConfig, agreement: Agreement, restart: bool, console, cl
     check_rows(config, placement)
     plain = load_tokenizer(config.tokenizer or config.model)
     tokenizer = plain.with_control_tags()
-    dataset = load_data(config, tokenizer, placement, agreement, console)
+    dataset = load_data(config, tokenizer, placement, sync, console)
     steps = config.steps or dataset.batches_in(config.passes)
     # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
     checkpoint, _ = with_tag_rows(load_checkpoint(config.model), plain)
     decoder = load_model(config, checkpoint, tokenizer, placement)
-    trainee = take_apart(decoder)
-    trainee.check(placement)
+    model = make_trainable(decoder)
+    model.check(placement)
     batches = BatchIterator(dataset)
     index, shape = dataset.corpus.index, decoder.config
 
     def make_sampler(directory: Path, say) -> Sampler:
         return Sampler(
             shape,
-            trainee.join,
+            model.join,
             tokenizer,
             directory,
             say,
@@ -84,31 +84,31 @@ def _train(config: TrainConfig, agreement: Agreement, restart: bool, console, cl
         )
 
     try:
-        outcome = run(
+        result = run(
             config,
-            trainee,
+            model,
             placement,
             batches,
             steps,
             belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
-            agreement=agreement,
+            sync=sync,
             restart=restart,
             console=console,
             clock=clock,
-            flops=ModelFlops.of(shape, adapter_weights(trainee.groups, trainee.params)),
+            flops=ModelFlops.of(shape, adapter_weights(model.groups, model.params)),
             name=lambda document: index.name(document.record),
             make_sampler=make_sampler,
             notes=mesh_notes(placement, shape),
         )
     finally:
         batches.close()
-    if outcome.finished:
-        write_model(outcome, config, trainee, tokenizer, checkpoint.generation)
-    return outcome
+    if result.finished:
+        write_model(result, config, model, tokenizer, checkpoint.generation)
+    return result
 
 
 def load_data(
-    config: TrainConfig, tokenizer: Tokenizer, placement: Placement, agreement: Agreement, console=None
+    config: TrainConfig, tokenizer: Tokenizer, placement: Placement, sync: HostSync, console=None
 ) -> PackedBatches:
     """The endless packed dataset of the configuration, this process's rows of it; the tokenizer has the control tags.
 
@@ -116,10 +116,10 @@ def load_data(
     """
     tokens = Path(config.tokens or Path(config.output) / ".tokens")
     path = store_path(config.data, tokenizer, tokens)
-    agreement.same("the data or the tokenizer", path.name, "give all hosts the same files")
+    sync.same("the data or the tokenizer", path.name, "give all hosts the same files")
     if is_first():
         build_store(path, config.data, tokenizer, console=console)
-    agreement.gather("the encoded records", None, patience=BUILD_PATIENCE)
+    sync.gather("the encoded records", None, patience=BUILD_PATIENCE)
     pipeline = PipelineConfig(
         row_length=config.row_length,
         rows=config.rows,
@@ -131,7 +131,7 @@ def load_data(
     )
     corpus = Corpus(open_store(path, patience=60.0), pipeline)
     repeat = corpus.repeat(config.repeat) if config.repeat else None
-    return PackedBatches(corpus, pipeline, repeat, rows_here(placement, config.rows, config.accumulation))
+    return PackedBatches(corpus, pipeline, repeat, local_rows(placement, config.rows, config.accumulation))
 
 
 def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer, placement: Placement) -> Decoder:
@@ -154,22 +154,22 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
 
 
 def write_model(
-    outcome: Outcome, config: TrainConfig, trainee: Trainee, tokenizer: Tokenizer, generation: dict[str, Any]
+    result: RunResult, config: TrainConfig, model: TrainableModel, tokenizer: Tokenizer, generation: dict[str, Any]
 ) -> Path:
     """Write what the run was for; returns the path. All processes call it, the first one writes.
 
     generation: the base model's keys of generation_config.json.
     """
-    params = outcome.state.params
+    params = result.state.params
     if config.lora_rank:
-        path = outcome.directory / "adapter.safetensors"
+        path = result.directory / "adapter.safetensors"
         params = {name: jnp.asarray(fetch(x, None)) for name, x in params.items()}
         if is_first():
-            metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(outcome.state.step))}
-            save_adapter(path, trainee.join(params), metadata=metadata)
+            metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(result.state.step))}
+            save_adapter(path, model.join(params), metadata=metadata)
         return path
-    path = outcome.directory / "model"
-    decoder = trainee.join(params)
+    path = result.directory / "model"
+    decoder = model.join(params)
     tensors = gathered(nnx.state(decoder, nnx.Param), decoder.config)
     shape = decoder.config.to_hf() | {"torch_dtype": config.master_dtype}
     save_model(path, Checkpoint(config=shape, tensors=tensors, generation=generation), tokenizer)

@@ -10,7 +10,7 @@ from flax import nnx
 from mvjax.data.packing import Batch
 from mvjax.models import Decoder, LoraConfig, ModelConfig, add_lora
 from mvjax.models.placement import Placement
-from mvjax.training.model import Trainee, take_apart
+from mvjax.training.model import TrainableModel, make_trainable
 
 VOCABULARY, TAGS, ROW = 50, tuple(range(38, 50)), 24
 
@@ -47,9 +47,9 @@ class RandomBatches:
         self.position = state["position"]
 
 
-def make_trainee(
+def make_model(
     lora_rank: int = 4, scan_layers: bool = True, placement: Placement | None = None, remat: str = "none", **shape
-) -> Trainee:
+) -> TrainableModel:
     """A two-layer decoder taken apart, the same every time."""
     sizes = {"family": "llama", "vocab_size": VOCABULARY, "embed": 16, "layers": 2, "heads": 2, "kv_heads": 1}
     sizes |= {"head_dim": 8, "ffn": 32, "tied": True, "scan_layers": scan_layers}
@@ -62,10 +62,10 @@ def make_trainee(
     decoder = nnx.merge(graphdef, fill)
     if lora_rank:
         add_lora(decoder, LoraConfig(rank=lora_rank, tag_ids=TAGS), seed=1)
-    return take_apart(decoder)
+    return make_trainable(decoder)
 
 
-def make_simple_trainee() -> Trainee:
+def make_simple_model() -> TrainableModel:
     """One matrix between a frozen embedding and the output: for tests of the loop, which does not care what it runs."""
     rng = np.random.default_rng(0)
     table_VD, matrix_DD = rng.normal(size=(VOCABULARY, 16)), rng.normal(size=(16, 16))
@@ -76,7 +76,7 @@ def make_simple_trainee() -> Trainee:
     def join(params):
         raise NotImplementedError
 
-    return Trainee(
+    return TrainableModel(
         params={"matrix": jnp.asarray(matrix_DD, jnp.float32), "tag_rows": jnp.ones((len(TAGS), 16))},
         frozen=jnp.asarray(table_VD, jnp.float32),
         groups={"matrix": "base", "tag_rows": "tags"},

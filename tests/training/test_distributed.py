@@ -7,7 +7,7 @@ import pytest
 
 from mvjax.errors import UserError
 from mvjax.training import distributed, interrupt
-from mvjax.training.distributed import Agreement, start
+from mvjax.training.distributed import HostSync, start
 
 
 class Store:
@@ -65,26 +65,26 @@ def play(monkeypatch):
 
 def test_values_of_all_processes_come_in_order(play):
     def part(process):
-        agreement = Agreement(5)
-        return agreement.gather("first", process), agreement.gather("second", 10 * process)
+        sync = HostSync(5)
+        return sync.gather("first", process), sync.gather("second", 10 * process)
 
     assert play(part) == [([0, 1, 2], [0, 10, 20])] * 3
 
 
 def test_a_difference_is_told_to_all_alike(play):
-    found = play(lambda process: Agreement(5).same("the data", "abc" if process < 2 else "abd", "copy the files"))
+    found = play(lambda process: HostSync(5).same("the data", "abc" if process < 2 else "abd", "copy the files"))
     for error in found:
         assert str(error) == "the data differs: process 0 has abc, process 2 has abd; copy the files"
 
 
 def test_a_process_that_fails_is_named_to_those_who_wait(play):
     def part(process):
-        agreement = Agreement(5)
+        sync = HostSync(5)
         if process == 1:
             error = UserError("no such file")
-            agreement.fail(error)
+            sync.fail(error)
             raise error
-        agreement.gather("the data", None)
+        sync.gather("the data", None)
 
     found = play(part)
     assert str(found[0]) == str(found[2]) == "process 1 failed: no such file"
@@ -94,20 +94,20 @@ def test_a_process_that_does_not_come_ends_the_wait(play):
     def part(process):
         if process == 2:
             return "gone"
-        return Agreement(0.2).gather("the data", None)
+        return HostSync(0.2).gather("the data", None)
 
     found = play(part)
     assert "process 2 did not come to 'the data' within" in str(found[0])
 
 
 def test_a_process_elsewhere_is_noticed(play):
-    found = play(lambda process: Agreement(5).gather("here" if process else "there", None), 2)
+    found = play(lambda process: HostSync(5).gather("here" if process else "there", None), 2)
     assert "process 1 is at 'here', this one at 'there'" in str(found[0])
 
 
 def test_one_process_agrees_with_itself():
-    assert Agreement().gather("anything", 7) == [7]
-    Agreement().same("anything", 7, "")
+    assert HostSync().gather("anything", 7) == [7]
+    HostSync().same("anything", 7, "")
 
 
 def test_all_processes_stop_after_the_same_step(play):
@@ -130,7 +130,7 @@ def test_all_processes_stop_after_the_same_step(play):
 
 
 class Beats:
-    """Stands in for the event that ends a watch: so many beats of a process, then none."""
+    """Stands in for the event that ends a heartbeat: so many beats of a process, then none."""
 
     def __init__(self, count):
         self.left = count
@@ -153,9 +153,9 @@ def test_a_lost_process_ends_the_others(play, monkeypatch):
     monkeypatch.setattr(distributed.os, "_exit", leave)
 
     def part(process):
-        watch = distributed.Watch(told.append, beat=0.02, silence=0.3)
-        watch._stop = Beats(5 if process else 500)
-        watch._run()
+        heartbeat = distributed.Heartbeat(told.append, beat=0.02, silence=0.3)
+        heartbeat._stop = Beats(5 if process else 500)
+        heartbeat._run()
 
     found = play(part, 2)
     assert str(found[0]) == f"status {distributed.EXIT_AGAIN}"
@@ -166,9 +166,9 @@ def test_processes_that_answer_are_left_alone(play, monkeypatch):
     monkeypatch.setattr(distributed.os, "_exit", lambda status: pytest.fail("nobody is lost"))
 
     def part(process):
-        watch = distributed.Watch(print, beat=0.02, silence=5.0)
-        watch._stop = Beats(10)
-        watch._run()
+        heartbeat = distributed.Heartbeat(print, beat=0.02, silence=5.0)
+        heartbeat._stop = Beats(10)
+        heartbeat._run()
 
     play(part)
 

@@ -15,7 +15,7 @@ from mvjax.data.packing import Batch
 from mvjax.models import Decoder, LoraConfig, ModelConfig, add_lora
 from mvjax.models.decoder import Linear
 from mvjax.training.flops import ModelFlops, adapter_weights, count_visible, peak_flops
-from mvjax.training.model import take_apart
+from mvjax.training.model import make_trainable
 
 SIZES = {"vocab_size": 50, "embed": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 24, "ffn": 96}
 
@@ -36,13 +36,13 @@ def test_weights_are_those_of_the_decoders_products():
 
 
 def make_abstract(config, lora: bool, rank: int = 0):
-    """A trainee of shapes."""
+    """A model of shapes."""
 
     def make():
         decoder = Decoder(config, backend="xla", rngs=nnx.Rngs(0))
         return add_lora(decoder, LoraConfig(rank=rank, tag_ids=(3, 4))) if lora else decoder
 
-    return take_apart(nnx.eval_shape(make))
+    return make_trainable(nnx.eval_shape(make))
 
 
 def test_adapters_are_counted_apart():
@@ -53,16 +53,16 @@ def test_adapters_are_counted_apart():
     assert adapter_weights(whole.groups, whole.params) is None
 
 
-def lowered_flops(trainee, tokens: int):
+def lowered_flops(model, tokens: int):
     """XLA's count of loss and gradients over all logits, nothing optimised."""
     batch = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, tokens),) * 2 + ((1, 1, tokens),) * 2]
 
     def loss(params, frozen, *batch):
-        hidden, base, tags = trainee.forward(params, frozen, *batch)
+        hidden, base, tags = model.forward(params, frozen, *batch)
         total = (hidden @ base.T).sum()
         return total if tags is None else total + (hidden @ tags.T).sum()
 
-    lowered = jax.jit(jax.value_and_grad(loss)).lower(trainee.params, trainee.frozen, *batch)
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(model.params, model.frozen, *batch)
     return lowered.cost_analysis()["flops"]
 
 

@@ -18,11 +18,11 @@ from mvjax.training.mesh import mesh_notes, mesh_shape
 SCRIPT = """
 import sys
 import jax, numpy as np
-from tiny_training import RandomBatches, make_trainee
+from tiny_training import RandomBatches, make_model
 from mvjax.training.config import TrainConfig
 from mvjax.training.mesh import make_placement
 from mvjax.training.optimizer import make_optimizer
-from mvjax.training.feed import place
+from mvjax.training.feed import shard_batch
 from mvjax.training.step import init_state, make_step
 
 SHAPE = {"family": "qwen2", "qkv_bias": True, "tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
@@ -31,15 +31,15 @@ def train(devices, accumulation=1, rank=0, remat="none", scan=True, kv_heads=4, 
     # With the usual epsilon Adam makes steps of full size out of gradients that are rounding alone.
     config = TrainConfig(epsilon=1e-3, **mesh).check()
     placement = make_placement(config, jax.devices()[:devices])
-    trainee = make_trainee(rank, scan, placement, remat, kv_heads=kv_heads, **SHAPE)
-    trainee.check(placement)
-    optimizer = make_optimizer(config, lambda step: 1e-2, trainee.groups)
-    step = make_step(trainee, optimizer, placement, loss_chunk=7, z_loss=1e-3)
-    state = init_state(trainee, optimizer, placement)
-    frozen = jax.device_put(trainee.frozen, trainee.frozen_sharding(placement))
+    model = make_model(rank, scan, placement, remat, kv_heads=kv_heads, **SHAPE)
+    model.check(placement)
+    optimizer = make_optimizer(config, lambda step: 1e-2, model.groups)
+    step = make_step(model, optimizer, placement, loss_chunk=7, z_loss=1e-3)
+    state = init_state(model, optimizer, placement)
+    frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
     batches, losses = RandomBatches(rows=8), []
     for _ in range(4):
-        state, metrics = step(state, frozen, place(next(batches), accumulation, placement))
+        state, metrics = step(state, frozen, shard_batch(next(batches), accumulation, placement))
         losses += [metrics[name].item() for name in ("loss", "loss_path", "gradient_norm", "accuracy")]
     split = max(x.sharding.num_devices // len(set(map(str, x.sharding.devices_indices_map(x.shape).values())))
                 for x in jax.tree.leaves(state.opt_state) if x.ndim > 1)

@@ -1,4 +1,4 @@
-"""What a run reports: the files, the display, and the gauges behind them."""
+"""What a run reports: the files, the display, and the step_metrics behind them."""
 
 import io
 import re
@@ -15,36 +15,36 @@ from mvjax.errors import UserError
 from mvjax.training import metrics
 from mvjax.training.clock import Clock
 from mvjax.training.flops import ModelFlops, count_visible
-from mvjax.training.gauges import Gauges, memory
 from mvjax.training.loss import PARTS
 from mvjax.training.metrics import TIMES, Display, MetricsFile, TensorBoard, duration, read_metrics
+from mvjax.training.step_metrics import StepMetrics, memory
 
 REPORTED = {"loss": 2.5, "accuracy": 0.25, "targets": 40.0, "gradient_norm": 1.5}
 REPORTED |= {f"{name}_{part}": 1.0 for name in ("loss", "accuracy") for part in PARTS if part != "prompt"}
 
 
-def make_gauges(**options):
+def make_step_metrics(**options):
     wait = FakeTime()
     clock = Clock(wait.now, wait.date)
     clock.loop_begins()
     options = {"steps": 10, "first": 0, "room": 4 * ROW, "schedule": lambda done: 0.1 * (done + 1)} | options
-    return wait, clock, Gauges(clock, **options)
+    return wait, clock, StepMetrics(clock, **options)
 
 
-def do(wait, clock, gauges, number, data=1.0, step=9.0, facts=None, **options):
+def do(wait, clock, step_metrics, number, data=1.0, step=9.0, facts=None, **options):
     with clock("data"):
         wait(data)
         batch = next(RandomBatches())
     with clock("step"):
         wait(step)
-    return gauges.step(number, REPORTED, batch, facts, **options)
+    return step_metrics.step(number, REPORTED, batch, facts, **options)
 
 
 def test_rates_and_times_of_a_run(tmp_path):
-    wait, clock, gauges = make_gauges(tags=5.0)
+    wait, clock, step_metrics = make_step_metrics(tags=5.0)
     clock.resume(tmp_path / "clock.json")
     facts = BatchFacts(rows=[], tokens=90, efficiency=90 / 96, parallel=1.5)
-    line = do(wait, clock, gauges, 1, facts=facts)
+    line = do(wait, clock, step_metrics, 1, facts=facts)
     assert line["step"] == 1
     assert line.items() >= REPORTED.items()
     assert (line["learning_rate"], line["learning_rate_tags"]) == (0.1, 0.5)
@@ -57,32 +57,32 @@ def test_rates_and_times_of_a_run(tmp_path):
         wait(100)
     with clock("sample"):
         wait(50)
-    line = do(wait, clock, gauges, 2, data=3, step=17, facts=facts)
+    line = do(wait, clock, step_metrics, 2, data=3, step=17, facts=facts)
     assert (line["step_seconds"], line["data_seconds"]) == (17, 3)  # of this step
     assert line["tokens_per_second"] == 180 / 30  # neither saving nor sampling slows the rate
     assert line["data_wait"] == 4 / 30
     assert (line["checkpoint_seconds"], line["sample_seconds"], line["seconds"]) == (100, 50, 180)
     assert line["goodput"] == 26 / 180
-    assert gauges.seconds_left == 8 * 15
+    assert step_metrics.seconds_left == 8 * 15
 
 
 def test_compiling_is_in_no_rate():
-    wait, clock, gauges = make_gauges()
+    wait, clock, step_metrics = make_step_metrics()
     with clock("data"):
         wait(2)
     with clock("compile"):
         wait(60)
-    line = do(wait, clock, gauges, 1, data=0, step=4)
+    line = do(wait, clock, step_metrics, 1, data=0, step=4)
     assert line["tokens_per_second"] == 96 / 6
     assert line["compile_seconds"] == 60
 
 
 def test_rates_forget_what_lies_behind_the_window():
-    wait, clock, gauges = make_gauges(window=2)
+    wait, clock, step_metrics = make_step_metrics(window=2)
     for number, step in enumerate((1000, 4, 6), start=1):
-        line = do(wait, clock, gauges, number, data=0, step=step)
+        line = do(wait, clock, step_metrics, number, data=0, step=step)
     assert line["tokens_per_second"] == 2 * 96 / 10
-    assert gauges.seconds_left == 7 * 5
+    assert step_metrics.seconds_left == 7 * 5
 
 
 def test_share_of_the_peak_is_needed_operations_over_possible_ones():
@@ -90,27 +90,27 @@ def test_share_of_the_peak_is_needed_operations_over_possible_ones():
     batch = next(RandomBatches())
     tokens, pairs = count_visible(batch)
     needed = model.step(tokens, REPORTED["targets"], pairs)
-    wait, clock, gauges = make_gauges(flops=model, peak=needed / 4)
-    assert do(wait, clock, gauges, 1, data=2, step=6)["mfu"] == 0.5
+    wait, clock, step_metrics = make_step_metrics(flops=model, peak=needed / 4)
+    assert do(wait, clock, step_metrics, 1, data=2, step=6)["mfu"] == 0.5
     # The rows of other processes count as much as their tokens are more than ours.
-    wait, clock, gauges = make_gauges(flops=model, peak=needed / 4)
+    wait, clock, step_metrics = make_step_metrics(flops=model, peak=needed / 4)
     facts = BatchFacts(rows=[], tokens=3 * tokens, efficiency=1.0, parallel=1.0)
-    mfu = do(wait, clock, gauges, 1, data=2, step=6, facts=facts)["mfu"]
+    mfu = do(wait, clock, step_metrics, 1, data=2, step=6, facts=facts)["mfu"]
     assert mfu == pytest.approx(model.step(3 * tokens, REPORTED["targets"], 3 * pairs) / (8 * needed / 4))
     assert 0.5 < mfu < 1.5
 
 
 def test_skipped_steps_are_counted_and_are_no_good_time():
-    wait, clock, gauges = make_gauges(skipped=2)
-    assert do(wait, clock, gauges, 1)["skipped"] == 2
-    line = do(wait, clock, gauges, 2, good=False)
-    assert line["skipped"] == gauges.skipped == 3
+    wait, clock, step_metrics = make_step_metrics(skipped=2)
+    assert do(wait, clock, step_metrics, 1)["skipped"] == 2
+    line = do(wait, clock, step_metrics, 2, good=False)
+    assert line["skipped"] == step_metrics.skipped == 3
     assert line["goodput"] == 9 / 20
 
 
 def test_run_without_tag_rows_or_facts_leaves_their_fields_out():
-    wait, clock, gauges = make_gauges()
-    line = do(wait, clock, gauges, 1)
+    wait, clock, step_metrics = make_step_metrics()
+    line = do(wait, clock, step_metrics, 1)
     assert "learning_rate_tags" not in line
     assert line["parallel"] is None
     assert line["packing"] == 1.0  # counted from the rows themselves
@@ -133,8 +133,8 @@ def test_every_field_is_described_in_the_module():
         for name in names.split(", "):
             parts = [part for part in PARTS if part != "prompt"] if name.endswith("_PART") else [""]
             described |= {name.removesuffix("PART") + part for part in parts}
-    wait, clock, gauges = make_gauges(tags=2.0)
-    line = do(wait, clock, gauges, 1)
+    wait, clock, step_metrics = make_step_metrics(tags=2.0)
+    line = do(wait, clock, step_metrics, 1)
     assert described == set(line)
     assert set(TIMES) < set(line)
 
@@ -142,9 +142,9 @@ def test_every_field_is_described_in_the_module():
 def test_equal_runs_on_a_faster_machine_differ_in_times_alone():
     lines = []
     for speed in (1.0, 3.0):
-        wait, clock, gauges = make_gauges(flops=ModelFlops(9, 9, 0, 9, False), peak=1e6)
+        wait, clock, step_metrics = make_step_metrics(flops=ModelFlops(9, 9, 0, 9, False), peak=1e6)
         wait(speed)
-        line = do(wait, clock, gauges, 1, data=speed**2, step=speed)
+        line = do(wait, clock, step_metrics, 1, data=speed**2, step=speed)
         lines.append({name: value for name, value in line.items() if name not in TIMES})
     assert lines[0] == lines[1]
 

@@ -7,7 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny_training import RandomBatches, make_simple_trainee, make_trainee
+from tiny_training import RandomBatches, make_model, make_simple_model
 
 from mvjax.errors import UserError
 from mvjax.training.mesh import make_placement
@@ -15,9 +15,9 @@ from mvjax.training.metrics import TIMES, read_metrics
 from mvjax.training.run import run
 
 
-def start(config, steps, batches=None, trainee=None, **options):
+def start(config, steps, batches=None, model=None, **options):
     batches = batches or RandomBatches()
-    return run(config, trainee or make_simple_trainee(), make_placement(config), batches, steps, **options)
+    return run(config, model or make_simple_model(), make_placement(config), batches, steps, **options)
 
 
 def without_times(path):
@@ -33,21 +33,21 @@ def assert_equal_bits(a, b):
 
 @pytest.mark.slow
 def test_a_tiny_model_learns_a_fixed_batch_by_heart(make_config):
-    outcome = start(make_config(), 60, RandomBatches(fixed=True), make_trainee(0))
-    losses = [line["loss"] for line in read_metrics(outcome.directory / "metrics.jsonl")]
-    assert outcome.finished
+    result = start(make_config(), 60, RandomBatches(fixed=True), make_model(0))
+    losses = [line["loss"] for line in read_metrics(result.directory / "metrics.jsonl")]
+    assert result.finished
     assert len(losses) == 60
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make_config):
     stop = int(np.random.default_rng().integers(1, 9))
-    whole = start(make_config(name="whole", steps_per_save=4), 9, trainee=make_trainee())
+    whole = start(make_config(name="whole", steps_per_save=4), 9, model=make_model())
     config = make_config(name="broken", steps_per_save=4)
-    first = start(make_config(name="broken", steps_per_save=4, stop_after=stop), 9, trainee=make_trainee())
+    first = start(make_config(name="broken", steps_per_save=4, stop_after=stop), 9, model=make_model())
     assert not first.finished
     assert int(first.state.step) == stop
-    second = start(config, 9, trainee=make_trainee())
+    second = start(config, 9, model=make_model())
     assert second.finished
     assert_equal_bits(whole.state, second.state)
     assert without_times(whole.directory) == without_times(second.directory)
@@ -133,9 +133,9 @@ def test_finished_run_is_found_finished(make_config):
 
 def test_restart_begins_again(make_config):
     start(make_config(seed=1), 3)
-    outcome = start(make_config(seed=2), 4, restart=True)
-    assert [line["step"] for line in read_metrics(outcome.directory / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert json.loads((outcome.directory / "config.json").read_text())["seed"] == 2
+    result = start(make_config(seed=2), 4, restart=True)
+    assert [line["step"] for line in read_metrics(result.directory / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert json.loads((result.directory / "config.json").read_text())["seed"] == 2
 
 
 def test_another_configuration_does_not_go_on_with_the_run(make_config):
@@ -174,8 +174,8 @@ def test_devices_and_rows_that_do_not_fit(make_config, fields, message):
 
 
 def test_tensorboard_events_and_progress_lines(make_config, capsys):
-    outcome = start(make_config(tensorboard=True), 2)
-    assert list((outcome.directory / "tensorboard").glob("events.*"))
+    result = start(make_config(tensorboard=True), 2)
+    assert list((result.directory / "tensorboard").glob("events.*"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("run: new run, 2 steps of 4 x 24 tokens")
     assert lines[1].startswith("step 1/2  loss ")

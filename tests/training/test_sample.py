@@ -19,7 +19,7 @@ from mvjax.language.tree import parse_tokens
 from mvjax.models import LoraConfig, add_lora
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.load import load_with_tags
-from mvjax.training.model import take_apart
+from mvjax.training.model import make_trainable
 from mvjax.training.sample import Sampler, tree_lines
 
 PROMPT = "What is 1+1, and 2+2?"
@@ -38,17 +38,17 @@ def toy(tmp_path_factory):
 
 
 def load(path, rank=4, placement=None):
-    """Tokenizer, shape and trainee."""
+    """Tokenizer, shape and model."""
     tokenizer, decoder = load_with_tags(path, placement=placement)
     if rank:
         add_lora(decoder, LoraConfig(rank, tag_ids=tokenizer.tag_ids), seed=1)
-    return tokenizer, decoder.config, take_apart(decoder)
+    return tokenizer, decoder.config, make_trainable(decoder)
 
 
 def make_sampler(loaded, directory, said, **options):
-    tokenizer, config, trainee = loaded
+    tokenizer, config, model = loaded
     options = {"every": 2, "prompt": PROMPT, "tokens": TOKENS, "rows": 1} | options
-    return Sampler(config, trainee.join, tokenizer, directory, said.append, **options)
+    return Sampler(config, model.join, tokenizer, directory, said.append, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,8 +186,8 @@ assert jax.device_count() == 4
 placement = make_placement(TrainConfig(fsdp=2, tensor_parallel=2))
 for rank in (4, 0):
     alone, spread = load(Path(sys.argv[1]), rank), load(Path(sys.argv[1]), rank, placement)
-    trainee = spread[2]
-    params = {name: jax.device_put(x, trainee.sharding(placement, name)) for name, x in trainee.params.items()}
+    model = spread[2]
+    params = {name: jax.device_put(x, model.sharding(placement, name)) for name, x in model.params.items()}
     assert any(not x.is_fully_replicated for x in params.values())
     expected = make_sampler(alone, Path(), [])._weights(alone[2].params)
     found = make_sampler(spread, Path(), [])._weights(params)

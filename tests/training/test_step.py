@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny_training import RandomBatches, make_trainee
+from tiny_training import RandomBatches, make_model
 
 from mvjax.training.config import TrainConfig
-from mvjax.training.feed import place
+from mvjax.training.feed import shard_batch
 from mvjax.training.mesh import make_placement
 from mvjax.training.optimizer import make_optimizer
 from mvjax.training.step import init_state, make_step
@@ -17,27 +17,27 @@ from mvjax.training.step import init_state, make_step
 
 @functools.cache
 def stepper(lora_rank):
-    """A trainee, and its step with plain descent: Adam's first step is the sign of the gradient, which would hide or
+    """A model, and its step with plain descent: Adam's first step is the sign of the gradient, which would hide or
     inflate differences. The momentum shows in the optimizer's state only."""
-    trainee, placement = make_trainee(lora_rank), make_placement(TrainConfig())
+    model, placement = make_model(lora_rank), make_placement(TrainConfig())
     optimizer = optax.sgd(1.0, momentum=0.9)
-    step = make_step(trainee, optimizer, placement, loss_chunk=7)
+    step = make_step(model, optimizer, placement, loss_chunk=7)
     return (
-        trainee,
+        model,
         step,
-        lambda: init_state(trainee, optimizer, placement),
-        functools.partial(place, placement=placement),
+        lambda: init_state(model, optimizer, placement),
+        functools.partial(shard_batch, placement=placement),
     )
 
 
 def one_step(batch, accumulation=1, lora_rank=4, params=None):
     """State before and after, metrics."""
-    trainee, step, init, put = stepper(lora_rank)
+    model, step, init, put = stepper(lora_rank)
     state = init()
     if params is not None:
         state = state._replace(params={name: jax.numpy.asarray(x) for name, x in params.items()})
     before = jax.device_get(state)
-    state, metrics = step(state, trainee.frozen, put(batch, accumulation))
+    state, metrics = step(state, model.frozen, put(batch, accumulation))
     return before, jax.device_get(state), jax.device_get(metrics)
 
 
@@ -74,14 +74,14 @@ def test_gradient_equals_finite_differences_of_the_loss():
 
 def test_frozen_weights_have_no_gradient_in_the_program():
     def shapes(lora_rank):
-        trainee, placement = make_trainee(lora_rank), make_placement(TrainConfig())
-        optimizer = make_optimizer(TrainConfig(), lambda _: 1e-3, trainee.groups)
+        model, placement = make_model(lora_rank), make_placement(TrainConfig())
+        optimizer = make_optimizer(TrainConfig(), lambda _: 1e-3, model.groups)
         step, state = (
-            make_step(trainee, optimizer, placement, loss_chunk=7),
-            init_state(trainee, optimizer, placement),
+            make_step(model, optimizer, placement, loss_chunk=7),
+            init_state(model, optimizer, placement),
         )
-        batch = place(next(RandomBatches()), 1, placement)
-        return trainee.groups, {x.shape for x in jax.tree.leaves(step.eval_shape(state, trainee.frozen, batch)[0])}
+        batch = shard_batch(next(RandomBatches()), 1, placement)
+        return model.groups, {x.shape for x in jax.tree.leaves(step.eval_shape(state, model.frozen, batch)[0])}
 
     groups, kept = shapes(4)
     assert set(groups.values()) == {"tags", "lora"}
@@ -91,8 +91,8 @@ def test_frozen_weights_have_no_gradient_in_the_program():
 
 
 def test_step_that_is_not_finite_counts_and_changes_nothing():
-    trainee = stepper(4)[0]
-    broken = jax.device_get(trainee.params)
+    model = stepper(4)[0]
+    broken = jax.device_get(model.params)
     name = next(name for name in broken if name.endswith("lora_b"))
     broken[name] = broken[name].copy()
     broken[name][0, 0] = np.inf

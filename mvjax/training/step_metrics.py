@@ -34,7 +34,7 @@ class Mark(NamedTuple):
     """Operations that the steps needed."""
 
 
-class Gauges:
+class StepMetrics:
     """Makes the line of each step. Make it right before the loop, and give it every step.
 
     Args:
