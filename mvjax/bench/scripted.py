@@ -129,10 +129,10 @@ class SteeredModel:
         script_R = script_R.at[request].set(jnp.where(offset == 0, tokens_T[0], script_R[request]))
         return self.model.prefill(params["model"], inner, *rest), script_R
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
+    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
         """The inner model's logits, steered."""
         inner, script_R = stream
-        logits_WV, inner = self.model.decode(params["model"], inner, tokens_W, positions_W, rows, words_RS)
+        logits_WV, inner = self.model.decode(params["model"], inner, tokens_W, positions_W, rows, visibility_RS)
         forced_W = params["forced"][script_R[rows.request_W], positions_W + 1]
         hit_WV = forced_W[:, None] == jnp.arange(self.vocab_size, dtype=jnp.int32)
         return jnp.where(hit_WV, FAR, jnp.where(params["text"], logits_WV, -FAR)), (inner, script_R)

@@ -19,9 +19,9 @@ def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.R
     branch = branch._replace(
         active=jnp.bool_(True),
         lineage=branch.lineage.at[0].set(0),
-        left=root.left,
+        tokens_left=root.tokens_left,
         next_pos=root.position + 1,
-        bound=root.bound,
+        max_pos=root.max_pos,
         key=jax.random.key_data(jax.random.key(root.seed, impl="threefry2x32")),
         token=root.token,
         position=root.position,
@@ -30,7 +30,7 @@ def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.R
     request = st.empty_request(sizes)
     request = request._replace(
         settings=settings,
-        rows=jax.tree.map(lambda leaf, value: leaf.at[0].set(value), request.rows, st.frames_of(branch)),
+        branches=jax.tree.map(lambda leaf, value: leaf.at[0].set(value), request.branches, st.frames_of(branch)),
         alive=jnp.bool_(True),
         numbers=jnp.int32(1),
         used=root.fed,
@@ -44,7 +44,7 @@ def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.R
 
 
 def cancel(state: State, place: Int[Array, ""]) -> State:
-    """The state with a request told to wind up."""
+    """The state with a request that will be wound up."""
     settings = state.request.settings
     settings = settings._replace(cancelled=settings.cancelled.at[place].set(True))
     return state._replace(request=state.request._replace(settings=settings))
@@ -71,7 +71,7 @@ def resume(state: State, place: Int[Array, ""], parked: State) -> State:
 
 def running(state: State) -> Int[Array, ""]:
     """Branches with a token to feed."""
-    return jnp.sum(st.view(state.request.rows).active, dtype=jnp.int32)
+    return jnp.sum(st.view(state.request.branches).active, dtype=jnp.int32)
 
 
 def grow_state(state: State, *, sizes: Sizes) -> State:

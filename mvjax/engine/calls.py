@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mvjax.engine import admission, loop
+from mvjax.engine import admission, decode_loop
 from mvjax.engine.job import Job
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.model import StepModel
@@ -35,7 +35,7 @@ class Calls:
         """A stay in the generation loop with so many rows."""
         streams = self.streams
         narrower = max([count for count in self.row_counts(streams.sizes.requests) if count < width], default=0)
-        run = functools.partial(loop.run, self.model, width=width, narrower=narrower)
+        run = functools.partial(decode_loop.run, self.model, width=width, narrower=narrower)
         numbers = streams.room_R(), np.int32(self.config.sync_steps)
         arguments = self.params, self.tables, streams.stream, streams.state, *numbers
         return f"run {width} over {narrower}", run, (2, 3), *arguments

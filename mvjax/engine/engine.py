@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvjax.engine import loop
+from mvjax.engine import decode_loop
 from mvjax.engine import state as st
 from mvjax.engine.calls import Calls
 from mvjax.engine.job import Fresh, Job
@@ -163,9 +163,9 @@ class Engine:
         if not scheduler.running:
             return []
         width = scheduler.width
-        scheduler.reserve_ahead(loop.lanes_of(self.config.rows, width) * self.config.sync_steps)
+        scheduler.reserve_ahead(decode_loop.lanes_of(self.config.rows, width) * self.config.sync_steps)
         streams.stream, streams.state, told = streams.call(*self._calls.loop(width))
-        report = loop.read_report(told)
+        report = decode_loop.read_report(told)
         scheduler.running, streams.used_R = report.running, report.used_R.astype(np.int64)
         results, fresh = [], []
         for place, job in enumerate(scheduler.jobs):

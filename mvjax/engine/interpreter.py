@@ -1,7 +1,7 @@
 """What one branch does in one step: the grammar that bars tags, pending tokens, wind-up, reading of labels.
 
 Pure functions of one branch (arXiv 2506.09991, section 4: the model decides, the interpreter reacts to tokens),
-`vmap`ped over the rows of all requests. What changes the tree (fork, end of a path) is in `events`.
+`vmap`ped over the rows of all requests. What changes the tree (fork, end of a path) is in `fork_join`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def allowed_kinds(branch: Branch, settings: Settings) -> Int[Array, ""]:
         return jnp.where(condition, bits(*kinds), 0)
 
     root = branch.depth == 0
-    share = jnp.minimum(branch.left, branch.bound - branch.next_pos)
+    share = jnp.minimum(branch.tokens_left, branch.max_pos - branch.next_pos)
     body = (
         when((branch.depth < settings.max_depth) & (share >= settings.min_block_share), tags.PARALLEL_OPEN)
         | when(~root, tags.PATH_CLOSE)
@@ -62,20 +62,20 @@ def allowed_kinds(branch: Branch, settings: Settings) -> Int[Array, ""]:
         t.CONCLUSION: bits(tags.CONCLUSION_CLOSE),
         t.CONCLUDED: bits(tags.PARALLEL_CLOSE),
     }
-    return jnp.select([branch.stand == stand for stand in by_stand], list(by_stand.values()), 0)
+    return jnp.select([branch.grammar_state == stand for stand in by_stand], list(by_stand.values()), 0)
 
 
 def plan(branch: Branch, settings: Settings) -> Plan:
     """What the branch does now that its last token has been fed."""
     queued = branch.queue_at < branch.queue_length
     idle = branch.active & ~queued & (branch.after == st.NOTHING)
-    no_room = branch.bound - branch.next_pos <= RESERVE
+    no_room = branch.max_pos - branch.next_pos <= RESERVE
     reason = jnp.select(
-        [branch.left <= RESERVE, no_room, settings.cancelled], [st.TOKENS, st.POSITIONS, st.CANCELLED], 0
+        [branch.tokens_left <= RESERVE, no_room, settings.cancelled], [st.TOKENS, st.POSITIONS, st.CANCELLED], 0
     )
     wind_up = jnp.where(idle, reason, 0)
     closes = jnp.where(branch.depth > 0, 1, jnp.where(branch.think == st.THINK_OPEN, 1, 0))
-    nothing_open = (branch.stand == t.BODY) & (closes == 0)
+    nothing_open = (branch.grammar_state == t.BODY) & (closes == 0)
     event = jnp.where(branch.active & ~queued, branch.after, st.NOTHING)
     event = jnp.where((wind_up > 0) & nothing_open, st.END, event)
     return Plan(idle & (reason == 0), event, wind_up, allowed_kinds(branch, settings))
@@ -88,7 +88,7 @@ def append(branch: Branch, token: Int[Array, ""], flags: Int[Array, ""]) -> Bran
         position=branch.next_pos,
         flags=flags,
         next_pos=branch.next_pos + 1,
-        left=branch.left - 1,
+        tokens_left=branch.tokens_left - 1,
         index=branch.index + 1,
     )
 
@@ -115,11 +115,11 @@ def wound_up(branch: Branch, reason: Int[Array, ""], tables: Tables) -> Branch:
     """The branch with the missing closing tags pending and the cut noted."""
     thinking = branch.think == st.THINK_OPEN
     own = jnp.where(branch.depth > 0, t.CLOSE_PATH, jnp.where(thinking, t.CLOSE_THINK, t.CLOSE_NOTHING))
-    queue = branch.queue.at[: t.CLOSING].set(tables.closing[branch.stand, own])
+    queue = branch.queue.at[: t.CLOSING].set(tables.closing[branch.grammar_state, own])
     return branch._replace(
         queue=queue,
         queue_at=jnp.int32(0),
-        queue_length=tables.closing_length[branch.stand, own],
+        queue_length=tables.closing_length[branch.grammar_state, own],
         after=jnp.int32(st.END),
         cut=reason,
     )
@@ -132,7 +132,8 @@ def act(branch: Branch, planned: Plan, sampled: Int[Array, ""], tables: Tables) 
         sampled: the token drawn for it, one that its plan allows; not read unless the plan is to sample.
     """
     winds = planned.wind_up > 0
-    in_map = (branch.stand == t.BLOCK) | (branch.stand == t.GOAL) | (branch.stand == t.OUTLINE)
+    state = branch.grammar_state
+    in_map = (state == t.BLOCK) | (state == t.GOAL) | (state == t.OUTLINE)
     abandoned = winds & in_map
     branch = choose(winds, wound_up(branch, planned.wind_up, tables), branch)
     writes = branch.active & ~planned.sample & (planned.event == st.NOTHING)
@@ -169,7 +170,9 @@ def react(branch: Branch, kind: Int[Array, ""], token: Int[Array, ""], tables: T
     branch = read_label(branch, kind, token, tables)
     ends = at(tags.GOAL_CLOSE, tags.PATH_CLOSE)
     return branch._replace(
-        stand=jnp.select([kind == tag for tag in stand_after], list(stand_after.values()), branch.stand),
+        grammar_state=jnp.select(
+            [kind == tag for tag in stand_after], list(stand_after.values()), branch.grammar_state
+        ),
         think=jnp.select(
             [kind == tags.THINK_OPEN, kind == tags.THINK_CLOSE], [st.THINK_OPEN, st.THINK_CLOSED], branch.think
         ),

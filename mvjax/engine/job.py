@@ -71,7 +71,7 @@ class Job:
         """What the device must know of the caller's wishes; `rows`: those of a parallel request."""
         limits, sampling = self.limits, self.sampling
         return st.Settings(
-            rows=np.int32(1 if self.mode == "sequential" else rows),
+            max_branches=np.int32(1 if self.mode == "sequential" else rows),
             max_path_tokens=np.int32(min(limits.max_path_tokens or UNLIMITED, UNLIMITED)),
             max_paths=np.int32(limits.max_paths),
             max_depth=np.int32(0 if self.mode == "autoregressive" else limits.max_depth),
@@ -89,8 +89,8 @@ class Job:
             token=np.int32(self.prompt.tokens[-1]),
             position=np.int32(last),
             fed=np.int32(self.fed),
-            left=np.int32(self.limits.max_new_tokens),
-            bound=np.int32(last + 1 + min(self.limits.max_positions or self.limits.max_new_tokens, UNLIMITED)),
+            tokens_left=np.int32(self.limits.max_new_tokens),
+            max_pos=np.int32(last + 1 + min(self.limits.max_positions or self.limits.max_new_tokens, UNLIMITED)),
             seed=np.uint32(self.sampling.seed),
         )
 
@@ -138,14 +138,14 @@ class Job:
             cuts=cuts,
             abandoned=counts.abandoned,
             barred=counts.barred,
-            steps=counts.steps,
+            steps=counts.decode_steps,
             critical_path=int(position_T[-1]) - self.prompt.last_position if len(position_T) else 0,
             timings=Timings(
                 queued=self.admitted - self.submitted,
                 prefill=self.started - self.admitted - (self.compiled[1] - self.compiled[0]),
                 decode=decode,
                 compile=compiled - self.compiled[0],
-                per_step=decode / max(counts.steps, 1),
+                per_step=decode / max(counts.decode_steps, 1),
             ),
             stream=stream,
             tokenizer=tokenizer,

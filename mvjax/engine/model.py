@@ -66,9 +66,10 @@ class StepModel(Protocol):
         tokens_W: Int[Array, "W"],
         positions_W: Int[Array, "W"],
         rows: RowPlacement,
-        words_RS: UInt[Array, "R S"],
+        visibility_RS: UInt[Array, "R S"],
     ) -> tuple[Float[Array, "W V"], Stream]:
-        """Feed one token per row. Bit l of words_RS[r, s]: lane l of request r sees slot s, this step's included."""
+        """Feed one token per row. Bit l of visibility_RS[r, s]: lane l of request r sees slot s, those of this step
+        included."""
         ...
 
 

@@ -41,7 +41,8 @@ class Sizes:
 
     requests: int
     slots: int
-    rows: int
+    max_branches: int
+    """Branches of a request that run at once."""
     max_depth: int
     max_paths: int
     number_length: int
@@ -50,8 +51,9 @@ class Sizes:
 
     @property
     def held(self) -> int:
-        """Suspended branches at most: the root, and on every deeper level that may open a block one per row."""
-        return 1 + self.rows * (self.max_depth - 1)
+        """Suspended branches at most: the root, and on every deeper level that may open a block one per
+        running branch."""
+        return 1 + self.max_branches * (self.max_depth - 1)
 
     @property
     def label(self) -> int:
@@ -74,12 +76,12 @@ class Branch(NamedTuple):
     depth: Int[Array, "*frames"]
     lineage: Int[Array, "*frames D+1"]
     """Numbers of the ancestors and, at `depth`, its own."""
-    left: Int[Array, "*frames"]
+    tokens_left: Int[Array, "*frames"]
     next_pos: Int[Array, "*frames"]
-    bound: Int[Array, "*frames"]
+    max_pos: Int[Array, "*frames"]
     index: Int[Array, "*frames"]
     key: UInt[Array, "*frames 2"]
-    stand: Int[Array, "*frames"]
+    grammar_state: Int[Array, "*frames"]
     think: Int[Array, "*frames"]
     blocks: Int[Array, "*frames"]
     outlines: Int[Array, "*frames"]
@@ -123,7 +125,7 @@ SCALARS = tuple(name for name in Branch._fields if name not in Frames._fields)
 
 def view(frames: Frames) -> Branch:
     """The branches in frames, field by field."""
-    scalars = {name: frames.scalar[..., place] for place, name in enumerate(SCALARS)}
+    scalars = {name: frames.scalar[..., index] for index, name in enumerate(SCALARS)}
     vectors = {name: field for name, field in zip(Frames._fields, frames) if name != "scalar"}
     return Branch(**vectors, **scalars | {"active": scalars["active"] > 0})
 
@@ -137,15 +139,15 @@ def frames_of(branch: Branch) -> Frames:
 
 def view_block(block_F: Int[Array, "*frames 8"]) -> Block:
     """The blocks in an array of their fields."""
-    return Block(*[block_F[..., place] for place in range(len(Block._fields))])
+    return Block(*[block_F[..., index] for index in range(len(Block._fields))])
 
 
 def side_by_side(fields: Sequence[Int[Array, "*frames"]]) -> Int[Array, "*frames Fields"]:
     """Scalars stacked in a last axis. A chain of selects fuses into one kernel, a concatenation needs one for each."""
-    place = jnp.arange(len(fields))
+    index_F = jnp.arange(len(fields))
     stacked = jnp.zeros((*jnp.shape(fields[0]), len(fields)), jnp.int32)
-    for at, field in enumerate(fields):
-        stacked = jnp.where(place == at, jnp.asarray(field, jnp.int32)[..., None], stacked)
+    for index, field in enumerate(fields):
+        stacked = jnp.where(index_F == index, jnp.asarray(field, jnp.int32)[..., None], stacked)
     return stacked
 
 
@@ -171,7 +173,7 @@ class Block(NamedTuple):
 class Settings(NamedTuple):
     """What a caller set, per request."""
 
-    rows: Int[Array, "*requests"]
+    max_branches: Int[Array, "*requests"]
     max_path_tokens: Int[Array, "*requests"]
     max_paths: Int[Array, "*requests"]
     max_depth: Int[Array, "*requests"]
@@ -190,25 +192,25 @@ class Root(NamedTuple):
     position: Int[Array, ""]
     fed: Int[Array, ""]
     """Prompt tokens before it."""
-    left: Int[Array, ""]
-    bound: Int[Array, ""]
+    tokens_left: Int[Array, ""]
+    max_pos: Int[Array, ""]
     seed: UInt[Array, ""]
 
 
 class Counts(NamedTuple):
-    """What is counted of a request; fields of `Request`."""
+    """What is counted of a request; fields of `RequestState`."""
 
     reason: Int[Array, ""]
-    steps: Int[Array, ""]
+    decode_steps: Int[Array, ""]
     barred: Int[Array, ""]
     abandoned: Int[Array, ""]
 
 
-class Request(NamedTuple):
-    """All of a request but its slots. Row r is the branch that runs there; held branches wait for their paths."""
+class RequestState(NamedTuple):
+    """All of a request but its slots: the branches that run, and the held ones, which wait for their paths."""
 
     settings: Settings
-    rows: Frames
+    branches: Frames
     held: Frames
     blocks: Int[Array, "*requests H 8"]
     """Fields of each held branch's open block, see `Block`."""
@@ -218,7 +220,7 @@ class Request(NamedTuple):
     """Next free segment number."""
     used: Int[Array, "*requests"]
     """Slots in use: prompt and fed tokens."""
-    steps: Int[Array, "*requests"]
+    decode_steps: Int[Array, "*requests"]
     barred: Int[Array, "*requests"]
     abandoned: Int[Array, "*requests"]
 
@@ -226,7 +228,7 @@ class Request(NamedTuple):
 class State(NamedTuple):
     """Everything the engine keeps on the device beside the model's own stream."""
 
-    request: Request
+    request: RequestState
     segment_RS: Int[Array, "R S"]
     """Segment number of each slot, renamed at a reduce: what visibility is computed from."""
     record_RSC: Int[Array, "R S 6"]
@@ -248,7 +250,7 @@ def empty_branch(sizes: Sizes) -> Branch:
     return Branch(**{name: vectors.get(name, jnp.zeros((), jnp.int32)) for name in Branch._fields})
 
 
-def empty_request(sizes: Sizes) -> Request:
+def empty_request(sizes: Sizes) -> RequestState:
     """A request slot that nobody uses."""
 
     def repeat(tree, count):
@@ -258,13 +260,13 @@ def empty_request(sizes: Sizes) -> Request:
     floats = {"temperature", "top_p"}
     settings = {name: jnp.zeros((), jnp.float32) if name in floats else zero for name in Settings._fields}
     frame = frames_of(empty_branch(sizes))
-    return Request(
+    return RequestState(
         settings=Settings(**settings | {"cancelled": jnp.zeros((), bool)}),
-        rows=repeat(frame, sizes.rows),
+        branches=repeat(frame, sizes.max_branches),
         held=repeat(frame, sizes.held),
         blocks=jnp.zeros((sizes.held, len(Block._fields)), jnp.int32),
         alive=jnp.zeros((), bool),
-        **dict.fromkeys(("reason", "numbers", "used", "steps", "barred", "abandoned"), zero),
+        **dict.fromkeys(("reason", "numbers", "used", "decode_steps", "barred", "abandoned"), zero),
     )
 
 

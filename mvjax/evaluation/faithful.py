@@ -43,10 +43,10 @@ class RecordingModel:
         inner, logits_RSV = stream
         return self.model.prefill(params, inner, *chunk), logits_RSV
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
+    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
         """The model's decode; each row's logits go to the slot of its token."""
         inner, logits_RSV = stream
-        logits_WV, inner = self.model.decode(params, inner, tokens_W, positions_W, rows, words_RS)
+        logits_WV, inner = self.model.decode(params, inner, tokens_W, positions_W, rows, visibility_RS)
         slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, logits_RSV.shape[1])
         return logits_WV, (inner, logits_RSV.at[rows.request_W, slot_W].set(logits_WV, mode="drop"))
 

@@ -192,14 +192,14 @@ class DecoderStepModel:
         tokens_W: Int[Array, " W"],
         positions_W: Int[Array, " W"],
         rows: Any,
-        words_RS: Int[Array, "R S"],
+        visibility_RS: Int[Array, "R S"],
     ) -> tuple[Float[Array, "W V"], Stream]:
         """Feed one token per row; float32 logits of each row's next token, and the stream with the rows' slots.
 
         rows: a RowPlacement: request_W and lane_W (where a row belongs), row_RL (row of each lane, W or more where
         there is none), start_R (lane l of request r writes slot start_R[r] + l; all lanes are written, so the slots
-        from start_R[r] to start_R[r] + Lanes must be free). Bit l of words_RS[r, s]: lane l of request r sees slot s,
-        this step's slots included.
+        from start_R[r] to start_R[r] + Lanes must be free). Bit l of visibility_RS[r, s]: lane l of request r sees
+        slot s, this step's slots included.
         """
         width, (requests, lanes) = tokens_W.shape[0], rows.row_RL.shape
         row_RL = jnp.minimum(rows.row_RL, width - 1)
@@ -229,10 +229,10 @@ class DecoderStepModel:
         def attend(q_NHW, k, v, table_RM):
             q_RLNH = to_lanes(q_NHW)
             if table_RM is None:
-                o_RLNH = mvjax_kernels.decode_attention(q_RLNH, k, v, words_RS, backend=self.backend)
+                o_RLNH = mvjax_kernels.decode_attention(q_RLNH, k, v, visibility_RS, backend=self.backend)
             else:
                 o_RLNH = mvjax_kernels.paged_decode_attention(
-                    q_RLNH, k, v, table_RM, length_R, words_RS, backend=self.backend
+                    q_RLNH, k, v, table_RM, length_R, visibility_RS, backend=self.backend
                 )
             return from_lanes(o_RLNH)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from mvjax.chips import GIB, Machine
-from mvjax.engine import loop
+from mvjax.engine import decode_loop
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.engine.tables import build_tables
@@ -93,7 +93,7 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     state = jax.eval_shape(lambda: empty_state(sizes))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tables)
     room, steps = jax.ShapeDtypeStruct((load.requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    run = functools.partial(loop.run, model, width=load.requests * load.rows, narrower=0)
+    run = functools.partial(decode_loop.run, model, width=load.requests * load.rows, narrower=0)
     place = SingleDeviceSharding(device)
     function = jax.jit(run, in_shardings=place, out_shardings=place, donate_argnums=(2, 3))
     compiled = compile_on(machine, function, model.params, shapes, stream, state, room, steps)

@@ -10,7 +10,7 @@ import pytest
 from random_requests import TABLES
 
 from mvjax.chips import compile_for, h100, tpu
-from mvjax.engine import loop
+from mvjax.engine import decode_loop
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.engine.tables import build_tables
 from mvjax.models import DecoderStepModel, ModelConfig
@@ -29,7 +29,7 @@ def loop_program(device, config: ModelConfig, requests: int, slots: int, pages: 
     table = jax.ShapeDtypeStruct((requests, slots // 128), jnp.int32)
     stream = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
     state = jax.eval_shape(lambda: empty_state(sizes))
-    run = functools.partial(loop.run, model, width=requests * ROWS, narrower=0)
+    run = functools.partial(decode_loop.run, model, width=requests * ROWS, narrower=0)
     room, steps = jax.ShapeDtypeStruct((requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tables)
     return compile_for(device, run, model.params, shapes, stream, state, room, steps, donate=(2, 3))

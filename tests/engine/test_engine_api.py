@@ -247,7 +247,7 @@ def test_streams_grow(engine):
 
 
 def test_growing_keeps_what_is_there():
-    small = Sizes(requests=1, slots=8, rows=2, max_depth=1, max_paths=2, number_length=1)
+    small = Sizes(requests=1, slots=8, max_branches=2, max_depth=1, max_paths=2, number_length=1)
     large = dataclasses.replace(small, requests=2, slots=16)
     model = HashModel(np.zeros(VOCABULARY))
     kept = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1), (model.init_stream(1, 8), empty_state(small)))

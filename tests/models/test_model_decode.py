@@ -173,9 +173,9 @@ def test_the_compiled_loop_copies_no_stream(requests, lanes, tiny):
         def step(carry):
             i, stream, tokens_W, start_R = carry
             seen_RS = jnp.arange(SLOTS) < start_R[:, None] + lanes
-            words_RS = jnp.where(seen_RS, jnp.uint32(2**lanes - 1), jnp.uint32(0))
+            visibility_RS = jnp.where(seen_RS, jnp.uint32(2**lanes - 1), jnp.uint32(0))
             logits_WV, stream = model.decode(
-                params, stream, tokens_W, tokens_W + i, placement._replace(start_R=start_R), words_RS
+                params, stream, tokens_W, tokens_W + i, placement._replace(start_R=start_R), visibility_RS
             )
             return i + 1, stream, jnp.argmax(logits_WV, -1).astype(jnp.int32), start_R + lanes
 

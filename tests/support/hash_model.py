@@ -43,7 +43,7 @@ class HashModel:
             "position": stream["position"].at[request, index].set(positions_T, mode="drop"),
         }
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
+    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
         slots = stream["token"].shape[1]
         slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, slots)
         stream = {
@@ -51,7 +51,7 @@ class HashModel:
             "position": stream["position"].at[rows.request_W, slot_W].set(positions_W, mode="drop"),
         }
         mixed_RS = mix(stream["token"].astype(jnp.uint32), stream["position"].astype(jnp.uint32), jnp)
-        words_WS = words_RS[rows.request_W].astype(jnp.uint32)
+        words_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
         seen_WS = (words_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
         state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
         return logits_of(state_W, params, jnp), stream
@@ -95,12 +95,12 @@ class PagedHashModel(HashModel):
         slot_T = jnp.where(index_T < length, offset + index_T, hide_start_ES.shape[1])
         return self.written(stream, self.place(stream, request, slot_T), tokens_T, positions_T)
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, words_RS):
-        slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, words_RS.shape[1])
+    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
+        slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, visibility_RS.shape[1])
         stream = self.written(stream, self.place(stream, rows.request_W, slot_W), tokens_W, positions_W)
         mixed_PZ = mix(stream["token"].astype(jnp.uint32), stream["position"].astype(jnp.uint32), jnp)
-        mixed_RS = mixed_PZ[stream["table"]].reshape(words_RS.shape)
-        words_WS = words_RS[rows.request_W].astype(jnp.uint32)
+        mixed_RS = mixed_PZ[stream["table"]].reshape(visibility_RS.shape)
+        words_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
         seen_WS = (words_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
         state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
         return logits_of(state_W, params, jnp), stream

@@ -3,7 +3,7 @@
 Pure functions of one request (`vmap`ped, inside one `lax.cond` of the step): events are rare. Nothing of the stream is
 copied or recomputed; a reduce renames segment numbers (lossless merge, arXiv 2506.09991, section 5).
 
-Sizes: L rows, H frames for suspended branches, N paths of a block.
+Sizes: L branches, H frames for suspended branches, N paths of a block.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mvjax.engine import tables as t
 from mvjax.engine.interpreter import append_queued, choose, with_queue
 from mvjax.engine.limits import CONCLUSION_RESERVE, RESERVE
 from mvjax.engine.sampling import KEY_OF_PATHS, fold
-from mvjax.engine.state import Block, Branch, Frames, Request, Settings, frames_of, view
+from mvjax.engine.state import Block, Branch, Frames, RequestState, Settings, frames_of, view
 from mvjax.engine.tables import Tables
 from mvjax.language import tags
 
@@ -26,9 +26,9 @@ HEAD = 3
 """Tokens of a path's head beside its label: <Path>, separator, ":"."""
 
 
-def at(tree, place):
-    """The entries of an array of frames or blocks at these places."""
-    return jax.tree.map(lambda leaf: leaf[place], tree)
+def at(tree, index):
+    """The entries of an array of frames or blocks at these indices."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def select(on: Bool[Array, "F"], then, otherwise):
@@ -76,9 +76,9 @@ def new_path(parent: Branch, frame: Int, block: Block, path: Int[Array, ""], mos
             parent=frame,
             depth=depth,
             lineage=jnp.where(jnp.arange(parent.lineage.shape[0]) == depth, number, parent.lineage),
-            left=share_of(block.share, block.extra, path, most),
+            tokens_left=share_of(block.share, block.extra, path, most),
             next_pos=parent.next_pos,
-            bound=parent.bound - RESERVE - CONCLUSION_RESERVE,
+            max_pos=parent.max_pos - RESERVE - CONCLUSION_RESERVE,
             key=fold(parent.key, KEY_OF_PATHS, parent.blocks - 1, path),
             label=label,
             label_length=length,
@@ -92,9 +92,9 @@ def divide(branch: Branch, settings: Settings, tables: Tables) -> tuple[Bool, In
     """Divide what a branch has left among the paths that it has just described: whether the block must be abandoned,
     the share, how many paths get one token more, and the tokens lent in all."""
     count = jnp.maximum(branch.outlines, 1)
-    available = jnp.maximum(branch.left - RESERVE - CONCLUSION_RESERVE, 0)
+    available = jnp.maximum(branch.tokens_left - RESERVE - CONCLUSION_RESERVE, 0)
     share, extra = lax.div(available, count), lax.rem(available, count)
-    room = branch.bound - RESERVE - CONCLUSION_RESERVE - branch.next_pos
+    room = branch.max_pos - RESERVE - CONCLUSION_RESERVE - branch.next_pos
     path_N = jnp.arange(1, branch.read_length.shape[0] + 1)
     share_N = share_of(share, extra, path_N, settings.max_path_tokens)
     least_N = HEAD + label_lengths(branch, tables) + RESERVE
@@ -104,21 +104,21 @@ def divide(branch: Branch, settings: Settings, tables: Tables) -> tuple[Bool, In
 
 
 def end_paths(
-    rows: Branch, held: Branch, blocks: Block, ends_L: Bool[Array, "L"], settings: Settings
+    branches: Branch, held: Branch, blocks: Block, ends_L: Bool[Array, "L"], settings: Settings
 ) -> tuple[Branch, Block, Int[Array, "L"], Bool[Array, "L"]]:
     """Book paths that have ended.
 
     Returns the suspended parents and their blocks; per row the path that it goes on with in the same block (0: none),
     and whether it goes on with the parent, because its path was the block's last.
     """
-    frame_L = rows.parent
+    frame_L = branches.parent
     own_LH = ends_L[:, None] & (frame_L[:, None] == jnp.arange(len(blocks.base)))
     ended_H = jnp.sum(own_LH, axis=0, dtype=jnp.int32)
-    returned_H = jnp.sum(jnp.where(own_LH, rows.left[:, None], 0), axis=0)
-    last_H = jnp.max(jnp.where(own_LH, rows.next_pos[:, None] - 1, 0), axis=0)
+    returned_H = jnp.sum(jnp.where(own_LH, branches.tokens_left[:, None], 0), axis=0)
+    last_H = jnp.max(jnp.where(own_LH, branches.next_pos[:, None] - 1, 0), axis=0)
 
     # A cancelled block leaves its waiting paths out: they count as ended, and their shares come back.
-    path_N = jnp.arange(1, rows.read_length.shape[1] + 1)
+    path_N = jnp.arange(1, branches.read_length.shape[1] + 1)
     left_out_HN = (path_N > blocks.started[:, None]) & (path_N <= blocks.count[:, None])
     left_out_HN &= settings.cancelled & (ended_H > 0)[:, None]
     share_HN = share_of(blocks.share[:, None], blocks.extra[:, None], path_N, settings.max_path_tokens)
@@ -139,16 +139,21 @@ def end_paths(
     complete_H = blocks.ended == blocks.count
     resumes_L = ends_L & complete_H[frame_L] & (rank_L == ended_H[frame_L] - 1)
     resumed_H = complete_H & (ended_H > 0)
-    return held._replace(left=held.left + returned_H, active=held.active & ~resumed_H), blocks, next_L, resumes_L
+    return (
+        held._replace(tokens_left=held.tokens_left + returned_H, active=held.active & ~resumed_H),
+        blocks,
+        next_L,
+        resumes_L,
+    )
 
 
 def suspend(
-    rows: Branch, held: Branch, blocks: Block, forks_L: Bool[Array, "L"], shares_L: tuple, numbers: Int
+    branches: Branch, held: Branch, blocks: Block, forks_L: Bool[Array, "L"], shares_L: tuple, numbers: Int
 ) -> tuple[Frames, Int[Array, "H 8"], Int[Array, "L"], Int[Array, "L"]]:
     """Put forking branches into free frames and open their blocks; returns those, the frame and the first path's
     number of each row."""
     share_L, extra_L, lent_L = shares_L
-    count_L = jnp.where(forks_L, rows.outlines, 0)
+    count_L = jnp.where(forks_L, branches.outlines, 0)
     base_L = numbers + jnp.cumsum(count_L) - count_L
     # The n-th fork takes the n-th free frame.
     nth_L = jnp.cumsum(forks_L, dtype=jnp.int32)
@@ -167,10 +172,10 @@ def suspend(
         share=share_L,
         extra=extra_L,
     )
-    parent_L = rows._replace(
-        left=rows.left - lent_L,
-        stand=zero_L + t.RUNNING_BLOCK,
-        blocks=rows.blocks + 1,
+    parent_L = branches._replace(
+        tokens_left=branches.tokens_left - lent_L,
+        grammar_state=zero_L + t.RUNNING_BLOCK,
+        blocks=branches.blocks + 1,
         after=zero_L + st.NOTHING,
     )
     held = select(taken_H, at(frames_of(parent_L), row_H), frames_of(held))
@@ -196,13 +201,13 @@ def give_rows(
     return st.side_by_side(blocks._replace(started=started_H)), frame_L, path_L
 
 
-def settle(
-    request: Request,
+def apply_events(
+    request: RequestState,
     segment_S: Int[Array, "S"],
     record_SC: Int[Array, "S 6"],
     event_L: Int[Array, "L"],
     tables: Tables,
-) -> tuple[Request, Int[Array, "S"], Int[Array, "S 6"]]:
+) -> tuple[RequestState, Int[Array, "S"], Int[Array, "S 6"]]:
     """Carry out the events of one step of one request.
 
     Order: ends by row (a freed row serves its own block's next path, or goes on with the parent at a reduce), then
@@ -211,19 +216,15 @@ def settle(
     Args:
         event_L: NOTHING, END or FORK of each row; its last token has been fed.
     """
-    settings, rows, held, blocks = (
-        request.settings,
-        view(request.rows),
-        view(request.held),
-        st.view_block(request.blocks),
-    )
-    root_ends_L = (event_L == st.END) & (rows.depth == 0)
-    ends_L = (event_L == st.END) & (rows.depth > 0)
-    held, blocks, next_L, resumes_L = end_paths(rows, held, blocks, ends_L, settings)
+    settings, blocks = request.settings, st.view_block(request.blocks)
+    branches, held = view(request.branches), view(request.held)
+    root_ends_L = (event_L == st.END) & (branches.depth == 0)
+    ends_L = (event_L == st.END) & (branches.depth > 0)
+    held, blocks, next_L, resumes_L = end_paths(branches, held, blocks, ends_L, settings)
 
     # Reduce: the paths' slots become the parent's.
-    parent_L: Branch = view(at(frames_of(held), rows.parent))
-    block_L = st.view_block(at(st.side_by_side(blocks), rows.parent))
+    parent_L: Branch = view(at(frames_of(held), branches.parent))
+    block_L = st.view_block(at(st.side_by_side(blocks), branches.parent))
     owned_LS = (segment_S >= block_L.base[:, None]) & (segment_S < (block_L.base + block_L.numbers)[:, None])
     owned_LS &= resumes_L[:, None]
     renamed_S = jnp.sum(jnp.where(owned_LS, parent_L.number[:, None], 0), axis=0)
@@ -231,18 +232,18 @@ def settle(
 
     # Fork, or give the block up.
     tried_L = event_L == st.FORK
-    fails_L, *shares_L = jax.vmap(divide, (0, None, None))(rows, settings, tables)
+    fails_L, *shares_L = jax.vmap(divide, (0, None, None))(branches, settings, tables)
     forks_L, fails_L = tried_L & ~fails_L, tried_L & fails_L
-    held, blocks, fork_frame_L, base_L = suspend(rows, held, blocks, forks_L, shares_L, request.numbers)
-    slot_L = jnp.where(forks_L, rows.slot, len(segment_S))
-    paths_L2 = jnp.stack([base_L, rows.outlines], axis=1)
+    held, blocks, fork_frame_L, base_L = suspend(branches, held, blocks, forks_L, shares_L, request.numbers)
+    slot_L = jnp.where(forks_L, branches.slot, len(segment_S))
+    paths_L2 = jnp.stack([base_L, branches.outlines], axis=1)
     record_SC = record_SC.at[slot_L, st.RECORD_FORK :].set(paths_L2, mode="drop")
 
     # Branches that go on writing on their row: a resumed parent its conclusion, an abandoned block its end.
     resumed_L = parent_L._replace(
-        active=resumes_L, next_pos=block_L.largest + 1, stand=jnp.full_like(event_L, t.CONCLUSION)
+        active=resumes_L, next_pos=block_L.largest + 1, grammar_state=jnp.full_like(event_L, t.CONCLUSION)
     )
-    quit_L = rows._replace(stand=jnp.full_like(event_L, t.BODY), blocks=rows.blocks + 1)
+    quit_L = branches._replace(grammar_state=jnp.full_like(event_L, t.BODY), blocks=branches.blocks + 1)
     tag_L = jnp.where(fails_L, tables.tag_id[tags.PARALLEL_CLOSE], tables.tag_id[tags.CONCLUSION_OPEN])
 
     def go_on(fails, quit, resumed, tag):
@@ -252,9 +253,9 @@ def settle(
 
     # Paths that start: on the row of a sibling that ended, on the forking parent's row, on a free row.
     gone_L = (root_ends_L | ends_L) & ~resumes_L & (next_L == 0)
-    free_L = (~rows.active | gone_L) & (jnp.arange(len(event_L)) < settings.rows) & ~settings.cancelled
+    free_L = (~branches.active | gone_L) & (jnp.arange(len(event_L)) < settings.max_branches) & ~settings.cancelled
     blocks, given_frame_L, given_L = give_rows(view(held), st.view_block(blocks), free_L)
-    frame_L = jnp.where(next_L > 0, rows.parent, jnp.where(forks_L, fork_frame_L, given_frame_L))
+    frame_L = jnp.where(next_L > 0, branches.parent, jnp.where(forks_L, fork_frame_L, given_frame_L))
     path_L = jnp.where(next_L > 0, next_L, jnp.where(forks_L, 1, given_L))
 
     def start(parent, frame, block, path):
@@ -262,15 +263,15 @@ def settle(
 
     started_L = jax.vmap(start)(at(held, frame_L), frame_L, at(blocks, frame_L), jnp.maximum(path_L, 1))
 
-    stays_L = frames_of(rows._replace(active=rows.active & ~gone_L))
-    new_rows = select(path_L > 0, started_L, select(resumes_L | fails_L, writing_L, stays_L))
+    stays_L = frames_of(branches._replace(active=branches.active & ~gone_L))
+    new_branches = select(path_L > 0, started_L, select(resumes_L | fails_L, writing_L, stays_L))
     request = request._replace(
-        rows=new_rows,
+        branches=new_branches,
         held=held,
         blocks=blocks,
         alive=request.alive & ~jnp.any(root_ends_L),
-        reason=jnp.where(jnp.any(root_ends_L), jnp.sum(jnp.where(root_ends_L, rows.cut, 0)), request.reason),
-        numbers=request.numbers + jnp.sum(jnp.where(forks_L, rows.outlines, 0)),
+        reason=jnp.where(jnp.any(root_ends_L), jnp.sum(jnp.where(root_ends_L, branches.cut, 0)), request.reason),
+        numbers=request.numbers + jnp.sum(jnp.where(forks_L, branches.outlines, 0)),
         abandoned=request.abandoned + jnp.sum(fails_L, dtype=jnp.int32),
     )
     return request, segment_S, record_SC

@@ -1,4 +1,4 @@
-"""The generation loop on the device: feed all branches' tokens, let the interpreter decide, settle events.
+"""The generation loop on the device: feed all branches' tokens, let the interpreter decide, apply events.
 
 The model runs on a compact batch of W rows over the branches of all requests. A program is compiled for one W; it hands
 back to the host when another W suits better, a request has finished, a stream is full, or some steps have passed.
@@ -16,14 +16,14 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from mvjax.engine import interpreter, sampling
 from mvjax.engine import state as st
-from mvjax.engine.events import any_event, settle
+from mvjax.engine.fork_join import any_event, apply_events
 from mvjax.engine.model import RowPlacement, StepModel
 from mvjax.engine.state import Branch, State, frames_of, view
 from mvjax.engine.tables import Tables
 
 
 class Report(NamedTuple):
-    """What the host is told after each stay in the loop."""
+    """What the host learns from one stay in the loop."""
 
     running: int
     """Branches with a token to feed."""
@@ -39,31 +39,31 @@ def read_report(packed: np.ndarray) -> Report:
     return Report(int(packed[0]), int(packed[1]), alive_R.astype(bool), used_R)
 
 
-def lanes_of(rows: int, width: int) -> int:
-    """Lanes a program of `width` rows needs per request: no request can have more running branches than that."""
-    return min(rows, width)
+def lanes_of(max_branches: int, width: int) -> int:
+    """Lanes that a program of `width` rows needs per request: no request can have more running branches than that."""
+    return min(max_branches, width)
 
 
-def place(active_RL: Bool[Array, "R L"], start_R: Int[Array, "R"], width: int) -> tuple[RowPlacement, Int, Int]:
-    """Compact rows for the running branches, requests in order, their rows in order.
+def compact_rows(active_RL: Bool[Array, "R L"], start_R: Int[Array, "R"], width: int) -> tuple[RowPlacement, Int, Int]:
+    """Compact rows for the running branches: requests in order, and the branches of each in order.
 
     Returns the placement, the row of the batch of each branch (`width` for none) and the branch of each row.
     """
-    requests, rows = active_RL.shape
-    rank_RL = jnp.cumsum(active_RL.reshape(-1), dtype=jnp.int32).reshape(requests, rows) - 1
+    requests, max_branches = active_RL.shape
+    rank_RL = jnp.cumsum(active_RL.reshape(-1), dtype=jnp.int32).reshape(requests, max_branches) - 1
     lane_RL = jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
     row_RL = jnp.where(active_RL, rank_RL, width)
-    place_W = jnp.arange(width, dtype=jnp.int32)
-    hit_WX = row_RL.reshape(1, -1) == place_W[:, None]
+    row_W = jnp.arange(width, dtype=jnp.int32)
+    hit_WX = row_RL.reshape(1, -1) == row_W[:, None]
     branch_W = jnp.argmax(hit_WX, axis=1).astype(jnp.int32)
-    active_W = place_W < jnp.sum(active_RL, dtype=jnp.int32)
-    lanes = lanes_of(rows, width)
+    active_W = row_W < jnp.sum(active_RL, dtype=jnp.int32)
+    lanes = lanes_of(max_branches, width)
     running_R = jnp.sum(active_RL, axis=1, dtype=jnp.int32)
     first_R = jnp.cumsum(running_R) - running_R
     lane_L = jnp.arange(lanes, dtype=jnp.int32)
     row_of_lane_RL = jnp.where(lane_L < running_R[:, None], first_R[:, None] + lane_L, width)
     placement = RowPlacement(
-        request_W=branch_W // rows,
+        request_W=branch_W // max_branches,
         lane_W=jnp.where(active_W, lane_RL.reshape(-1)[branch_W], 0),
         row_RL=row_of_lane_RL.astype(jnp.int32),
         start_R=start_R,
@@ -72,18 +72,18 @@ def place(active_RL: Bool[Array, "R L"], start_R: Int[Array, "R"], width: int) -
     return placement, row_RL, branch_W
 
 
-def visibility(rows: Branch, segment_RS: Int[Array, "R S"]) -> UInt[Array, "R S"]:
+def visibility(branches: Branch, segment_RS: Int[Array, "R S"]) -> UInt[Array, "R S"]:
     """Word of each slot: bit l is set where lane l's branch or an ancestor of it bears the slot's segment number."""
-    lane_RL = jnp.cumsum(rows.active, axis=1) - 1
-    bit_RL = jnp.where(rows.active, jnp.uint32(1) << jnp.maximum(lane_RL, 0).astype(jnp.uint32), 0)
-    words_RS = jnp.zeros(segment_RS.shape, jnp.uint32)
+    lane_RL = jnp.cumsum(branches.active, axis=1) - 1
+    bit_RL = jnp.where(branches.active, jnp.uint32(1) << jnp.maximum(lane_RL, 0).astype(jnp.uint32), 0)
+    visibility_RS = jnp.zeros(segment_RS.shape, jnp.uint32)
     # Unrolled: a chain of compares on [R, S] fuses into one pass over the slots.
-    for row in range(rows.active.shape[1]):
+    for branch in range(branches.active.shape[1]):
         seen_RS = jnp.zeros(segment_RS.shape, bool)
-        for depth in range(rows.lineage.shape[2]):
-            seen_RS |= segment_RS == rows.lineage[:, row, depth, None]
-        words_RS |= jnp.where(seen_RS, bit_RL[:, row, None], jnp.uint32(0))
-    return words_RS
+        for depth in range(branches.lineage.shape[2]):
+            seen_RS |= segment_RS == branches.lineage[:, branch, depth, None]
+        visibility_RS |= jnp.where(seen_RS, bit_RL[:, branch, None], jnp.uint32(0))
+    return visibility_RS
 
 
 def choose_tokens(
@@ -118,60 +118,60 @@ def choose_tokens(
 def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int) -> tuple[Any, State]:
     """One step: every running branch feeds its token and decides on the next; then the events."""
     request = state.request
-    rows, settings = view(request.rows), request.settings
-    active_RL = rows.active
-    requests, row_count = active_RL.shape
+    branches, settings = view(request.branches), request.settings
+    active_RL = branches.active
+    requests, max_branches = active_RL.shape
     # A finished request has no lanes, but a model may still write there: behind what it holds.
     slots = state.segment_RS.shape[1]
-    start_R = jnp.minimum(request.used, slots - lanes_of(row_count, width))
-    placement, row_RL, branch_W = place(active_RL, start_R, width)
+    start_R = jnp.minimum(request.used, slots - lanes_of(max_branches, width))
+    placement, row_RL, branch_W = compact_rows(active_RL, start_R, width)
     active_W = placement.active_W
 
     def by_row(field_RL):
-        return field_RL.reshape(requests * row_count, *field_RL.shape[2:])[branch_W]
+        return field_RL.reshape(requests * max_branches, *field_RL.shape[2:])[branch_W]
 
     # Feed: the tokens enter the streams.
     slot_RL = request.used[:, None] + jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
-    rows = rows._replace(slot=jnp.where(active_RL, slot_RL, rows.slot))
+    branches = branches._replace(slot=jnp.where(active_RL, slot_RL, branches.slot))
     slot_W = jnp.where(active_W, by_row(slot_RL), slots)
-    token_W, position_W, number_W = by_row(rows.token), by_row(rows.position), by_row(rows.number)
+    token_W, position_W, number_W = by_row(branches.token), by_row(branches.position), by_row(branches.number)
     zero_W = jnp.zeros_like(token_W)
-    record_WC = jnp.stack([token_W, position_W, number_W, by_row(rows.flags), zero_W, zero_W], axis=1)
+    record_WC = jnp.stack([token_W, position_W, number_W, by_row(branches.flags), zero_W, zero_W], axis=1)
     segment_RS = state.segment_RS.at[placement.request_W, slot_W].set(number_W, mode="drop")
     record_RSC = state.record_RSC.at[placement.request_W, slot_W].set(record_WC, mode="drop")
-    words_RS = visibility(rows, segment_RS)
+    visibility_RS = visibility(branches, segment_RS)
     logits_WV, stream = model.decode(
-        params, stream, jnp.where(active_W, token_W, 0), jnp.where(active_W, position_W, 0), placement, words_RS
+        params, stream, jnp.where(active_W, token_W, 0), jnp.where(active_W, position_W, 0), placement, visibility_RS
     )
 
     # Decide: rows that write take the cheap greedy way through the sampler.
-    planned = jax.vmap(jax.vmap(interpreter.plan, (0, None)))(rows, settings)
+    planned = jax.vmap(jax.vmap(interpreter.plan, (0, None)))(branches, settings)
     sample_W = by_row(planned.sample) & active_W
     settings_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings)
     settings_W = settings_W._replace(temperature=jnp.where(sample_W, settings_W.temperature, 0.0))
-    keys = by_row(rows.key), by_row(rows.index)
+    keys = by_row(branches.key), by_row(branches.index)
     drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, settings_W, tables)
     row_RL = jnp.minimum(row_RL, width - 1)
     act = jax.vmap(jax.vmap(interpreter.act, (0, 0, 0, None)), (0, 0, 0, None))
-    rows, event_RL, abandoned_RL = act(rows, planned, drawn_W[row_RL], tables)
+    branches, event_RL, abandoned_RL = act(branches, planned, drawn_W[row_RL], tables)
 
     def count(flag_RL):
         return jnp.sum(flag_RL, axis=1, dtype=jnp.int32)
 
     running_R = count(active_RL)
     request = request._replace(
-        rows=frames_of(rows),
+        branches=frames_of(branches),
         used=request.used + running_R,
-        steps=request.steps + (running_R > 0),
+        decode_steps=request.decode_steps + (running_R > 0),
         barred=request.barred + count(planned.sample & barred_W[row_RL]),
         abandoned=request.abandoned + count(abandoned_RL),
     )
 
-    # Settle: one condition for all requests, since a condition inside `vmap` would compute both sides.
-    def settled():
-        return jax.vmap(settle, (0, 0, 0, 0, None))(request, segment_RS, record_RSC, event_RL, tables)
+    # Apply the events: one condition for all requests, since a condition inside `vmap` would compute both sides.
+    def applied():
+        return jax.vmap(apply_events, (0, 0, 0, 0, None))(request, segment_RS, record_RSC, event_RL, tables)
 
-    request, segment_RS, record_RSC = lax.cond(any_event(event_RL), settled, lambda: (request, segment_RS, record_RSC))
+    request, segment_RS, record_RSC = lax.cond(any_event(event_RL), applied, lambda: (request, segment_RS, record_RSC))
     return stream, State(request, segment_RS, record_RSC)
 
 
@@ -194,11 +194,11 @@ def run(
         sync_steps: steps at most.
         narrower: the row count below `width` that there is a program for; the loop ends when that many rows suffice.
     """
-    lanes = lanes_of(state.request.rows.scalar.shape[1], width)
+    lanes = lanes_of(state.request.branches.scalar.shape[1], width)
     alive_R = state.request.alive
 
     def running(state):
-        return jnp.sum(view(state.request.rows).active, dtype=jnp.int32)
+        return jnp.sum(view(state.request.branches).active, dtype=jnp.int32)
 
     def goes_on(carry):
         _, state, steps = carry
@@ -214,5 +214,5 @@ def run(
 
     stream, state, steps = lax.while_loop(goes_on, body, (stream, state, jnp.int32(0)))
     request = state.request
-    told = jnp.concatenate([jnp.stack([running(state), steps]), request.alive.astype(jnp.int32), request.used])
-    return stream, state, told
+    packed = jnp.concatenate([jnp.stack([running(state), steps]), request.alive.astype(jnp.int32), request.used])
+    return stream, state, packed
