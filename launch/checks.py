@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import Mistake, say, setting, skipped, tool
+from common import UserError, say, setting, skipped_checks, tool
 
-ASKED = Path(__file__).with_name("asked.py")
+PROBE = Path(__file__).with_name("probe_env.py")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Requirements:
     """What a start needs on this host."""
 
     config: Path
@@ -41,24 +41,24 @@ class Wanted:
     """Variables of the start beside those of this process."""
 
 
-def check(wanted: Wanted) -> None:
-    """Everything that can be known before the start; Mistake names the first thing that is not as it must be."""
-    left_out = skipped()
+def check(required: Requirements) -> None:
+    """Everything that can be known before the start; UserError names the first thing that is not as it must be."""
+    left_out = skipped_checks()
     tool("mvjax", "activate the environment (. .venv/bin/activate)")
     facts: dict = {}
     if "config" not in left_out:
-        facts = ask(wanted, "config", str(wanted.config), *wanted.options)
+        facts = probe(required, "config", str(required.config), *required.options)
         same_program(facts["versions"]["mvjax"])
     try:
         if facts:
-            files(facts)
-            room(facts["output"])
-        if wanted.here and "devices" not in left_out:
-            facts["devices"] = devices(wanted)
-    except Mistake as mistake:
-        meet(wanted, facts, str(mistake))
+            input_files(facts)
+            disk_space(facts["output"])
+        if required.here and "devices" not in left_out:
+            facts["devices"] = devices(required)
+    except UserError as error:
+        rendezvous(required, facts, str(error))
         raise
-    meet(wanted, facts)
+    rendezvous(required, facts)
     for name in sorted(left_out):
         say(f"not checked (MVJAX_SKIP): {name}")
     say(f"checked: {summary(facts)}")
@@ -74,13 +74,13 @@ def summary(facts: dict) -> str:
     return ", ".join(parts) or "the mvjax command"
 
 
-def ask(wanted: Wanted, *words: str) -> dict:
-    """The answer of asked.py, within MVJAX_CHECK_TIME seconds (300)."""
+def probe(required: Requirements, *words: str) -> dict:
+    """The answer of probe_env.py, within MVJAX_CHECK_TIME seconds (300)."""
     limit = setting("MVJAX_CHECK_TIME", 300)
     try:
         done = subprocess.run(
-            [sys.executable, str(ASKED), *words],
-            env=os.environ | wanted.environment,
+            [sys.executable, str(PROBE), *words],
+            env=os.environ | required.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -90,45 +90,45 @@ def ask(wanted: Wanted, *words: str) -> dict:
     except subprocess.TimeoutExpired as error:
         what = "the configuration was not read" if words[0] == "config" else "the devices did not answer"
         hint = "" if words[0] == "config" else ": does another process hold them?"
-        raise Mistake(f"{what} within {limit:g} s (MVJAX_CHECK_TIME){hint}") from error
+        raise UserError(f"{what} within {limit:g} s (MVJAX_CHECK_TIME){hint}") from error
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise Mistake(f"the check of {words[0]} failed: {last}") from error
+        raise UserError(f"the check of {words[0]} failed: {last}") from error
     if "error" in answer:
-        raise Mistake(answer["error"])
+        raise UserError(answer["error"])
     return answer
 
 
 def same_program(version: str) -> None:
-    """The mvjax on the PATH is of the Python that was asked."""
+    """The mvjax on the PATH belongs to the Python that ran probe_env.py."""
     done = subprocess.run(["mvjax", "--version"], capture_output=True, text=True, check=False)
     if done.stdout.strip() != f"mvjax {version}":
         found = done.stdout.strip() or f"status {done.returncode}"
-        raise Mistake(
+        raise UserError(
             f"the mvjax command on the PATH ({shutil.which('mvjax')}: {found}) is not the one of {sys.executable} "
             f"(mvjax {version}); activate one environment"
         )
 
 
-def files(facts: dict) -> None:
+def input_files(facts: dict) -> None:
     """Model, tokenizer and data are set, there and not empty; addresses (gs://...) are left to the program."""
     if facts["missing"]:
-        raise Mistake(f"config: {' and '.join(facts['missing'])} not set")
+        raise UserError(f"config: {' and '.join(facts['missing'])} not set")
     for name, paths in facts["files"].items():
         for path in paths:
             if "://" in path:
                 say(f"not checked here: {name} {path}")
             elif not Path(path).exists():
-                raise Mistake(
+                raise UserError(
                     f"{name}: {path} is not on {socket.gethostname()} (the configuration says how to make it)"
                 )
             elif Path(path).is_file() and not Path(path).stat().st_size:
-                raise Mistake(f"{name}: {path} is empty")
+                raise UserError(f"{name}: {path} is empty")
 
 
-def room(output: str) -> None:
+def disk_space(output: str) -> None:
     """The output directory can be written and has MVJAX_DISK gigabytes (5) free."""
     if "://" in output:
         say(f"not checked here: output {output}")
@@ -138,29 +138,29 @@ def room(output: str) -> None:
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
-        raise Mistake(f"output: {output} cannot be written on {socket.gethostname()} ({error.strerror})") from error
+        raise UserError(f"output: {output} cannot be written on {socket.gethostname()} ({error.strerror})") from error
     least, free = setting("MVJAX_DISK", 5), shutil.disk_usage(output).free / 1e9
     if free < least:
-        raise Mistake(
+        raise UserError(
             f"output: {output} has {free:.1f} GB free, wanted are {least:g} (MVJAX_DISK); checkpoints take 12 bytes "
             "per trained parameter each"
         )
 
 
-def devices(wanted: Wanted) -> dict:
-    """The host's devices: of the wanted platform, as many as wanted."""
+def devices(required: Requirements) -> dict:
+    """The host's devices: of the required platform and number."""
     gpus = count_gpus()
-    chosen = (os.environ | wanted.environment).get("JAX_PLATFORMS", "")
-    platform = wanted.platform or ("gpu" if gpus and chosen != "cpu" else "")
-    found = ask(wanted, "devices")
+    chosen = (os.environ | required.environment).get("JAX_PLATFORMS", "")
+    platform = required.platform or ("gpu" if gpus and chosen != "cpu" else "")
+    found = probe(required, "devices")
     count, has = found["count"], found["platform"]
     if platform and has != platform:
         extra = "" if platform == "cpu" else f"; pip install '.[{platform}]' brings the support"
-        raise Mistake(f"this host should train on its {platform}, but JAX sees {count} {has} device(s) only{extra}")
-    if wanted.devices and count != wanted.devices:
-        raise Mistake(f"JAX sees {count} {has} device(s) on {socket.gethostname()}, wanted are {wanted.devices}")
-    if has == "gpu" and not wanted.devices and "CUDA_VISIBLE_DEVICES" not in os.environ and gpus not in (0, count):
-        raise Mistake(f"JAX sees {count} of the {gpus} GPUs that nvidia-smi lists")
+        raise UserError(f"this host should train on its {platform}, but JAX sees {count} {has} device(s) only{extra}")
+    if required.devices and count != required.devices:
+        raise UserError(f"JAX sees {count} {has} device(s) on {socket.gethostname()}, wanted are {required.devices}")
+    if has == "gpu" and not required.devices and "CUDA_VISIBLE_DEVICES" not in os.environ and gpus not in (0, count):
+        raise UserError(f"JAX sees {count} of the {gpus} GPUs that nvidia-smi lists")
     return found
 
 
@@ -174,42 +174,42 @@ def count_gpus() -> int:
     return 0
 
 
-def meet(wanted: Wanted, facts: dict, fault: str = "") -> None:
-    """All hosts of a start meet in the output directory: all see it, their versions agree, none has a fault.
+def rendezvous(required: Requirements, facts: dict, fault: str = "") -> None:
+    """The hosts of a start compare findings in the output directory: all see it, none has a fault, versions agree.
 
     Each host leaves a file, waits for those of the others (MVJAX_CHECK_TIME seconds), reads them, and says that it has;
     the last to say so clears up. A host with a fault only leaves it for the others, who then end as well. Nothing to
     do for a single host, or where OUTPUT is an address (gs://...).
     """
     output = facts.get("output", "")
-    if wanted.hosts < 2 or not output or "://" in output:
+    if required.hosts < 2 or not output or "://" in output:
         return
-    place, me = Path(output) / f".launch-{wanted.token}", f"{socket.gethostname()}-{os.getpid()}"
-    leave(place, f"{me}.here", json.dumps({"versions": facts["versions"], "fault": fault}))
+    place, me = Path(output) / f".launch-{required.token}", f"{socket.gethostname()}-{os.getpid()}"
+    publish(place, f"{me}.here", json.dumps({"versions": facts["versions"], "fault": fault}))
     end = time.monotonic() + setting("MVJAX_CHECK_TIME", 300)
-    while len(here := sorted(place.glob("*.here"))) < wanted.hosts and not fault:
+    while len(here := sorted(place.glob("*.here"))) < required.hosts and not fault:
         if time.monotonic() > end:
-            raise Mistake(
-                f"output: {len(here)} of {wanted.hosts} hosts have been seen in {output}; it must be a directory that "
-                "all hosts share (or gs://...), and all must have started"
+            raise UserError(
+                f"output: {len(here)} of {required.hosts} hosts have been seen in {output}; it must be a directory "
+                "that all hosts share (or gs://...), and all must have started"
             )
         time.sleep(0.2)
     said = {file.stem: json.loads(file.read_text()) for file in here}
-    leave(place, f"{me}.seen", "")
-    if len(list(place.glob("*.seen"))) >= wanted.hosts:
+    publish(place, f"{me}.seen", "")
+    if len(list(place.glob("*.seen"))) >= required.hosts:
         shutil.rmtree(place, ignore_errors=True)
     if fault:
         return
     for host, other in said.items():
         if other["fault"]:
-            raise Mistake(f"{host}: {other['fault']}")
+            raise UserError(f"{host}: {other['fault']}")
         for name in sorted({*facts["versions"], *other["versions"]}):
             mine, theirs = facts["versions"].get(name, "none"), other["versions"].get(name, "none")
             if mine != theirs:
-                raise Mistake(f"hosts disagree on {name}: {me} has {mine}, {host} has {theirs}")
+                raise UserError(f"hosts disagree on {name}: {me} has {mine}, {host} has {theirs}")
 
 
-def leave(place: Path, name: str, text: str) -> None:
+def publish(place: Path, name: str, text: str) -> None:
     """Write a small file that others see whole or not at all."""
     place.mkdir(parents=True, exist_ok=True)
     half = place / f"{name}.half"

@@ -16,19 +16,19 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 """The repository: launchers are started from here."""
 
-FINISHED, CRASHED, MISTAKE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
+FINISHED, CRASHED, USER_ERROR, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
 """Exit statuses of `mvjax train` (and of the launchers): done; our fault; the user's mistake; pre-empted or a peer was
 lost, start again; interrupted and saved."""
 
-FINAL = (FINISHED, MISTAKE, INTERRUPTED)
+FINAL = (FINISHED, USER_ERROR, INTERRUPTED)
 """Statuses after which a launch is over; after any other it starts again, while it may."""
 
 DESCRIPTION = """CONFIG is a preset of configs/ or a file like it; what follows it goes to `mvjax train`.
 launch/README.md has examples, statuses and the environment variables."""
 
 
-class Mistake(Exception):
-    """Something that the user can mend; the text is the one line that is shown."""
+class UserError(Exception):
+    """Bad input; the text is the one line that is shown. mvjax.errors without the environment."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized"):
             message += "; options of mvjax train come after CONFIG"
-        raise Mistake(f"{self.prog}: {message} ({self.prog} --help lists the options)")
+        raise UserError(f"{self.prog}: {message} ({self.prog} --help lists the options)")
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         """The options, with `config` (a Path to a file that is there) and `options` (words for `mvjax train`)."""
@@ -58,26 +58,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def existing_config(program: str, name: str | None) -> Path:
-    """The path of a configuration that is there; Mistake otherwise."""
+    """The path of a configuration that is there; UserError otherwise."""
     if not name:
-        raise Mistake(f"{program} needs a configuration, such as configs/demo.py")
+        raise UserError(f"{program} needs a configuration, such as configs/demo.py")
     if not Path(name).is_file():
-        raise Mistake(f"{program}: there is no configuration {name} (paths count from the directory you are in)")
+        raise UserError(f"{program}: there is no configuration {name} (paths count from the directory you are in)")
     return Path(name)
 
 
 def entry(program: str, main: Callable[[list[str]], int]) -> NoReturn:
-    """Run a launcher's `main` and end with its status; a Mistake, or a file that cannot be written, is one line and
+    """Run a launcher's `main` and end with its status; a UserError, or a file that cannot be written, is one line and
     status 2."""
     try:
         status = main(sys.argv[1:])
-    except Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        status = MISTAKE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = USER_ERROR
     except OSError as error:
         where = f" {error.filename}:" if error.filename else ""
         print(f"error:{where} {error.strerror or error}", file=sys.stderr)
-        status = MISTAKE
+        status = USER_ERROR
     except KeyboardInterrupt:
         print(f"launch/{program}: interrupted", file=sys.stderr)
         status = INTERRUPTED
@@ -101,7 +101,7 @@ def setting(name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise Mistake(f"{name} = {text!r} must be a number, 0 or more")
+        raise UserError(f"{name} = {text!r} must be a number, 0 or more")
     return value
 
 
@@ -110,15 +110,15 @@ def restart_limit() -> int:
     return int(setting("MVJAX_RESTARTS", 3))
 
 
-def skipped() -> set[str]:
+def skipped_checks() -> set[str]:
     """Checks that MVJAX_SKIP leaves out."""
     names = {name for name in os.environ.get("MVJAX_SKIP", "").split(",") if name}
     if unknown := names - {"config", "devices"}:
-        raise Mistake(f"MVJAX_SKIP: there is no check {min(unknown)!r}; it can leave out config, devices")
+        raise UserError(f"MVJAX_SKIP: there is no check {min(unknown)!r}; it can leave out config, devices")
     return names
 
 
-def passed_on() -> dict[str, str]:
+def forwarded_settings() -> dict[str, str]:
     """Settings of the launch that count on the other hosts, too."""
     names = ("MVJAX_CHECK_TIME", "MVJAX_DISK", "MVJAX_GRACE", "MVJAX_SKIP")
     return {name: os.environ[name] for name in names if os.environ.get(name)}
@@ -135,10 +135,10 @@ def now() -> str:
 
 
 def tool(name: str, hint: str) -> str:
-    """The path of a program; Mistake with a hint where there is none."""
+    """The path of a program; UserError with a hint where there is none."""
     if path := shutil.which(name):
         return path
-    raise Mistake(f"there is no {name} command on the PATH; {hint}")
+    raise UserError(f"there is no {name} command on the PATH; {hint}")
 
 
 def show(words: Iterable[str | Path]) -> str:
@@ -151,10 +151,10 @@ def train_words(config: str | Path, options: list[str], start: int) -> list[str]
     return ["mvjax", "train", str(config), *(word for word in options if not (start and word == "--restart"))]
 
 
-def most_telling(statuses: Iterable[int]) -> int:
+def overall_status(statuses: Iterable[int]) -> int:
     """One status for several processes: 2 before 75 before 130 before any other, in the order given; 0 if all are."""
     bad = [status for status in statuses if status]
-    return next((status for status in (MISTAKE, AGAIN, INTERRUPTED) if status in bad), bad[0] if bad else FINISHED)
+    return next((status for status in (USER_ERROR, AGAIN, INTERRUPTED) if status in bad), bad[0] if bad else FINISHED)
 
 
 def restarting(once: Callable[[int], tuple[int, bool]], *, pause: float) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import CRASHED, FINISHED, INTERRUPTED, MISTAKE, Mistake, say
+from common import CRASHED, FINISHED, INTERRUPTED, USER_ERROR, UserError, say
 
 RESTART = "jobset.sigs.k8s.io/restart-attempt"
 PREFIX = re.compile(rb"\[pod/(\S+?)/\S+\] (.*)")
@@ -41,7 +41,7 @@ class Job:
     labels: dict[str, str]
     """Of the nodes."""
     restarts: int
-    """At most so many."""
+    """Limit of restarts."""
     grace: int
     """Seconds from SIGTERM to SIGKILL."""
     command: list[str]
@@ -77,7 +77,7 @@ def manifest(job: Job) -> dict:
     }
     if job.service_account:
         pod["serviceAccountName"] = job.service_account
-    final = {"containerName": "mvjax", "operator": "In", "values": [MISTAKE, INTERRUPTED]}
+    final = {"containerName": "mvjax", "operator": "In", "values": [USER_ERROR, INTERRUPTED]}
     slice_job = {
         "parallelism": job.hosts,
         "completions": job.hosts,
@@ -128,7 +128,7 @@ def to_yaml(value: dict | list, indent: str = "") -> str:
         head = f"{indent}{scalar(key)}:" if isinstance(value, dict) else f"{indent}-"
         if isinstance(item, (dict, list)) and item:
             text = to_yaml(item, indent + "  ")
-            if isinstance(value, list):  # the first line of an entry stands behind its dash
+            if isinstance(value, list):  # the first line of an entry follows its dash
                 lines.append(f"{head} {text.removeprefix(indent + '  ')}")
             else:
                 lines.append(f"{head}\n{text}")
@@ -179,7 +179,7 @@ def verdict(condition: dict, logs: Path) -> int:
     reason = condition.get("reason", "")
     text = f"{reason}: {condition.get('message', '')} (logs in {logs})"
     print(f"error: the JobSet failed: {text}", file=sys.stderr)
-    return MISTAKE if "FailJobSet" in reason else CRASHED
+    return USER_ERROR if "FailJobSet" in reason else CRASHED
 
 
 class Pods:
@@ -244,5 +244,5 @@ def kubectl_output(*words: str) -> str:
     """The JSON that kubectl gives; empty where it fails for a moment (the watching goes on)."""
     done = subprocess.run(["kubectl", *words, "--output=json"], capture_output=True, text=True, check=False)
     if done.returncode and "NotFound" in done.stderr:
-        raise Mistake(f"kubectl: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"kubectl: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout if not done.returncode else ""

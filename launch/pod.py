@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import AGAIN, FINISHED, INTERRUPTED, ROOT, Mistake, most_telling, passed_on, say, setting
+from common import AGAIN, FINISHED, INTERRUPTED, ROOT, UserError, forwarded_settings, overall_status, say, setting
 from processes import CRASH_GRACE, Signals
 
 SHIPPED = ("mvjax", "kernels", "configs", "launch", "pyproject.toml", "README.md", "LICENSE")
@@ -38,9 +38,9 @@ class Ended:
     logs: Path
     """Directory of the logs."""
     status: int = FINISHED
-    """The most telling status; that of gcloud where no worker told one."""
+    """The overall status of the workers; that of gcloud where no worker reported one."""
     statuses: dict[int, int] = field(default_factory=dict)
-    """Status of each worker that told it."""
+    """Status of each worker that reported it."""
     lines: dict[int, list[str]] = field(default_factory=dict)
     """The last lines of each worker."""
     signalled: bool = False
@@ -112,27 +112,27 @@ class Pod:
         return self._python(*common, str(options.config), *options.options)
 
     def _python(self, *words: str) -> str:
-        settings = [f"{name}={value}" for name, value in passed_on().items()]
+        settings = [f"{name}={value}" for name, value in forwarded_settings().items()]
         command = ["env", "MVJAX_DISTRIBUTED=auto", *settings, *self._options.env, "python3", "launch/worker", *words]
         return f"cd {shlex.quote(self._options.directory)} && . .venv/bin/activate && exec {shlex.join(command)}"
 
     # Asking and running.
 
     def gcloud(self, *words: str) -> str:
-        """Run a command of gcloud to its end; returns its output, Mistake with its last message where it fails."""
+        """Run a command of gcloud to its end; returns its output, UserError with its last message where it fails."""
         done = subprocess.run(["gcloud", *words], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
             what = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-            raise Mistake(f"gcloud {' '.join(words[1:4])} failed: {what}")
+            raise UserError(f"gcloud {' '.join(words[1:4])} failed: {what}")
         return done.stdout
 
     def _asked(self, words: list[str]) -> str:
         """The answer of a describe command; empty where the thing does not exist."""
         try:
             return self.gcloud(*words)
-        except Mistake as mistake:
-            if "NOT_FOUND" in str(mistake) or "was not found" in str(mistake):
+        except UserError as error:
+            if "NOT_FOUND" in str(error) or "was not found" in str(error):
                 return ""
             raise
 
@@ -179,7 +179,7 @@ class Pod:
                     deadline, killed = time.monotonic() + UNREACHABLE, True
                 time.sleep(0.05)
             reader.join(10)
-        ended.status = most_telling(ended.statuses.values()) or gcloud.returncode
+        ended.status = overall_status(ended.statuses.values()) or gcloud.returncode
         return ended
 
     def stop(self, name: str) -> None:
@@ -187,8 +187,8 @@ class Pod:
         say(f"SIG{name}: passed on to all workers")
         try:
             self.gcloud(*self.ssh(self.stop_command(name)))
-        except Mistake as mistake:
-            say(str(mistake))
+        except UserError as error:
+            say(str(error))
 
 
 def read(stream, ended: Ended, shown: bool) -> None:
@@ -205,8 +205,8 @@ def read(stream, ended: Ended, shown: bool) -> None:
             worker, words = int(match[1]), text.decode(errors="replace")
             ended.lines.setdefault(worker, []).append(words)
             del ended.lines[worker][:-20]
-            if told := ENDED.match(words):
-                ended.statuses[worker] = int(told[1])
+            if match := ENDED.match(words):
+                ended.statuses[worker] = int(match[1])
             elif worker == 0 and shown:
                 sys.stdout.buffer.write(text + b"\n")
                 sys.stdout.buffer.flush()
@@ -223,6 +223,6 @@ def code_archive(target: Path, config: Path) -> Path:
     with tarfile.open(target, "w:gz") as archive:
         for name in dict.fromkeys([*SHIPPED, str(config)]):
             if not (ROOT / name).exists():
-                raise Mistake(f"{ROOT / name} is missing: is this a whole copy of the repository?")
+                raise UserError(f"{ROOT / name} is missing: is this a whole copy of the repository?")
             archive.add(ROOT / name, name, filter=wanted)
     return target

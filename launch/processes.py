@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import AGAIN, INTERRUPTED, most_telling, say
+from common import AGAIN, INTERRUPTED, overall_status, say
 
 CRASH_GRACE = 10.0
 """Seconds (at most) that the other processes get when one has died without notice: they wait for it in vain."""
@@ -41,7 +41,7 @@ class Process:
     status: int | None = None
     """Exit status once ended; 128 + N for signal N."""
     ended_here: bool = False
-    """Ended by the watcher: its status tells nothing."""
+    """Ended by the watcher: its status says nothing about the run."""
 
     def start(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -101,9 +101,9 @@ class Outcome:
     """How a start ended."""
 
     status: int
-    """The most telling status."""
-    asked: bool
-    """A signal to the launcher asked for the end: the launch is over, whatever the status."""
+    """The overall status of the processes."""
+    signalled: bool
+    """A signal to the launcher requested the end: the launch is over, whatever the status."""
     lost: bool
     """A process was killed by a signal from outside."""
 
@@ -122,7 +122,7 @@ def run(
     CRASH_GRACE at most if it did not; then they are ended. Signals that arrive here go to all of them.
     """
     tail = Tail(processes[0].log, shown)
-    asked, bad, deadline, hard = False, None, None, False
+    signalled, bad, deadline, hard = False, None, None, False
     with Signals() as signals:
         try:
             for process in processes:
@@ -132,14 +132,14 @@ def run(
                 running = [process for process in processes if process.poll()]
                 tail.show()
                 if bad is None and (bad := first_bad(processes)):
-                    orderly = asked or bad.status in (AGAIN, INTERRUPTED)
+                    orderly = signalled or bad.status in (AGAIN, INTERRUPTED)
                     deadline = time.monotonic() + (grace if orderly else min(grace, CRASH_GRACE))
                     if len(processes) > 1:
-                        tell(bad, running, processes[0], deadline - time.monotonic())
+                        report_failure(bad, running, processes[0], deadline - time.monotonic())
                 if not running:
                     break
                 for number in signals.take():
-                    asked = True
+                    signalled = True
                     say(f"{signal.Signals(number).name}: passed on to {names(running)}")
                     for process in running:
                         process.send(number)
@@ -156,17 +156,17 @@ def run(
     counted = [process for process in processes if not process.ended_here]
     ordered = sorted(counted, key=lambda process: process is not bad)
     lost = any(process.status > 128 and process.status != INTERRUPTED for process in counted)
-    return Outcome(most_telling(process.status for process in ordered), asked, lost and not asked)
+    return Outcome(overall_status(process.status for process in ordered), signalled, lost and not signalled)
 
 
 def first_bad(processes: list[Process]) -> Process | None:
-    """The process that has ended badly; of several that were found at the same time, the most telling."""
+    """The process that has ended badly; of several found at the same time, the one whose status is the overall one."""
     ended = [process for process in processes if process.status]
-    telling = most_telling(process.status for process in ended)
-    return next((process for process in ended if process.status == telling), None)
+    worst = overall_status(process.status for process in ended)
+    return next((process for process in ended if process.status == worst), None)
 
 
-def tell(bad: Process, running: list[Process], visible: Process, seconds: float) -> None:
+def report_failure(bad: Process, running: list[Process], visible: Process, seconds: float) -> None:
     """The one message about a process that ended badly."""
     last = bad.last_line() if bad is not visible else ""
     rest = f"; {names(running)} must end within {seconds:.0f} s" if running else ""
@@ -178,8 +178,11 @@ def names(processes: list[Process]) -> str:
 
 
 class Signals:
-    """While entered, SIGINT, SIGTERM and SIGHUP are kept for `take`. A repeated SIGTERM says nothing new and is dropped
-    (schedulers send several; to `mvjax train` a second one means: stop at once, unsaved)."""
+    """While entered, SIGINT, SIGTERM and SIGHUP (as SIGTERM) are kept for `take`.
+
+    The first SIGTERM is passed on, repeated ones are dropped: schedulers send several, and `mvjax train` ignores those
+    after the first as well. Every SIGINT is passed on: the second one makes `mvjax train` stop at once, unsaved.
+    """
 
     KEPT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -127,13 +127,13 @@ import sys
 sys.path.insert(0, {str(LAUNCH)!r})
 import json, checks
 from pathlib import Path
-from common import Mistake
+from common import UserError
 output, hosts, versions, fault = sys.argv[1:]
-wanted = checks.Wanted(Path("config.py"), hosts=int(hosts), token="t")
+wanted = checks.Requirements(Path("config.py"), hosts=int(hosts), token="t")
 try:
-    checks.meet(wanted, {{"output": output, "versions": json.loads(versions)}}, fault)
-except Mistake as mistake:
-    sys.exit(f"error: {{mistake}}")
+    checks.rendezvous(wanted, {{"output": output, "versions": json.loads(versions)}}, fault)
+except UserError as error:
+    sys.exit(f"error: {{error}}")
 """
 
 

@@ -77,7 +77,7 @@ def test_a_signal_is_passed_on_once_and_ends_the_launch(stage, wait_for, name):
     sleeper(stage)
     launch = stage.start("host", stage.config)
     wait_for((stage.place / "ready").exists)
-    for _ in range(3):  # a scheduler may send several; to mvjax train a second one means: stop unsaved
+    for _ in range(3):  # a scheduler may send several
         launch.send_signal(signal.Signals[name])
         time.sleep(0.05)
     output, errors = launch.communicate(timeout=20)

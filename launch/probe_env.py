@@ -1,7 +1,7 @@
 """Run in a process of its own, with the Python that trains: what mvjax and JAX say before a start, as a line of JSON.
 
-    asked.py config CONFIG [options of mvjax train ...]      versions, and the paths of the configuration
-    asked.py devices                                         the devices that JAX sees on this host
+    probe_env.py config CONFIG [options of mvjax train ...]      versions, and the paths of the configuration
+    probe_env.py devices                                         the devices that JAX sees on this host
 
 An error that the user can mend comes as {"error": ...}.
 """
