@@ -6,6 +6,7 @@ back to the host when another W suits better, a request has finished, a stream i
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from mvjax.engine import interpreter, sampling
-from mvjax.engine import state as st
 from mvjax.engine.fork_join import any_event, apply_events
+from mvjax.engine.limits import SamplingParams
 from mvjax.engine.model import RowPlacement, StepModel
 from mvjax.engine.state import Branch, State, frames_of, view
 from mvjax.engine.tables import Tables
@@ -91,21 +92,21 @@ def choose_tokens(
     allowed_W: Int[Array, "W"],
     key_W2: UInt[Array, "W 2"],
     index_W: Int[Array, "W"],
-    settings: st.Settings,
+    params_W: SamplingParams,
     tables: Tables,
 ) -> tuple[Int[Array, "W"], Bool[Array, "W"]]:
     """A token per row among those the grammar allows, and whether the raw argmax was one that it bars.
 
     Args:
         allowed_W: kinds that may be sampled, as bits.
-        settings: those of each row's request.
+        params_W: those of each row's request; fields are arrays [W].
     """
     vocab_size = tables.kind_V.shape[0]
     logits_WV = logits_WV[:, :vocab_size]
     kind_V = tables.kind_V.astype(jnp.int32)
     barred_WV = (kind_V >= 0) & ((allowed_W[:, None] >> jnp.maximum(kind_V, 0)) & 1 == 0)
     open_WV = sampling.sanitised(logits_WV, barred_WV)
-    token_W, first_W = sampling.sample(open_WV, key_W2, index_W, settings.temperature, settings.top_k, settings.top_p)
+    token_W, first_W = sampling.sample(open_WV, key_W2, index_W, params_W)
     # The raw argmax is barred when the best barred logit beats the best open one; on a tie the lower id is the argmax.
     open_W = jnp.take_along_axis(logits_WV, first_W[:, None], axis=1)[:, 0]
     id_Z = tables.special_id_Z
@@ -147,10 +148,10 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     # Decide: rows that write take the cheap greedy way through the sampler.
     planned = jax.vmap(jax.vmap(interpreter.plan, (0, None)))(branches, settings)
     sample_W = by_row(planned.sample) & active_W
-    settings_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings)
-    settings_W = settings_W._replace(temperature=jnp.where(sample_W, settings_W.temperature, 0.0))
+    params_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings.sampling)
+    params_W = dataclasses.replace(params_W, temperature=jnp.where(sample_W, params_W.temperature, 0.0))
     keys = by_row(branches.key), by_row(branches.index)
-    drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, settings_W, tables)
+    drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, params_W, tables)
     row_RL = jnp.minimum(row_RL, width - 1)
     act = jax.vmap(jax.vmap(interpreter.act, (0, 0, 0, None)), (0, 0, 0, None))
     branches, event_RL, abandoned_RL = act(branches, planned, drawn_W[row_RL], tables)

@@ -12,6 +12,7 @@ from mvjax.engine import state as st
 from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode, SamplingParams
 from mvjax.engine.prompt import Prompt, chunk_plan
 from mvjax.engine.result import Result, Timings, stream_record, transcript_order
+from mvjax.engine.sampling import on_device
 from mvjax.engine.streams import Parked
 
 
@@ -69,16 +70,14 @@ class Job:
 
     def settings(self, rows: int) -> st.Settings:
         """What the device must know of the caller's wishes; `rows`: those of a parallel request."""
-        limits, sampling = self.limits, self.sampling
+        limits = self.limits
         return st.Settings(
             max_branches=np.int32(1 if self.mode == "sequential" else rows),
             max_path_tokens=np.int32(min(limits.max_path_tokens or UNLIMITED, UNLIMITED)),
             max_paths=np.int32(limits.max_paths),
             max_depth=np.int32(0 if self.mode == "autoregressive" else limits.max_depth),
             min_block_share=np.int32(limits.min_block_share),
-            temperature=np.float32(sampling.temperature),
-            top_k=np.int32(min(sampling.top_k, UNLIMITED)),
-            top_p=np.float32(sampling.top_p),
+            sampling=on_device(self.sampling),
             cancelled=np.bool_(self.cancelled),
         )
 

@@ -7,10 +7,15 @@ No sort of the vocabulary and no noise of its size: most rows need only the CAND
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
+
+from mvjax.engine.limits import UNLIMITED, SamplingParams
 
 CANDIDATES = 64
 """Largest logits that are looked at first; rows whose kept set may be larger take the slow way over the vocabulary."""
@@ -19,6 +24,20 @@ WEIGHT_ONE = 2**23
 BLOCK = 128
 """Tokens whose weights are added up as integers (below 2**31)."""
 LOGIT_FLOOR = -3e38
+
+FIELDS = tuple(field for field in dataclasses.fields(SamplingParams) if field.name != "seed")
+"""The parameters that the device keeps per request; of the seed it keeps the key."""
+jax.tree_util.register_dataclass(SamplingParams, [field.name for field in FIELDS], [], drop_fields=["seed"])
+
+
+def on_device(params: SamplingParams) -> SamplingParams:
+    """The parameters as scalars of the types that the device keeps: float32 or int32, by the type of the default."""
+
+    def scalar(field: dataclasses.Field):
+        value = getattr(params, field.name)
+        return np.float32(value) if isinstance(field.default, float) else np.int32(min(value, UNLIMITED))
+
+    return SamplingParams(**{field.name: scalar(field) for field in FIELDS})
 
 
 def sanitised(logits_WV: Float[Array, "W V"], barred_WV: Bool[Array, "W V"]) -> Float[Array, "W V"]:
@@ -61,9 +80,7 @@ def sample(
     logits_WV: Float[Array, "W V"],
     key_W2: UInt[Array, "W 2"],
     index_W: Int[Array, "W"],
-    temperature_W: Float[Array, "W"],
-    top_k_W: Int[Array, "W"],
-    top_p_W: Float[Array, "W"],
+    params_W: SamplingParams,
 ) -> tuple[Int[Array, "W"], Int[Array, "W"]]:
     """Draw one token per row. Returns the tokens, and each row's most probable token (lowest id on ties).
 
@@ -74,8 +91,7 @@ def sample(
         logits_WV: float32, barred tokens -inf, the others finite (`sanitised`).
         key_W2: raw threefry key of each row's segment.
         index_W: index of the token to draw in its segment.
-        temperature_W: 0 takes the largest logit (lowest id on ties).
-        top_k_W: 0 keeps all. top_p_W: 1 keeps all.
+        params_W: fields are arrays [W]. A temperature of 0 takes the largest logit (lowest id on ties).
     """
 
     def greedy():
@@ -83,9 +99,9 @@ def sample(
         return token_W, token_W
 
     def drawn():
-        return _drawn(logits_WV, uniforms(key_W2, index_W), temperature_W, top_k_W, top_p_W)
+        return _drawn(logits_WV, uniforms(key_W2, index_W), params_W)
 
-    return lax.cond(jnp.any(temperature_W > 0), drawn, greedy)
+    return lax.cond(jnp.any(jnp.asarray(params_W.temperature) > 0), drawn, greedy)
 
 
 def _weights(logits: Float[Array, "... V"], largest: Float, temperature: Float) -> Int[Array, "... V"]:
@@ -93,7 +109,8 @@ def _weights(logits: Float[Array, "... V"], largest: Float, temperature: Float) 
     return jnp.round(jnp.exp((logits - largest) / temperature) * WEIGHT_ONE).astype(jnp.int32)
 
 
-def _drawn(logits_WV, uniform_W, temperature_W, top_k_W, top_p_W):
+def _drawn(logits_WV, uniform_W, params_W):
+    temperature_W, top_k_W, top_p_W = map(jnp.asarray, (params_W.temperature, params_W.top_k, params_W.top_p))
     rows, vocab_size = logits_WV.shape
     width = min(CANDIDATES, vocab_size)
     # The barrier keeps slices of the result away from it: XLA:CPU would fall back to a sort of the vocabulary (200 ms).

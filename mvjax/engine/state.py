@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Int, UInt
 
 from mvjax.engine import tables as t
+from mvjax.engine.limits import SamplingParams
+from mvjax.engine.sampling import on_device
 from mvjax.language.tags import LABEL_LIMIT
 
 NOTHING, FORK, END = range(3)
@@ -178,9 +180,8 @@ class Settings(NamedTuple):
     max_paths: Int[Array, "*requests"]
     max_depth: Int[Array, "*requests"]
     min_block_share: Int[Array, "*requests"]
-    temperature: Float[Array, "*requests"]
-    top_k: Int[Array, "*requests"]
-    top_p: Float[Array, "*requests"]
+    sampling: SamplingParams
+    """Its fields are arrays [*requests]."""
     cancelled: Bool[Array, "*requests"]
 
 
@@ -257,11 +258,11 @@ def empty_request(sizes: Sizes) -> RequestState:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
 
     zero = jnp.zeros((), jnp.int32)
-    floats = {"temperature", "top_p"}
-    settings = {name: jnp.zeros((), jnp.float32) if name in floats else zero for name in Settings._fields}
+    sampling = jax.tree.map(jnp.zeros_like, on_device(SamplingParams()))
+    settings = dict.fromkeys(Settings._fields, zero) | {"sampling": sampling, "cancelled": jnp.zeros((), bool)}
     frame = frames_of(empty_branch(sizes))
     return RequestState(
-        settings=Settings(**settings | {"cancelled": jnp.zeros((), bool)}),
+        settings=Settings(**settings),
         branches=repeat(frame, sizes.max_branches),
         held=repeat(frame, sizes.held),
         blocks=jnp.zeros((sizes.held, len(Block._fields)), jnp.int32),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax.engine import sampling
+from mvjax.engine import SamplingParams, sampling
+from mvjax.engine.sampling import on_device
 
 ROWS = 4096
 sample = jax.jit(sampling.sample)
@@ -31,9 +32,10 @@ def draws(logits_V, temperature, top_k, top_p, seed=0):
         jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (ROWS, len(logits_V))),
         jnp.asarray(rng.integers(0, 2**32, (ROWS, 2), np.uint32)),
         jnp.arange(ROWS, dtype=jnp.int32) % 7,
-        jnp.full(ROWS, temperature, jnp.float32),
-        jnp.full(ROWS, top_k, jnp.int32),
-        jnp.full(ROWS, top_p, jnp.float32),
+        jax.tree.map(
+            lambda value: jnp.full(ROWS, value),
+            on_device(SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)),
+        ),
     )
     return np.asarray(tokens)
 
@@ -92,20 +94,27 @@ def mixed_rows(vocab_size=2000):
         rng.normal(size=(count, vocab_size)).astype(np.float32) * rng.uniform(0.5, 4, (count, 1)).astype(np.float32),
         rng.integers(0, 2**32, (count, 2), np.uint32),
         rng.integers(0, 1000, count).astype(np.int32),
-        temperature_W.astype(np.float32),
-        top_k_W.astype(np.int32),
-        top_p_W.astype(np.float32),
+        SamplingParams(
+            temperature=temperature_W.astype(np.float32),
+            top_k=top_k_W.astype(np.int32),
+            top_p=top_p_W.astype(np.float32),
+        ),
     )
+
+
+def cut(rows, index):
+    """Some of the rows."""
+    return jax.tree.map(lambda field: field[index], rows)
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it():
     rows = mixed_rows()
     together_W, _ = sample(*rows)
     order_W = np.random.default_rng(1).permutation(len(rows[0]))
-    shuffled_W, _ = sample(*[field[order_W] for field in rows])
+    shuffled_W, _ = sample(*cut(rows, order_W))
     np.testing.assert_array_equal(together_W[order_W], shuffled_W)
     for width in (1, 8):
-        parts = [sample(*[field[at : at + width] for field in rows])[0] for at in range(0, len(rows[0]), width)]
+        parts = [sample(*cut(rows, slice(at, at + width)))[0] for at in range(0, len(rows[0]), width)]
         np.testing.assert_array_equal(together_W, np.concatenate(parts))
 
 
@@ -113,7 +122,9 @@ def test_draws_stay_in_the_kept_set_whatever_the_setting():
     rows = mixed_rows()
     tokens_W, first_W = sample(*rows)
     np.testing.assert_array_equal(first_W, rows[0].argmax(axis=1))
-    for token, logits_V, temperature, top_k, top_p in zip(np.asarray(tokens_W), rows[0], *rows[3:]):
+    for token, logits_V, temperature, top_k, top_p in zip(
+        np.asarray(tokens_W), rows[0], rows[3].temperature, rows[3].top_k, rows[3].top_p
+    ):
         if temperature == 0:
             assert token == logits_V.argmax()
         else:
@@ -128,7 +139,8 @@ def few_rows(logits_WV, temperature_W):
     padded_WV[:rows, :vocab_size] = logits_WV
     temperature_W = np.pad(temperature_W, (0, 8 - rows)).astype(np.float32)
     zero_W = np.zeros(8, np.int32)
-    tokens = sample(padded_WV, np.ones((8, 2), np.uint32), zero_W, temperature_W, zero_W, np.ones(8, np.float32))
+    params = SamplingParams(temperature=temperature_W, top_k=zero_W, top_p=np.ones(8, np.float32))
+    tokens = sample(padded_WV, np.ones((8, 2), np.uint32), zero_W, params)
     return [np.asarray(token_W)[:rows] for token_W in tokens]
 
 
@@ -161,8 +173,8 @@ def test_some_open_token_can_always_be_chosen():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks into the program that the CPU compiler makes")
 def test_the_vocabulary_is_not_sorted():
-    shapes = [np.zeros((2, 5000), np.float32), np.zeros((2, 2), np.uint32), *[np.zeros(2, np.int32)] * 4]
-    shapes[3] = shapes[5] = np.zeros(2, np.float32)
+    params = jax.tree.map(lambda value: np.full(2, value), on_device(SamplingParams()))
+    shapes = [np.zeros((2, 5000), np.float32), np.zeros((2, 2), np.uint32), np.zeros(2, np.int32), params]
     program = sample.lower(*shapes).compile().as_text()
     assert " sort(" not in program
     assert "TopK" in program
