@@ -23,8 +23,8 @@ def config(name: str, words: list[str]) -> dict:
         from mvjax.version import __version__
     except ImportError:
         return {"error": f"{sys.executable} has no mvjax; activate its environment (. .venv/bin/activate)"}
-    from mvjax.cli.train import load_config, override
     from mvjax.errors import UserError
+    from mvjax.training.config_file import load_config, override
 
     try:
         chosen = override(load_config(Path(name)), [word for word in words if word != "--restart"]).check()

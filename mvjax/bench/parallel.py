@@ -149,7 +149,7 @@ def find_adapter(name: str) -> Path | None:
     if name == "none":
         return None
     if name == "demo":
-        from mvjax.cli.generate import demo_adapter
+        from mvjax.models.load import demo_adapter
 
         return demo_adapter()
     if not Path(name).is_file():

@@ -20,7 +20,7 @@ from mvjax.errors import UserError
 if TYPE_CHECKING:
     from mvjax.curator.checks.likelihood import LikelihoodCheck
     from mvjax.curator.endpoint.client import Endpoint
-    from mvjax.curator.llm import Settings
+    from mvjax.curator.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def check(command: Llm) -> None:
 def settings_of(command: Llm) -> Settings:
     """How to curate."""
     from mvjax.curator import prompt_files
-    from mvjax.curator.llm import Settings
+    from mvjax.curator.settings import Settings
 
     return Settings(
         retries=command.retries,

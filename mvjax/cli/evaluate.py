@@ -82,13 +82,12 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     from rich.console import Console
     from rich.progress import track
 
-    from mvjax.cli.generate import demo_adapter
     from mvjax.data.encode import with_suffix
     from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
     from mvjax.evaluation.settings import claim
-    from mvjax.models.load import load_for_generation
+    from mvjax.models.load import demo_adapter, load_for_generation
 
     limits = Limits(max_new_tokens=arguments.max_new_tokens)
     sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).checked()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> int:
 
     arguments = tyro.cli(GenerateArguments, args=argv, prog="mvjax generate", config=(tyro.conf.OmitArgPrefixes,))
     from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
-    from mvjax.models.load import load_for_generation
+    from mvjax.models.load import demo_adapter, load_for_generation
 
     prompts = questions(arguments)
     sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).checked()
@@ -119,14 +118,6 @@ def messages_of(text: str, system: str | None) -> list[dict[str, str]]:
     """One question as a conversation."""
     head = [{"role": "system", "content": system}] if system is not None else []
     return [*head, {"role": "user", "content": text}]
-
-
-def demo_adapter() -> Path:
-    """The adapter that ships with the package."""
-    path = Path(str(resources.files("mvjax") / "assets" / "demo-adapter.safetensors"))
-    if not path.exists():
-        raise UserError(f"{path}: the demo's adapter is not there; train it with mvjax train configs/demo.py")
-    return path
 
 
 class Status:

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Errors only: what the compilers warn of is in the figures.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from mvjax.cli.train import load_config, override
+    from mvjax.training.config_file import load_config, override
 
     path = Path(argv[0])
     words = split(argv[1:])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import jax.numpy as jnp
 
+from mvjax.errors import UserError
 from mvjax.models.checkpoint import from_checkpoint
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
@@ -47,3 +49,11 @@ def load_for_generation(path: Path, adapter: Path | None = None, dtype=None) -> 
     if adapter is not None:
         merge(decoder)
     return tokenizer, DecoderStepModel(decoder)
+
+
+def demo_adapter() -> Path:
+    """The adapter that ships with the package; UserError where it is missing."""
+    path = Path(str(resources.files("mvjax") / "assets" / "demo-adapter.safetensors"))
+    if not path.exists():
+        raise UserError(f"{path}: the demo's adapter is not there; train it with mvjax train configs/demo.py")
+    return path

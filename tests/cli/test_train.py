@@ -180,7 +180,7 @@ def test_help_lists_every_field_with_its_meaning_and_the_presets_value(place, ca
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_presets_load_and_say_how_they_are_run(preset):
-    from mvjax.cli.train import load_config
+    from mvjax.training.config_file import load_config
 
     config = load_config(preset).check()
     assert config.name == preset.stem
@@ -191,15 +191,15 @@ def test_presets_load_and_say_how_they_are_run(preset):
 def test_twins_differ_in_form_alone():
     from dataclasses import replace
 
-    from mvjax.cli.train import load_config
+    from mvjax.training.config_file import load_config
 
     demo, twin = (load_config(ROOT / "configs" / f"{name}.py") for name in ("demo", "demo_autoregressive"))
     assert replace(twin, name=demo.name, form=demo.form) == demo
 
 
 def test_switches_take_a_word_and_other_fields_keep_theirs():
-    from mvjax.cli.train import override
     from mvjax.training.config import TrainConfig
+    from mvjax.training.config_file import override
 
     for words, value in (
         (["--tensorboard", "False"], False),

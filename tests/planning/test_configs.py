@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mvjax.chips import CHIPS, machine
-from mvjax.cli.train import load_config
 from mvjax.planning.program import describe_step
 from mvjax.planning.shapes import SHAPES, find_shape
 from mvjax.training.config import TrainConfig
+from mvjax.training.config_file import load_config
 from mvjax.training.mesh import mesh_shape
 
 ROOT = Path(__file__).parents[2]

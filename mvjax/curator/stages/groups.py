@@ -212,17 +212,14 @@ def _inside(siblings: list[str], needs: Mapping[str, tuple[str, ...]]) -> dict[s
 
 
 def _lifted(label: str, inside: Mapping[str, list[str]], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The siblings that a step needs, itself or by its sub-steps, directly or by way of siblings between."""
-    found: set[str] = set()
-    waiting = [label]
-    while waiting:
-        here = waiting.pop()
-        for other in (other for step in inside[here] for other in needs[step]):
-            lifted = other if other in inside else trees.parent(other)
-            if lifted in inside and lifted != here and lifted not in found:
-                found.add(lifted)
-                waiting.append(lifted)
-    return found
+    """The siblings that a step needs directly, itself or by its sub-steps.
+
+    Steps need only earlier ones and a group has no gaps, so whatever lies between two steps of a group is in one of its
+    branches: a need by way of others crosses from branch to branch as a direct need somewhere.
+    """
+    needed = {other for step in inside[label] for other in needs[step]}
+    lifted = {other if other in inside else trees.parent(other) for other in needed}
+    return {other for other in lifted if other in inside and other != label}
 
 
 def _schema(tree: Tree) -> dict[str, Any]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mvjax.curator.production import Finding, Outcome, Problem, Production
+from mvjax.curator.settings import Settings
 from mvjax.curator.stages.asking import Asking, EndpointFailed, Log, plainly
 from mvjax.curator.stages.groups import CASES
 from mvjax.curator.stages.replies import Faulty, faulty, get, read_object, tags_in, texts, typed
 from mvjax.curator.stages.schema import TEXT, array, one_of, table
 from mvjax.curator.text import sentences
 from mvjax.data.records import Record
-
-if TYPE_CHECKING:
-    from mvjax.curator.llm import Settings
 
 STAGE = "labels"
 SCHEMA = table(

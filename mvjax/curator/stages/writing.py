@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mvjax.curator.checks import content, independence
 from mvjax.curator.production import Finding, Problem
+from mvjax.curator.settings import Settings
 from mvjax.curator.stages import judge, paths, refill
 from mvjax.curator.stages.asking import Asking, GivenUp, Talk, plainly, together
 from mvjax.curator.stages.draft import DraftBlock, Written
 from mvjax.curator.stages.paths import Branch, Paths
 from mvjax.curator.stages.replies import Faulty
 from mvjax.curator.text.transcript import Block
-
-if TYPE_CHECKING:
-    from mvjax.curator.llm import Settings
 
 GAP = "\n[...]\n"
 """Stands where a text is shortened."""
