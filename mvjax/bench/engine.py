@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from mvjax.bench.bare import BareLoop
 from mvjax.bench.config import SYNC, EngineBench
-from mvjax.bench.hlo import stream_copies
 from mvjax.bench.report import Bar, Report
 from mvjax.bench.scripted import (
     GREEDY,
@@ -23,6 +22,7 @@ from mvjax.bench.timing import CompilationCounter, Spread, ratios
 from mvjax.engine.engine import Engine
 from mvjax.engine.model import StepModel
 from mvjax.errors import UserError
+from mvjax.planning.loop_copies import loop_copies
 
 KINDS = {"greedy": GREEDY, "sampled": SAMPLED}
 STEP_BAR, FORK_BAR = 1.15, 2.0
@@ -144,5 +144,5 @@ def find_copies(engine: Engine, bare: dict[int, BareLoop], model: StepModel) -> 
     programs = {f"engine, {name}": text for name, text in loop_programs(engine).items()}
     programs |= {f"bare, {rows} rows": loop.program for rows, loop in bare.items()}
     return [
-        f"{name}: {copy}" for name, text in programs.items() for shape in shapes for copy in stream_copies(text, shape)
+        f"{name}: {copy}" for name, text in programs.items() for shape in shapes for copy in loop_copies(text, shape)
     ]

@@ -20,8 +20,8 @@ from mvjax_kernels import meter, tuning
 from mvjax.bench.config import KernelsBench
 from mvjax.bench.report import Bar, Report
 from mvjax.bench.scenes import SCENES
-from mvjax.chips import compile_for, tpu
 from mvjax.files import atomic_path
+from mvjax.planning.machines import compile_for, tpu
 
 MIB = 2**20
 MEMORY_BAR, MEMORY_LENGTH = 64.0, 32_768

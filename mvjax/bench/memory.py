@@ -73,7 +73,7 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
 
 def compiled_bytes(config: MemoryBench, length: int) -> float:
     """Temporaries of our step on one CPU device, without those of the optimizer's state."""
-    from mvjax.chips import machine
+    from mvjax.planning.machines import machine
     from mvjax.planning.program import compile_step, describe_step
     from mvjax.planning.shapes import find_shape
     from mvjax.training.config import TrainConfig

@@ -82,8 +82,8 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
     """Plan a training step."""
-    from mvjax.chips import machine
     from mvjax.planning.advice import nearest
+    from mvjax.planning.machines import machine
     from mvjax.planning.plan import plan_step
     from mvjax.planning.program import describe_step
     from mvjax.planning.report import to_json, to_text
@@ -103,8 +103,8 @@ def train(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
 
 def generate(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
     """Plan the engine's loop."""
-    from mvjax.chips import machine
     from mvjax.planning.generation import Load, fewer, generation_json, generation_text, plan_generation
+    from mvjax.planning.machines import machine
     from mvjax.planning.shapes import find_shape
 
     model, chips = find_shape(config.model, shape), machine(topology)

@@ -39,7 +39,4 @@ def main(argv: list[str]) -> int:
     result = train(config, restart=restart)
     if result.finished:
         return 0
-    result = train(config, restart=restart)
-    if result.finished:
-        return 0
     return distributed.EXIT_AGAIN if result.stopped_by == signal.SIGTERM else EXIT_INTERRUPTED

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from mvjax.hlo import Instruction, Place, Program
+from mvjax.planning.hlo import Instruction, Place, Program
 
 KINDS = (
     "all-gather",

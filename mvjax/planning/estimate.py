@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
-from mvjax.chips import GPUS_PER_HOST, Chip, Machine
-from mvjax.hlo import Program
+from mvjax.chips import Chip
 from mvjax.planning.collectives import Collective, by_axes
+from mvjax.planning.hlo import Program
+from mvjax.planning.machines import GPUS_PER_HOST, Machine
 from mvjax.planning.program import Step
 from mvjax.planning.work import Work
 from mvjax.training.flops import ModelFlops

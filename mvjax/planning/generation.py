@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from mvjax.chips import GIB, Machine
+from mvjax.chips import GIB
 from mvjax.engine import decode_loop
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.state import Sizes, empty_state
@@ -21,6 +21,7 @@ from mvjax.engine.tables import build_tables
 from mvjax.errors import UserError
 from mvjax.models import DecoderStepModel
 from mvjax.models.decode import PAGE
+from mvjax.planning.machines import Machine
 from mvjax.planning.program import Compiled, compile_on
 from mvjax.planning.report import count_words
 from mvjax.planning.shapes import Shape

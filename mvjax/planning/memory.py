@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mvjax.hlo import Place, Program
+from mvjax.planning.hlo import Place, Program
 from mvjax.planning.program import Compiled, Step
 
 BACKWARD = "transpose("

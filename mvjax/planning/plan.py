@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mvjax.chips import Machine
-from mvjax.hlo import Program
 from mvjax.planning.collectives import Collective, collectives
 from mvjax.planning.estimate import Times, model_flops, times, unknown_loops
+from mvjax.planning.hlo import Program
+from mvjax.planning.machines import Machine
 from mvjax.planning.memory import Memory, memory
 from mvjax.planning.program import Compiled, Step, compile_step, describe_step
 from mvjax.planning.shapes import Shape

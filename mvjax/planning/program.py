@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Sharding
 
-from mvjax.chips import Machine, lowering_platform, uncached
 from mvjax.errors import UserError
 from mvjax.models import Decoder, LoraConfig, add_lora
 from mvjax.models.placement import Placement
+from mvjax.planning.machines import Machine, lowering_platform, uncached
 from mvjax.planning.shapes import Shape
 from mvjax.training.config import TrainConfig
 from mvjax.training.feed import check_rows

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mvjax.hlo import Buffer, Instruction, Place, Program
 from mvjax.planning.collectives import KINDS
+from mvjax.planning.hlo import Buffer, Instruction, Place, Program
 
 NO_TRAFFIC = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "iota"),

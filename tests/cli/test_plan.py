@@ -6,9 +6,8 @@ import json
 import pytest
 from tiny_plans import made_up
 
-from mvjax import chips
 from mvjax.cli.main import main
-from mvjax.planning import advice, generation, plan
+from mvjax.planning import advice, generation, machines, plan
 from mvjax.planning.program import Compiled
 
 MODEL = {
@@ -176,8 +175,8 @@ def test_a_model_that_is_none(place, capsys):
 
 
 def test_without_the_compilers(place, capsys, monkeypatch):
-    chips.tpu_slice.cache_clear()
-    chips.gpus.cache_clear()
+    machines.tpu_slice.cache_clear()
+    machines.gpus.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["plan", "preset.py", "--topology", "v5e:2x2"]) == 2
     assert "takes libtpu, which is not installed: pip install 'mvjax[aot]'" in error(capsys)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from random_requests import TABLES
 
-from mvjax.chips import compile_for, h100, tpu
 from mvjax.engine import decode_loop
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.engine.tables import build_tables
 from mvjax.models import DecoderStepModel, ModelConfig
+from mvjax.planning.machines import compile_for, h100, tpu
 
 GIB = 2**30
 QWEN_7B = ModelConfig("qwen2", 152064, 3584, 28, 28, 4, 128, 18944, 1e6, tied=False, qkv_bias=True, max_position=32768)

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mvjax.chips import TPUS, compile_for, h100, tpu, tpu_slice
+from mvjax.planning.machines import TPUS, compile_for, h100, tpu, tpu_slice
 
 MIB = 2**20
 pytestmark = pytest.mark.aot

@@ -53,7 +53,7 @@ def texts() -> dict[str, str]:
 
 PLAN = """
 import json
-from mvjax.chips import machine
+from mvjax.planning.machines import machine
 from mvjax.planning.plan import make_plan
 from mvjax.planning.report import to_json, to_text
 from tiny_plans import TINY, tiny_config

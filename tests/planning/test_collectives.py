@@ -2,8 +2,8 @@
 
 import pytest
 
-from mvjax.hlo import Program
 from mvjax.planning.collectives import Collective, by_axes, collectives, groups
+from mvjax.planning.hlo import Program
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 NBYTES = 512

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mvjax.chips import CHIPS, machine
+from mvjax.chips import CHIPS
+from mvjax.planning.machines import machine
 from mvjax.planning.program import describe_step
 from mvjax.planning.shapes import SHAPES, find_shape
 from mvjax.training.config import TrainConfig

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from tiny_plans import tiny_step
 
-from mvjax.chips import CHIPS, Machine
+from mvjax.chips import CHIPS
 from mvjax.planning.collectives import Collective
 from mvjax.planning.estimate import rate, times
+from mvjax.planning.machines import Machine
 from mvjax.planning.work import Work
 
 AXES = ("data", "fsdp", "context", "tensor")

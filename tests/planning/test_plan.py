@@ -5,9 +5,9 @@ import re
 import pytest
 from tiny_plans import TINY, made_up, tiny_config, tiny_machine, tiny_step
 
-from mvjax.chips import machine
 from mvjax.errors import UserError
 from mvjax.planning.advice import Advice
+from mvjax.planning.machines import machine
 from mvjax.planning.memory import Memory
 from mvjax.planning.plan import make_plan
 from mvjax.planning.program import describe_step

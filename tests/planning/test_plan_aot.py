@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mvjax.chips import GIB, machine
+from mvjax.chips import GIB
 from mvjax.errors import UserError
 from mvjax.planning.generation import Load, plan_generation
+from mvjax.planning.machines import machine
 from mvjax.planning.plan import Plan, make_plan
 from mvjax.planning.shapes import find_shape
 from mvjax.training.config import TrainConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mvjax.hlo import Program
+from mvjax.planning.hlo import Program
 from mvjax.planning.work import work
 
 pytestmark = pytest.mark.xdist_group("planning")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from virtual_devices import xla_flags
 
-from mvjax.chips import Machine, machine
 from mvjax.models.config import ModelConfig
+from mvjax.planning.machines import Machine, machine
 from mvjax.planning.memory import Memory
 from mvjax.planning.plan import Plan
 from mvjax.planning.program import Step, describe_step

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from mvjax.bench.hlo import dimensions, parse, stream_copies
+from mvjax.planning.hlo import parse
+from mvjax.planning.loop_copies import dimensions, loop_copies
 
 SHAPE = (1, 3, 64, 16)
 
@@ -23,7 +24,7 @@ def program(body, *more):
 def test_an_update_in_place_is_no_copy():
     text = program(lambda s, i: lax.dynamic_update_slice(s, jnp.ones((1, 3, 2, 16)), (0, 0, i, 0)))
     assert sum(i.opcode == "while" for body in parse(text).values() for i in body) == 1
-    assert stream_copies(text, SHAPE) == []
+    assert loop_copies(text, SHAPE) == []
 
 
 @pytest.mark.parametrize(
@@ -36,12 +37,12 @@ def test_an_update_in_place_is_no_copy():
     ],
 )
 def test_what_makes_a_new_stream_is_found(body):
-    found = stream_copies(program(body), SHAPE)
+    found = loop_copies(program(body), SHAPE)
     assert found
     assert all("[" in line for line in found)
 
 
 def test_other_sizes_do_not_count():
     text = program(lambda s, i: lax.dynamic_update_slice(s, jnp.full((1, 3, 1, 16), i * 1.0), (0, 0, i, 0)))
-    assert stream_copies(text, (1, 3, 65, 16)) == []
+    assert loop_copies(text, (1, 3, 65, 16)) == []
     assert dimensions("1,64,3,16") == dimensions("3,16,64") == (3, 16, 64)

@@ -1,11 +1,11 @@
-"""Reads compiled programs: does a loop make a buffer of the stream's size, instead of updating the stream in place?"""
+"""Reads compiled programs: does a loop copy the KV cache, instead of updating it in place?"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 
-from mvjax.hlo import Instruction, parse
+from mvjax.planning.hlo import Instruction, parse
 
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
@@ -16,12 +16,12 @@ IN_PLACE = {
 """Instructions that make no new buffer: XLA puts a copy before an update that cannot be done in place."""
 
 
-def stream_copies(program: str, shape: tuple[int, ...]) -> list[str]:
-    """Instructions inside loops that make a buffer with the stream's dimensions, in whatever order; empty: none.
+def loop_copies(program: str, shape: tuple[int, ...]) -> list[str]:
+    """Instructions inside loops that make a buffer with an array's dimensions, in whatever order; empty: none.
 
     Args:
         program: `compiled.as_text()`.
-        shape: of one array of the stream, such as [R, K, S, H].
+        shape: of the array, such as the cache's [R, K, S, H].
     """
     computations = parse(program)
     wanted = dimensions(",".join(map(str, shape)))
