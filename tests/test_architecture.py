@@ -34,9 +34,10 @@ ARROWS: Mapping[str, set[str]] = {
     "bench": GROUND
     | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "tokenizers", "training"}
     | {"weights"},
+    "display": GROUND | {"language", "tokenizers"},
     "cli": GROUND
-    | {"bench", "curator", "data", "engine", "evaluation", "language", "models", "planning", "tokenizers", "training"}
-    | {"weights"},
+    | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
+    | {"training", "weights"},
     "launch": GROUND | {"training"},
 }
 """Room -> rooms it may import. Every arrow runs downward; one that nothing uses is taken out."""
