@@ -24,12 +24,12 @@ class BareLoop:
         """Compile for `rows` rows over a stream of `slots` slots of which the first `prompt` ones are in use."""
         self.rows, self.slots, self.prompt = rows, slots, prompt
         self.params = params
-        self._stream = model.init_stream(1, slots)
+        self._kv = model.init_kv(1, slots)
         lane_W = jnp.arange(rows, dtype=jnp.int32)
 
-        def run(params, stream, visibility_RS, start, steps):
+        def run(params, kv, visibility_RS, start, steps):
             def body(carry):
-                stream, visibility_RS, _, step = carry
+                kv, visibility_RS, _, step = carry
                 first = start + step * rows
                 visibility_RS = lax.dynamic_update_slice(
                     visibility_RS, (jnp.uint32(1) << lane_W.astype(jnp.uint32))[None], (0, first)
@@ -41,17 +41,17 @@ class BareLoop:
                     start_R=first[None],
                     active_W=jnp.ones(rows, bool),
                 )
-                logits_WV, stream = model.decode(params, stream, lane_W, first + 0 * lane_W, placement, visibility_RS)
-                return stream, visibility_RS, logits_WV, step + 1
+                logits_WV, kv = model.decode(params, kv, lane_W, first + 0 * lane_W, placement, visibility_RS)
+                return kv, visibility_RS, logits_WV, step + 1
 
             logits_WV = jnp.zeros((rows, model.vocab_size), jnp.float32)
-            carry = (stream, visibility_RS, logits_WV, jnp.int32(0))
-            stream, _, logits_WV, _ = lax.while_loop(lambda carry: carry[3] < steps, body, carry)
-            return stream, logits_WV
+            carry = (kv, visibility_RS, logits_WV, jnp.int32(0))
+            kv, _, logits_WV, _ = lax.while_loop(lambda carry: carry[3] < steps, body, carry)
+            return kv, logits_WV
 
         everyone = jnp.uint32(2**rows - 1)
         self._visibility_RS = jnp.where(jnp.arange(slots) < prompt, everyone, jnp.uint32(0))[None]
-        arguments = (params, self._stream, self._visibility_RS, jnp.int32(prompt), jnp.int32(SYNC))
+        arguments = (params, self._kv, self._visibility_RS, jnp.int32(prompt), jnp.int32(SYNC))
         self._compiled = jax.jit(run, donate_argnums=1).lower(*arguments).compile()
         self._at = prompt
 
@@ -65,9 +65,9 @@ class BareLoop:
         if self._at + steps * self.rows > self.slots:
             self._at = self.prompt
         start = time.perf_counter()
-        self._stream, logits_WV = self._compiled(
-            self.params, self._stream, self._visibility_RS, jnp.int32(self._at), jnp.int32(steps)
+        self._kv, logits_WV = self._compiled(
+            self.params, self._kv, self._visibility_RS, jnp.int32(self._at), jnp.int32(steps)
         )
-        jax.block_until_ready((self._stream, logits_WV))
+        jax.block_until_ready((self._kv, logits_WV))
         self._at += steps * self.rows
         return (time.perf_counter() - start) / steps

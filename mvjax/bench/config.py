@@ -46,7 +46,7 @@ class EngineBench(ModelBench):
     """Length of the stream."""
     steps: int = 48
     """Steps with all rows live, in each repetition; fewer where the stream is too short for them."""
-    engine_rows: int = 8
+    max_branches: int = 8
     """Rows that the engine is built for, whatever number runs."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
@@ -56,8 +56,8 @@ class EngineBench(ModelBench):
         check_rows(self.rows)
         if 1 not in self.rows:
             raise UserError("--rows: 1 must be among them, for the cost of a fork is counted in its steps")
-        if not 1 <= self.engine_rows <= 32:
-            raise UserError(f"--engine-rows {self.engine_rows}: give 1 to 32")
+        if not 1 <= self.max_branches <= 32:
+            raise UserError(f"--max-branches {self.max_branches}: give 1 to 32")
         if self.steps < 3 * SYNC:
             raise UserError(f"--steps {self.steps}: give {3 * SYNC} or more, timings are taken {SYNC} steps at a time")
 
@@ -89,7 +89,7 @@ class ParallelBench(ModelBench):
     """Length of the stream; prompt and answer must fit."""
     path_steps: int = 48
     """Tokens of a scripted path."""
-    engine_rows: int = 8
+    max_branches: int = 8
     """Rows that the engine is built for."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
@@ -97,9 +97,9 @@ class ParallelBench(ModelBench):
     def check(self) -> None:
         super().check()
         check_rows(self.degrees, "--degrees")
-        if min(self.degrees) < 2 or max(self.degrees) > min(16, self.engine_rows):
+        if min(self.degrees) < 2 or max(self.degrees) > min(16, self.max_branches):
             raise UserError(
-                f"--degrees: give numbers from 2 to {min(16, self.engine_rows)} (--engine-rows, 16 at most)"
+                f"--degrees: give numbers from 2 to {min(16, self.max_branches)} (--max-branches, 16 at most)"
             )
         if self.items < 1:
             raise UserError(f"--items {self.items}: give 1 or more")

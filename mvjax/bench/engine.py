@@ -74,7 +74,7 @@ def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> 
         if paths > 1:
             costs = [fork_cost(run, *single) for (run, _), single in zip(pairs, runs[1, kind], strict=True)]
             row["fork+reduce, steps"] = Spread.of(costs)
-            row["idle steps"] = max(run.result.steps - run.result.critical_path - 1 for run, _ in pairs)
+            row["idle steps"] = max(run.result.decode_steps - run.result.critical_path - 1 for run, _ in pairs)
             report.bars.append(
                 Bar(f"fork and reduce in decode steps, {paths} rows, {kind}", Spread.of(costs), FORK_BAR)
             )
@@ -87,7 +87,7 @@ def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> 
     report.notes.append(
         f"stream of {config.slots} slots, {SYNC} steps a stay; the engine's time includes the steering of the script, "
         "the host's side of a stay, and the interpreter for "
-        f"{engine.config.rows} rows whatever number is live"
+        f"{engine.config.max_branches} rows whatever number is live"
     )
     report.notes.append(
         "fork+reduce: time of the two stays beyond steady steps, in bare single-row steps, and idle steps"
@@ -109,7 +109,7 @@ def fork_cost(run: Run, single: Run, bare_step: float) -> float:
     forked, reduced = live.index(most) - 1, len(live) - 1 - live[::-1].index(most)
     stays = [run.stays[place] for place in {run.stay_of(forked), run.stay_of(reduced)}]
     extra = sum(stay.seconds - sum(usual[rows] for rows in stay.live) for stay in stays)
-    return extra / bare_step + run.result.steps - run.result.critical_path - 1
+    return extra / bare_step + run.result.decode_steps - run.result.critical_path - 1
 
 
 def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[StepModel, Engine, list[Script]]:
@@ -122,7 +122,7 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[StepM
 
     say("loading the model")
     tokenizer, model = load_for_generation(config.model)
-    rows = max(config.engine_rows, *config.rows)
+    rows = max(config.max_branches, *config.rows)
     plans = [(paths, fitting_steps(paths, config.steps, config.slots, rows)) for paths in config.rows]
     for paths, steps in plans:
         if steps < 3 * SYNC:
@@ -139,8 +139,8 @@ def find_copies(engine: Engine, bare: dict[int, BareLoop], model: StepModel) -> 
     import jax
 
     slots = engine.config.stream_step
-    stream = jax.eval_shape(lambda: model.init_stream(1, slots))
-    shapes = {leaf.shape for leaf in jax.tree.leaves(stream)}
+    kv = jax.eval_shape(lambda: model.init_kv(1, slots))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(kv)}
     programs = {f"engine, {name}": text for name, text in loop_programs(engine).items()}
     programs |= {f"bare, {rows} rows": loop.program for rows, loop in bare.items()}
     return [

@@ -66,12 +66,12 @@ def measure(config: ParallelBench, report: Report, say: Callable[[str], None]) -
     if adapter is None:
         plans = [(degree, config.path_steps) for degree in config.degrees]
         engine, scripts = scripted_engine(
-            model, model.params, tokenizer, plans, config.slots, config.engine_rows, config.row_counts
+            model, model.params, tokenizer, plans, config.slots, config.max_branches, config.row_counts
         )
         items = [Item(f"script-{script.paths}", script.paths, script.prompt, script.limits) for script in scripts]
     else:
         engine_config = EngineConfig(
-            requests=1, rows=config.engine_rows, row_counts=config.row_counts, stream_step=config.slots
+            requests=1, max_branches=config.max_branches, row_counts=config.row_counts, stream_step=config.slots
         )
         engine = Engine(model, model.params, tokenizer, engine_config)
         items = [item for degree in config.degrees for item in synthetic_items(config, tokenizer, degree)]
@@ -84,7 +84,7 @@ def measure(config: ParallelBench, report: Report, say: Callable[[str], None]) -
             item.rows = rows_of_steps(item.run(engine, "parallel"))
         except RowsRanShort:
             items.remove(item)
-            report.notes.append(f"{item.name} is left out: its paths had to wait for rows (--engine-rows)")
+            report.notes.append(f"{item.name} is left out: its paths had to wait for rows (--max-branches)")
             continue
         for rows in {bucket(live, engine.config) for live in item.rows} - set(bare):
             say(f"compiling the bare forward for {rows} rows")
@@ -166,7 +166,7 @@ def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]
     items = []
     for record in generate(dials, config.items):
         prompt = tokenizer.render_chat(with_suffix(record.messages, "multiverse"))
-        room = config.slots - len(prompt) - config.engine_rows
+        room = config.slots - len(prompt) - config.max_branches
         if room < 128:
             raise UserError(
                 f"{record.id}: a prompt of {len(prompt)} tokens leaves no room in a stream of {config.slots} slots; "

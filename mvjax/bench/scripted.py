@@ -105,9 +105,9 @@ class SteeredModel:
         text_V[list(vocabulary.eos_ids)] = False
         self.params = {"model": params, "forced": jnp.asarray(forced_NT), "text": jnp.asarray(text_V)}
 
-    def init_stream(self, requests: int, slots: int):
+    def init_kv(self, requests: int, slots: int):
         """The inner model's stream, and the script of each request."""
-        return self.model.init_stream(requests, slots), jnp.zeros(requests, jnp.int32)
+        return self.model.init_kv(requests, slots), jnp.zeros(requests, jnp.int32)
 
     @property
     def page_size(self):
@@ -118,20 +118,20 @@ class SteeredModel:
         """The inner model's pages, and the script of the one request that a scripted engine has."""
         return self.model.init_pages(pages), jnp.zeros(1, jnp.int32)
 
-    def with_table(self, stream, table_RM):
+    def with_table(self, kv, table_RM):
         """The inner model's pages under a table."""
-        return self.model.with_table(stream[0], table_RM), stream[1]
+        return self.model.with_table(kv[0], table_RM), kv[1]
 
-    def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
         """The inner model's prefill; the first chunk names the script."""
-        inner, script_R = stream
+        inner, script_R = kv
         rest = (tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length)
         script_R = script_R.at[request].set(jnp.where(offset == 0, tokens_T[0], script_R[request]))
         return self.model.prefill(params["model"], inner, *rest), script_R
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
+    def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):
         """The inner model's logits, steered."""
-        inner, script_R = stream
+        inner, script_R = kv
         logits_WV, inner = self.model.decode(params["model"], inner, tokens_W, positions_W, rows, visibility_RS)
         forced_W = params["forced"][script_R[rows.request_W], positions_W + 1]
         hit_WV = forced_W[:, None] == jnp.arange(self.vocab_size, dtype=jnp.int32)
@@ -157,7 +157,7 @@ def scripted_engine(
                 f"more than the stream's {slots}; give more --slots, or fewer rows or steps"
             )
     steered = SteeredModel(model, params, vocabulary, scripts, slots)
-    config = EngineConfig(requests=1, rows=rows, row_counts=row_counts, stream_step=slots, sync_steps=SYNC)
+    config = EngineConfig(requests=1, max_branches=rows, row_counts=row_counts, stream_step=slots, sync_steps=SYNC)
     return Engine(steered, steered.params, tokenizer, config), scripts
 
 
@@ -168,7 +168,7 @@ def fitting_steps(paths: int, steps: int, slots: int, rows: int) -> int:
 
 
 class Stay(NamedTuple):
-    """One call of `Engine.advance`."""
+    """One call of `Engine.step`."""
 
     seconds: float
     live: list[int]
@@ -214,7 +214,7 @@ def drive(
     seconds, results = [], []
     while engine.busy:
         start = time.perf_counter()
-        results += engine.advance()
+        results += engine.step()
         seconds.append(time.perf_counter() - start)
         between()
     lives = split_stays(rows_of_steps(results[0]), engine.config)
@@ -236,14 +236,14 @@ def rows_of_steps(result: Result) -> list[int]:
     position_T = result.stream.position
     ends_T = [*np.flatnonzero(np.diff(position_T)).tolist(), len(position_T) - 1]
     rows = [1, *np.diff([-1, *ends_T]).tolist()] if len(position_T) else [1]
-    if len(rows) != result.steps:
-        raise RowsRanShort(f"{result.steps} steps, but tokens at {len(rows) - 1} positions")
+    if len(rows) != result.decode_steps:
+        raise RowsRanShort(f"{result.decode_steps} steps, but tokens at {len(rows) - 1} positions")
     return rows
 
 
 def bucket(rows: int, config: EngineConfig) -> int:
     """Row count of the program that the engine runs for so many live rows of one request."""
-    most = min((count for count in config.row_counts if count >= config.rows), default=config.rows)
+    most = min((count for count in config.row_counts if count >= config.max_branches), default=config.max_branches)
     return min((count for count in config.row_counts if rows <= count <= most), default=most)
 
 

@@ -39,14 +39,14 @@ class EvaluateArguments:
     """Seed of the sampling."""
     requests: int = 4
     """Problems answered at the same time."""
-    rows: int = 8
+    max_branches: int = 8
     """Branches of one answer that run at the same time."""
     check: bool = False
     """Also compare the engine's logits with the training forward pass, and its tokens with those of the sequential
     schedule, on every transcript; one request at a time."""
     output: Path | None = None
     """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped, if its
-    settings are the same (--limit, --requests, --rows and --check may differ)."""
+    settings are the same (--limit, --requests, --max-branches and --check may differ)."""
     json: bool = False
     """Print the totals as JSON."""
 
@@ -90,11 +90,11 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     from mvjax.models.load import demo_adapter, load_for_generation
 
     limits = Limits(max_new_tokens=arguments.max_new_tokens)
-    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).checked()
+    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
     tokenizer, model = load_for_generation(arguments.model, adapter)
     if arguments.check:
-        from mvjax.evaluation.faithful import Agreement, Checker, RecordingModel
+        from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
         from mvjax.models.load import load_with_tags
 
         model = RecordingModel(model)
@@ -102,12 +102,12 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
     requests = 1 if arguments.check else arguments.requests
     # Few row counts and one stream size: compiling takes longer than what finer ones would save.
-    rows = arguments.rows if arguments.mode == "parallel" else 1
+    rows = arguments.max_branches if arguments.mode == "parallel" else 1
     longest = max(map(len, prompts), default=1) + arguments.max_new_tokens + rows
     longest = -(-longest // EngineConfig.stream_step) * EngineConfig.stream_step
     config = EngineConfig(
         requests=requests,
-        rows=rows,
+        max_branches=rows,
         row_counts=tuple(sorted({requests, rows, 2 * rows, requests * rows})) if rows > 1 else (requests,),
         stream_step=min(longest, EngineConfig.max_slots),
     )
@@ -142,7 +142,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     done = list(track(outcomes, total=len(problems), description=arguments.data.stem, console=console))
     summary = totals(done)
     if arguments.check:
-        summary |= sum((Agreement(**outcome.check) for outcome in done), Agreement()).summary()
+        summary |= sum((ConsistencyReport(**outcome.check) for outcome in done), ConsistencyReport()).summary()
     return summary
 
 

@@ -52,7 +52,7 @@ class GenerateArguments:
     """Sample among the likeliest tokens that hold this much probability."""
     seed: int = 0
     """The same seed gives the same answer, whatever the schedule."""
-    rows: int = 8
+    max_branches: int = 8
     """Branches of one answer that run at the same time; further ones wait."""
     json: bool = False
     """Print one JSON object per answer."""
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     from mvjax.models.load import demo_adapter, load_for_generation
 
     prompts = questions(arguments)
-    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).checked()
+    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).validate()
     adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
     status = Status(quiet=arguments.json)
     with status("loading the model"):
@@ -76,9 +76,9 @@ def main(argv: list[str]) -> int:
 
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     limits = Limits(max_new_tokens=arguments.max_new_tokens, max_positions=arguments.max_positions)
-    rows = arguments.rows if arguments.mode == "parallel" else 1
+    rows = arguments.max_branches if arguments.mode == "parallel" else 1
     # Few row counts: the first answer waits for every program that is compiled.
-    config = EngineConfig(requests=1, rows=rows, row_counts=(1, rows) if rows > 1 else (1,))
+    config = EngineConfig(requests=1, max_branches=rows, row_counts=(1, rows) if rows > 1 else (1,))
     engine = Engine(model, model.params, tokenizer, config)
     for ids in encoded:
         engine.check(ids, limits, sampling, arguments.mode)

@@ -28,7 +28,7 @@ best. Where it does not fit, the nearest change that does. Nothing is allocated;
   --slices N          so many such slices, joined by the data-centre network (a field of the configuration)
   --generate          the engine's loop instead, on one chip, for the trained model
     --requests N          requests at a time (4)
-    --rows-per-request N  branches of each (8)
+    --max-branches N  branches of each (8)
     --slots N             tokens of each (4096)
   --tries N           programs to compile at most in search of one that fits (4; 0: none)
   --json              print JSON
@@ -36,9 +36,9 @@ best. Where it does not fit, the nearest change that does. Nothing is allocated;
 
 Every field of the configuration can be given as for `mvjax train`, see mvjax train --help."""
 
-OWN = {"topology": str, "tries": int, "requests": int, "rows_per_request": int, "slots": int}
+OWN = {"topology": str, "tries": int, "requests": int, "max_branches": int, "slots": int}
 SWITCHES = ("generate", "json")
-LOAD = ("requests", "rows_per_request", "slots")
+LOAD = ("requests", "max_branches", "slots")
 
 
 class Words(NamedTuple):
@@ -108,7 +108,7 @@ def generate(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
     from mvjax.planning.shapes import find_shape
 
     model, chips = find_shape(config.model, shape), machine(topology)
-    asked = {"requests": own.get("requests"), "rows": own.get("rows_per_request"), "slots": own.get("slots")}
+    asked = {"requests": own.get("requests"), "max_branches": own.get("max_branches"), "slots": own.get("slots")}
     load = Load(**{name: value for name, value in asked.items() if value is not None}).check()
     say(f"compiling the generation loop for one chip of {topology}")
     plan = plan_generation(model, chips, load, config.dtype)

@@ -11,15 +11,15 @@ import numpy as np
 
 from mvjax.engine import decode_loop
 from mvjax.engine import state as st
-from mvjax.engine.calls import Calls
-from mvjax.engine.job import Fresh, Job
+from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.limits import EngineConfig, Limits, Mode, SamplingParams
-from mvjax.engine.model import StepModel, Stream
-from mvjax.engine.programs import Programs
+from mvjax.engine.model import KVArrays, StepModel
+from mvjax.engine.model_runner import ModelRunner
+from mvjax.engine.program_cache import ProgramCache
 from mvjax.engine.prompt import Prompt, chunk_plan
+from mvjax.engine.request import Request, TokenUpdate
 from mvjax.engine.result import Result
 from mvjax.engine.scheduler import Scheduler
-from mvjax.engine.streams import Streams
 from mvjax.engine.tables import build_tables
 from mvjax.errors import UserError
 
@@ -52,9 +52,9 @@ class Engine:
         tables = build_tables(vocabulary, vocabulary.eos_ids, self.config.max_paths)
         self._has_tags = bool((tables.tag_id >= 0).all())
         self._vocab_size = len(vocabulary.codes)
-        self._programs = Programs()
-        self._streams = Streams(model, self.config, self._programs, tables.number.shape[1])
-        self._calls = Calls(model, self.config, self._streams, *jax.tree.map(jnp.asarray, (tables, params)))
+        self._programs = ProgramCache()
+        self._streams = KVCache(model, self.config, self._programs, tables.number.shape[1])
+        self._calls = ModelRunner(model, self.config, self._streams, *jax.tree.map(jnp.asarray, (tables, params)))
         self._scheduler = Scheduler(self._streams, self._calls)
         self._next = 0
 
@@ -66,7 +66,7 @@ class Engine:
         return self._programs.compilations
 
     @property
-    def stream(self) -> Stream:
+    def kv(self) -> KVArrays:
         """The model's stream as it stands: content of finished requests stays until others take their place."""
         return self._streams.stream
 
@@ -77,7 +77,7 @@ class Engine:
         limits: Limits | Sequence[Limits] = DEFAULT_LIMITS,
         sampling: SamplingParams | Sequence[SamplingParams] = GREEDY,
         mode: Mode = "parallel",
-        on_tokens: Callable[[list[Fresh]], None] | None = None,
+        on_tokens: Callable[[list[TokenUpdate]], None] | None = None,
     ) -> list[Result]:
         """Answer prompts; results in their order. More prompts than `EngineConfig.requests` wait for a free place.
 
@@ -107,10 +107,10 @@ class Engine:
         results = {}
         try:
             while len(results) < len(prompts):
-                results |= {result.request: result for result in self.advance(on_tokens)}
+                results |= {result.request: result for result in self.step(on_tokens)}
         finally:
             if len(results) < len(prompts):
-                self._scheduler.forget()
+                self._scheduler.reset()
         return [results[index] for index in range(len(prompts))]
 
     def submit(
@@ -156,14 +156,14 @@ class Engine:
             if job is not None and job.request == request:
                 job.cancelled = True
 
-    def advance(self, on_tokens: Callable[[list[Fresh]], None] | None = None) -> list[Result]:
+    def step(self, on_tokens: Callable[[list[TokenUpdate]], None] | None = None) -> list[Result]:
         """Admit what fits, stay in the loop once, and return the requests that finished."""
         streams, scheduler = self._streams, self._scheduler
-        scheduler.prepare()
+        scheduler.schedule()
         if not scheduler.running:
             return []
         width = scheduler.width
-        scheduler.reserve_ahead(decode_loop.lanes_of(self.config.rows, width) * self.config.sync_steps)
+        scheduler.reserve_ahead(decode_loop.lanes_of(self.config.max_branches, width) * self.config.sync_steps)
         streams.stream, streams.state, told = streams.call(*self._calls.loop(width))
         report = decode_loop.read_report(told)
         scheduler.running, streams.used_R = report.running, report.used_R.astype(np.int64)
@@ -173,10 +173,10 @@ class Engine:
                 continue
             record_SC, segment_S, counts = self._fetch(place)
             if on_tokens is not None:
-                fresh += job.fresh_tokens(record_SC)
+                fresh += job.token_updates(record_SC)
             if not report.alive_R[place]:
                 results.append(job.result(record_SC, segment_S, counts, self._programs.seconds, self.tokenizer))
-                scheduler.vacate(place)
+                scheduler.release(place)
         if fresh:
             on_tokens(fresh)
         return results
@@ -185,7 +185,7 @@ class Engine:
         """Compile for so many requests in streams of so many slots, which later requests that fit will use.
 
         Args:
-            slots: prompt, new tokens and `EngineConfig.rows` spare ones; `EngineConfig.stream_step` by default.
+            slots: prompt, new tokens and `EngineConfig.max_branches` spare ones; `EngineConfig.stream_step` by default.
             prompt_lengths: lengths of prompts without a layout, whose prefill is compiled too.
 
         Raises:
@@ -197,7 +197,7 @@ class Engine:
         self._scheduler.allocate(requests, streams.slots_for(slots or self.config.stream_step))
         plans = [chunk_plan(length - 1, self.config.prefill_chunks) for length in prompt_lengths]
         chunks = {size for plan in plans for _, size, _ in plan}
-        blank = Job(0, Prompt([0]), DEFAULT_LIMITS, GREEDY, "parallel")
+        blank = Request(0, Prompt([0]), DEFAULT_LIMITS, GREEDY, "parallel")
         hidden = blank.prompt.hidden(self.config.prompt_levels, streams.sizes.slots)
         columns = [np.zeros(size, np.int32) for size in chunks]
         programs = [self._calls.loop(width) for width in self._calls.row_counts(requests)]
@@ -207,15 +207,15 @@ class Engine:
 
     # The host's side.
 
-    def _job(self, prompt, limits: Limits, sampling: SamplingParams, mode: Mode, request: int) -> Job:
+    def _job(self, prompt, limits: Limits, sampling: SamplingParams, mode: Mode, request: int) -> Request:
         if mode not in ("parallel", "sequential", "autoregressive"):
             raise UserError(f"mode is {mode!r}; give parallel, sequential or autoregressive")
         if not self._has_tags and mode != "autoregressive":
             raise UserError("the tokenizer has no control tags; add them, or use mode autoregressive")
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        prompt.checked(f"prompt {request}", self._vocab_size, self.config.prompt_levels)
-        limits = limits.checked(self.config.max_paths, self.config.max_depth)
-        room = self._streams.most_slots - self.config.rows
+        prompt.validate(f"prompt {request}", self._vocab_size, self.config.prompt_levels)
+        limits = limits.validate(self.config.max_paths, self.config.max_depth)
+        room = self._streams.most_slots - self.config.max_branches
         if len(prompt.tokens) + limits.max_new_tokens > room:
             raise UserError(
                 f"prompt {request} has {len(prompt.tokens)} tokens; with max_new_tokens {limits.max_new_tokens} it "
@@ -229,7 +229,7 @@ class Engine:
                 f"prompt {request} ends at position {prompt.last_position}; with {positions} positions more it goes "
                 f"beyond the model's {most}; shorten it, or lower max_positions"
             )
-        return Job(request, prompt, limits, sampling.checked(), mode)
+        return Request(request, prompt, limits, sampling.validate(), mode)
 
     def _fetch(self, place: int) -> tuple[np.ndarray, np.ndarray, st.Counts]:
         """Records and segments of the slots that a request uses, and its counts."""

@@ -34,7 +34,7 @@ class Limits:
     min_block_share: int = 64
     """A block may open only while the segment has this many tokens and positions left."""
 
-    def checked(self, max_paths: int, max_depth: int) -> Limits:
+    def validate(self, max_paths: int, max_depth: int) -> Limits:
         """These limits, or UserError when they cannot be kept by an engine of that size."""
         if self.max_new_tokens <= RESERVE:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}; give more than {RESERVE}, kept for closing")
@@ -64,7 +64,7 @@ class SamplingParams:
     seed: int = 0
     """With the prompt and the other settings it fixes the answer, whatever the schedule."""
 
-    def checked(self) -> SamplingParams:
+    def validate(self) -> SamplingParams:
         """These settings, or UserError when one is out of range."""
         if not 0.0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}; give 0 (greedy) or more")
@@ -83,11 +83,11 @@ class EngineConfig:
 
     requests: int = 4
     """Requests that run at once; more wait in a queue."""
-    rows: int = 8
+    max_branches: int = 8
     """Branches of one request that run at once, 1 to 32 (the bits of a visibility word)."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Batch sizes that the loop is compiled for, as they are needed; a step runs on the smallest that holds all rows.
-    Counts beyond `requests` x `rows` are not used; fewer of them compile faster."""
+    Counts beyond `requests` x `max_branches` are not used; fewer of them compile faster."""
     max_depth: int = 3
     """Largest `Limits.max_depth` that a request may ask for."""
     max_paths: int = 16
@@ -107,8 +107,8 @@ class EngineConfig:
     """Interval levels of laid-out prompts (the document, then nesting), for conversations."""
 
     def __post_init__(self):
-        if not 1 <= self.rows <= 32:
-            raise UserError(f"rows is {self.rows}; give 1 to 32, the bits of a visibility word")
+        if not 1 <= self.max_branches <= 32:
+            raise UserError(f"max_branches is {self.max_branches}; give 1 to 32, the bits of a visibility word")
         if self.requests < 1 or self.sync_steps < 1 or self.stream_step < 1 or self.max_depth < 1:
             raise UserError("requests, sync_steps, stream_step and max_depth must be 1 or more")
         if self.pages is not None and self.pages < 1:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-Stream = Any
-"""Whatever the model keeps per request and slot: a pytree whose arrays grow with the requests and the slots."""
+KVArrays = Any
+"""What the model keeps per request and slot (keys and values, as a rule): a pytree whose arrays grow with requests
+and slots."""
 
 
 class RowPlacement(NamedTuple):
@@ -24,7 +25,7 @@ class RowPlacement(NamedTuple):
     """Row of each lane of each request; W or more where there is none."""
     start_R: Int[Array, "R"]
     """First slot that the request writes in this step: lane l writes slot start_R[r] + l. Slots from there to
-    start_R[r] + Lanes are free, so a model may write all lanes at once and leave rubbish in the unused ones."""
+    start_R[r] + Lanes are free, so a model may write all lanes at once and leave anything in the unused ones."""
     active_W: Bool[Array, "W"]
     """Rows that hold a token; the others' logits are not read."""
 
@@ -36,14 +37,14 @@ class StepModel(Protocol):
     vocab_size: int
     """Width of the logits."""
 
-    def init_stream(self, requests: int, slots: int) -> Stream:
-        """An empty stream for `requests` requests of `slots` slots each."""
+    def init_kv(self, requests: int, slots: int) -> KVArrays:
+        """Empty arrays for `requests` KV streams of `slots` slots each."""
         ...
 
     def prefill(
         self,
         params: Any,
-        stream: Stream,
+        kv: KVArrays,
         tokens_T: Int[Array, "T"],
         positions_T: Int[Array, "T"],
         hide_start_ES: Int[Array, "E S"],
@@ -51,7 +52,7 @@ class StepModel(Protocol):
         request: Int[Array, ""],
         offset: Int[Array, ""],
         length: Int[Array, ""],
-    ) -> Stream:
+    ) -> KVArrays:
         """Put one chunk of a prompt into slots offset .. offset+length of a request.
 
         T is static; tokens from `length` on are padding and may be written too (the slots are free). A token sees
@@ -62,40 +63,40 @@ class StepModel(Protocol):
     def decode(
         self,
         params: Any,
-        stream: Stream,
+        kv: KVArrays,
         tokens_W: Int[Array, "W"],
         positions_W: Int[Array, "W"],
         rows: RowPlacement,
         visibility_RS: UInt[Array, "R S"],
-    ) -> tuple[Float[Array, "W V"], Stream]:
-        """Feed one token per row. Bit l of visibility_RS[r, s]: lane l of request r sees slot s, those of this step
-        included."""
+    ) -> tuple[Float[Array, "W V"], KVArrays]:
+        """Feed one token per row. Bit l of visibility_RS[r, s]: lane l of request r sees slot s (this step's
+        slots included)."""
         ...
 
 
 @runtime_checkable
 class PagedStepModel(StepModel, Protocol):
-    """A step model whose streams may lie in pages. `page_size` None: it wants contiguous ones, see `init_stream`.
+    """A step model whose KV streams may lie in pages. `page_size` None: it wants contiguous ones, see `init_kv`.
 
-    `prefill` and `decode` then get a stream that `with_table` has given the page table, int32[R, M]: slot s of request
-    r is slot s % page_size of page table[r, s // page_size]. It names pages for all slots that may be written.
+    `prefill` and `decode` then get arrays that `with_table` has given the page table, int32[R, M]: slot s of request r
+    is slot s % page_size of page table[r, s // page_size]. The table names pages for all slots that may be written.
     """
 
     page_size: int | None
     """Slots of a page."""
 
-    def init_pages(self, pages: int) -> Stream:
-        """So many empty pages, with no table yet."""
+    def init_pages(self, pages: int) -> KVArrays:
+        """Empty pages, with no table yet."""
         ...
 
-    def with_table(self, stream: Stream, table_RM: Int[Array, "R M"]) -> Stream:
+    def with_table(self, kv: KVArrays, table_RM: Int[Array, "R M"]) -> KVArrays:
         """The same pages under a table."""
         ...
 
-    def read_pages(self, stream: Stream, pages_M: Int[Array, "M"]) -> Any:
+    def read_pages(self, kv: KVArrays, pages_M: Int[Array, "M"]) -> Any:
         """What these pages hold: a pytree whose leaves have M as their first dimension."""
         ...
 
-    def write_pages(self, stream: Stream, pages_M: Int[Array, "M"], content: Any) -> Stream:
-        """The stream with such content in these pages. A page that is named more than once may hold any of it."""
+    def write_pages(self, kv: KVArrays, pages_M: Int[Array, "M"], content: Any) -> KVArrays:
+        """The arrays with this content in these pages. A page that is named more than once may hold any of it."""
         ...

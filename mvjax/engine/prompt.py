@@ -36,7 +36,7 @@ class Prompt:
         """Position of the last token."""
         return len(self.tokens) - 1 if self.positions is None else int(self.positions[-1])
 
-    def checked(self, name: str, vocab_size: int, levels: int) -> Prompt:
+    def validate(self, name: str, vocab_size: int, levels: int) -> Prompt:
         """This prompt, or UserError when the engine cannot take it."""
         count = len(self.tokens)
         if not count:

@@ -74,7 +74,7 @@ class Result:
     """Blocks that were closed without a path."""
     barred: int
     """Tokens sampled where the model's own first choice was a tag or end-of-text that the grammar bars."""
-    steps: int
+    decode_steps: int
     """Model steps in which the request had a token to feed."""
     critical_path: int
     """Last position - last prompt position."""

@@ -8,11 +8,11 @@ import time
 import jax
 import numpy as np
 
-from mvjax.engine import admission
-from mvjax.engine.calls import Calls, next_power
-from mvjax.engine.job import Job
+from mvjax.engine import state_ops
+from mvjax.engine.kv_cache import KVCache
+from mvjax.engine.model_runner import ModelRunner, next_power
 from mvjax.engine.prompt import chunk_plan
-from mvjax.engine.streams import Streams
+from mvjax.engine.request import Request
 
 
 class Scheduler:
@@ -26,10 +26,10 @@ class Scheduler:
             run the sizes only grow.
     """
 
-    def __init__(self, streams: Streams, calls: Calls):
+    def __init__(self, streams: KVCache, calls: ModelRunner):
         self.streams, self.calls, self.config = streams, calls, calls.config
-        self.jobs: list[Job | None] = []
-        self.queue: collections.deque[Job] = collections.deque()
+        self.jobs: list[Request | None] = []
+        self.queue: collections.deque[Request] = collections.deque()
         self.running = 0
         self.resize = True
 
@@ -53,34 +53,34 @@ class Scheduler:
         self.jobs = [None] * requests
         self.streams.allocate(requests, slots)
 
-    def prepare(self) -> None:
+    def schedule(self) -> None:
         """Before a stay in the loop: room and pages for the next step of all that run, and those admitted that fit."""
         if self.running:
-            self.streams.make_room(max(self.streams.used_R) + self.config.rows, self.streams.sizes.requests)
+            self.streams.make_room(max(self.streams.used_R) + self.config.max_branches, self.streams.sizes.requests)
             self._park_some()
         if self.queue:
             self._admit_waiting()
         for place, job in enumerate(self.jobs):
             if job is not None and job.cancelled and not job.cancel_told:
-                self.streams.change("cancel", admission.cancel, np.int32(place))
+                self.streams.change("cancel", state_ops.cancel, np.int32(place))
                 job.cancel_told = True
 
     def reserve_ahead(self, slots: int) -> None:
         """Pages for so many slots more, as far as there are some and a request can use them, the oldest first."""
         for _, place in self._by_age():
-            most = self.jobs[place].most_slots(self.config.rows)
+            most = self.jobs[place].most_slots(self.config.max_branches)
             self.streams.reserve(place, min(self.streams.used_R[place] + slots, most))
 
-    def vacate(self, place: int) -> None:
+    def release(self, place: int) -> None:
         """A request leaves its place."""
         self.jobs[place] = None
         self.streams.release(place)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop all requests (after an interruption); the streams are made anew with the next."""
         self.queue.clear()
         self.jobs, self.running = [], 0
-        self.streams.forget()
+        self.streams.reset()
 
     def _admit_waiting(self) -> None:
         streams = self.streams
@@ -100,23 +100,23 @@ class Scheduler:
                     break  # It waits until others have left.
                 self._admit(place, self.queue.popleft())
 
-    def _finds_pages(self, place: int, job: Job) -> bool:
+    def _finds_pages(self, place: int, job: Request) -> bool:
         """Take pages for the first step of a request that waits. A parked one wants enough to stay to its end."""
-        if job.parked is None:
-            found = self.streams.reserve(place, job.fed + self.config.rows)
+        if job.preempted is None:
+            found = self.streams.reserve(place, job.fed + self.config.max_branches)
         else:
-            found = self.streams.could_hold(job.most_slots(self.config.rows))
-            found = found and self.streams.reserve(place, job.parked.used + self.config.rows)
+            found = self.streams.could_hold(job.most_slots(self.config.max_branches))
+            found = found and self.streams.reserve(place, job.preempted.used + self.config.max_branches)
         if not found:
             self.streams.release(place)
         return found
 
-    def _admit(self, place: int, job: Job) -> None:
+    def _admit(self, place: int, job: Request) -> None:
         """Prefill a prompt and start its root, or go on with a parked request."""
         streams, self.jobs[place] = self.streams, job
-        if job.parked is not None:
-            streams.resume(place, job.parked)
-            job.parked, self.running = None, streams.running()
+        if job.preempted is not None:
+            streams.resume(place, job.preempted)
+            job.preempted, self.running = None, streams.running()
             return
         job.admitted, compiled = time.perf_counter(), streams.compile_seconds
         streams.make_room(job.first_slots(self.config), streams.sizes.requests)
@@ -140,10 +140,10 @@ class Scheduler:
     def _park_some(self) -> None:
         """See that every request has pages for the next step; while they run out the youngest request leaves."""
         streams, by_age = self.streams, self._by_age()
-        while not all(streams.reserve(place, streams.used_R[place] + self.config.rows) for _, place in by_age):
+        while not all(streams.reserve(place, streams.used_R[place] + self.config.max_branches) for _, place in by_age):
             _, place = by_age.pop()
             job = self.jobs[place]
-            job.parked = streams.park(place)
-            self.vacate(place)
+            job.preempted = streams.park(place)
+            self.release(place)
             self.queue.appendleft(job)
             self.running = streams.running()

@@ -101,7 +101,7 @@ def run_benchmark(
             while waiting and len(running) < together:
                 problem, prompt = waiting.popleft()
                 running[engine.submit(prompt, limits=limits, sampling=sampling, mode=mode)] = problem
-            for result in engine.advance():
+            for result in engine.step():
                 problem = running.pop(result.request)
                 outcome = outcome_of(problem, result, tokenizer.decode(result.tokens.tolist()))
                 if check is not None:

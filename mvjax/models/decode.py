@@ -30,7 +30,7 @@ PAGE = 128
 """Slots of a page: a TPU's lanes, and a few of a GPU's tiles."""
 
 
-class Stream(NamedTuple):
+class KVArrays(NamedTuple):
     """Keys and values of every slot: a list of [R, K, S, H], one a layer or one [L, R, K, S, H] if scanned; in pages
     [P, K, Z, H], or one [L * P, K, Z, H] if scanned."""
 
@@ -89,54 +89,54 @@ class DecoderStepModel:
         made[0].params = params
         return made[0]
 
-    def init_stream(self, requests: int, slots: int) -> Stream:
-        """An empty stream of `slots` slots for each of `requests` requests."""
+    def init_kv(self, requests: int, slots: int) -> KVArrays:
+        """Empty KV streams of `slots` slots for each of `requests` requests."""
         config = self.config
         shape = (requests, config.kv_heads, slots, config.head_dim)
         if self.unroll:
             blank = [[jnp.zeros(shape, self.dtype) for _ in range(config.layers)] for _ in range(2)]
         else:
             blank = [jnp.zeros((config.layers, *shape), self.dtype) for _ in range(2)]
-        return Stream(*blank)
+        return KVArrays(*blank)
 
-    def init_pages(self, pages: int) -> Stream:
-        """So many empty pages, for all requests together."""
+    def init_pages(self, pages: int) -> KVArrays:
+        """Empty pages, for all requests together."""
         config = self.config
         shape = (config.kv_heads, self.page_size, config.head_dim)
         if self.unroll:
             blank = [[jnp.zeros((pages, *shape), self.dtype) for _ in range(config.layers)] for _ in range(2)]
         else:
             blank = [jnp.zeros((config.layers * pages, *shape), self.dtype) for _ in range(2)]
-        return Stream(*blank)
+        return KVArrays(*blank)
 
-    def with_table(self, stream: Stream, table_RM: Int[Array, "R M"]) -> Stream:
+    def with_table(self, kv: KVArrays, table_RM: Int[Array, "R M"]) -> KVArrays:
         """The same pages under a page table."""
-        return stream._replace(table=table_RM)
+        return kv._replace(table=table_RM)
 
     def _places(self, pages_M: Int[Array, "M"], layers_first: int) -> Int[Array, "M L"]:
         """Where the pages of all layers lie in one scanned array of `layers_first` pages."""
         layers = self.config.layers
         return pages_M[:, None] + jnp.arange(layers) * (layers_first // layers)
 
-    def read_pages(self, stream: Stream, pages_M: Int[Array, "M"]) -> tuple:
+    def read_pages(self, kv: KVArrays, pages_M: Int[Array, "M"]) -> tuple:
         """Keys and values of some pages: lists of [M, K, Z, H], one a layer, or [M, L, K, Z, H] if scanned."""
         if self.unroll:
-            return tuple([kv[pages_M] for kv in side] for side in (stream.k, stream.v))
-        return tuple(kv[self._places(pages_M, len(kv))] for kv in (stream.k, stream.v))
+            return tuple([array[pages_M] for array in side] for side in (kv.k, kv.v))
+        return tuple(array[self._places(pages_M, len(array))] for array in (kv.k, kv.v))
 
-    def write_pages(self, stream: Stream, pages_M: Int[Array, "M"], content: tuple) -> Stream:
-        """The stream with keys and values that `read_pages` gave in some pages."""
+    def write_pages(self, kv: KVArrays, pages_M: Int[Array, "M"], content: tuple) -> KVArrays:
+        """The arrays with keys and values that `read_pages` gave in some pages."""
         if self.unroll:
-            k, v = ([kv.at[pages_M].set(new) for kv, new in zip(*pair)] for pair in zip((stream.k, stream.v), content))
+            k, v = ([array.at[pages_M].set(new) for array, new in zip(*pair)] for pair in zip((kv.k, kv.v), content))
         else:
-            pairs = zip((stream.k, stream.v), content)
-            k, v = (kv.at[self._places(pages_M, len(kv))].set(new) for kv, new in pairs)
-        return stream._replace(k=k, v=v)
+            pairs = zip((kv.k, kv.v), content)
+            k, v = (array.at[self._places(pages_M, len(array))].set(new) for array, new in pairs)
+        return kv._replace(k=k, v=v)
 
     def prefill(
         self,
         params: Any,
-        stream: Stream,
+        kv: KVArrays,
         tokens_T: Int[Array, " T"],
         positions_T: Int[Array, " T"],
         hide_start_ES: Int[Array, "E S"],
@@ -144,7 +144,7 @@ class DecoderStepModel:
         request: Int[Array, ""],
         offset: Int[Array, ""],
         length: Int[Array, ""],
-    ) -> Stream:
+    ) -> KVArrays:
         """Put one chunk of a prompt into slots offset .. offset + length of a request.
 
         T is static; tokens from `length` on are padding: they write nothing, or rubbish behind the chunk where streams
@@ -159,16 +159,16 @@ class DecoderStepModel:
             news_TKH = [new_KHT.transpose(2, 0, 1) for new_KHT in (k_KHT, v_KHT)]
             if table_RM is None:
                 pairs = zip((k, v), news_TKH)
-                return [kv.at[request, :, slot_T].set(new_TKH, mode="drop") for kv, new_TKH in pairs]
+                return [array.at[request, :, slot_T].set(new_TKH, mode="drop") for array, new_TKH in pairs]
             where = table_RM[request][None], jnp.asarray(offset, jnp.int32)[None]
             news_1TKH = [new_TKH[None] for new_TKH in news_TKH]
             return mvjax_kernels.write_paged_kv(k, v, *news_1TKH, *where, backend=self.backend)
 
         def attend(q_NHT, k, v, table_RM):
-            def whole(kv):
+            def whole(array):
                 if table_RM is None:
-                    return kv[request].swapaxes(0, 1)[None]
-                kv_MKZH = kv[table_RM[request]]
+                    return array[request].swapaxes(0, 1)[None]
+                kv_MKZH = array[table_RM[request]]
                 return kv_MKZH.swapaxes(1, 2).reshape(1, S, *kv_MKZH.shape[1::2])
 
             o_BTNH = mvjax_kernels.attention(
@@ -182,24 +182,24 @@ class DecoderStepModel:
             )
             return o_BTNH[0].reshape(T, -1).T
 
-        _, stream = self.run(params, stream, tokens_T, positions_T, write, attend)
-        return stream
+        _, kv = self.run(params, kv, tokens_T, positions_T, write, attend)
+        return kv
 
     def decode(
         self,
         params: Any,
-        stream: Stream,
+        kv: KVArrays,
         tokens_W: Int[Array, " W"],
         positions_W: Int[Array, " W"],
         rows: Any,
         visibility_RS: Int[Array, "R S"],
-    ) -> tuple[Float[Array, "W V"], Stream]:
+    ) -> tuple[Float[Array, "W V"], KVArrays]:
         """Feed one token per row; float32 logits of each row's next token, and the stream with the rows' slots.
 
         rows: a RowPlacement: request_W and lane_W (where a row belongs), row_RL (row of each lane, W or more where
         there is none), start_R (lane l of request r writes slot start_R[r] + l; all lanes are written, so the slots
-        from start_R[r] to start_R[r] + Lanes must be free). Bit l of visibility_RS[r, s]: lane l of request r sees
-        slot s, this step's slots included.
+        from start_R[r] to start_R[r] + Lanes must be free). Bit l of visibility_RS[r, s]: lane l of request r sees slot
+        s, this step's slots included.
         """
         width, (requests, lanes) = tokens_W.shape[0], rows.row_RL.shape
         row_RL = jnp.minimum(rows.row_RL, width - 1)
@@ -223,7 +223,7 @@ class DecoderStepModel:
         def write(k, v, k_KHW, v_KHW, table_RM):
             news_RLKH = to_lanes(k_KHW), to_lanes(v_KHW)
             if table_RM is None:
-                return [write_lanes(kv, new.swapaxes(1, 2), rows.start_R) for kv, new in zip((k, v), news_RLKH)]
+                return [write_lanes(array, new.swapaxes(1, 2), rows.start_R) for array, new in zip((k, v), news_RLKH)]
             return mvjax_kernels.write_paged_kv(k, v, *news_RLKH, table_RM, rows.start_R, backend=self.backend)
 
         def attend(q_NHW, k, v, table_RM):
@@ -236,14 +236,14 @@ class DecoderStepModel:
                 )
             return from_lanes(o_RLNH)
 
-        x_DW, stream = self.run(params, stream, tokens_W, positions_W, write, attend)
+        x_DW, kv = self.run(params, kv, tokens_W, positions_W, write, attend)
         if ordered:
             x_DW = x_DW[:, jnp.minimum(rows.lane_W, lanes - 1)]
         x_DW = norm(x_DW, params["norm"], self.config.rms_eps)
         head_VD = params["embed"] if self.config.tied else params["head"]
-        return jnp.matmul(head_VD, x_DW, preferred_element_type=jnp.float32).T, stream
+        return jnp.matmul(head_VD, x_DW, preferred_element_type=jnp.float32).T, kv
 
-    def run(self, params, stream, tokens_W, positions_W, write, attend):
+    def run(self, params, kv, tokens_W, positions_W, write, attend):
         """All blocks over columns of tokens; `write` puts new keys or values into a stream, `attend` reads it."""
         cos_HW, sin_HW = (table.T for table in rotary_tables(self.config, positions_W))
         x_DW = params["embed"][tokens_W].T
@@ -258,21 +258,21 @@ class DecoderStepModel:
         if self.unroll:
             k, v = [None] * layers, [None] * layers
             for i, weights in enumerate(params["layers"]):
-                x_DW, k[i], v[i] = layer(x_DW, weights, stream.k[i], stream.v[i], stream.table)
-            return x_DW, stream._replace(k=k, v=v)
+                x_DW, k[i], v[i] = layer(x_DW, weights, kv.k[i], kv.v[i], kv.table)
+            return x_DW, kv._replace(k=k, v=v)
 
         # The stream is carried and written at its layer, not scanned over: a scan would copy it.
         def step(carry, weights):
             i, x_DW, k, v = carry
-            if stream.table is not None:  # The pages of a layer begin where those of the one before end.
-                x_DW, k, v = layer(x_DW, weights, k, v, stream.table + i * (k.shape[0] // layers))
+            if kv.table is not None:  # The pages of a layer begin where those of the one before end.
+                x_DW, k, v = layer(x_DW, weights, k, v, kv.table + i * (k.shape[0] // layers))
                 return (i + 1, x_DW, k, v), None
             x_DW, k_RKSH, v_RKSH = layer(x_DW, weights, k[i], v[i], None)
             k, v = (jax.lax.dynamic_update_index_in_dim(all_, one, i, 0) for all_, one in ((k, k_RKSH), (v, v_RKSH)))
             return (i + 1, x_DW, k, v), None
 
-        (_, x_DW, k, v), _ = jax.lax.scan(step, (jnp.int32(0), x_DW, stream.k, stream.v), params["layers"])
-        return x_DW, stream._replace(k=k, v=v)
+        (_, x_DW, k, v), _ = jax.lax.scan(step, (jnp.int32(0), x_DW, kv.k, kv.v), params["layers"])
+        return x_DW, kv._replace(k=k, v=v)
 
 
 def write_lanes(kv_RKSH: jax.Array, new_RKLH: jax.Array, start_R: jax.Array) -> jax.Array:

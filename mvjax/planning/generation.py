@@ -33,14 +33,14 @@ class Load:
     """What the engine is to serve at a time."""
 
     requests: int = 4
-    rows: int = 8
+    max_branches: int = 8
     """Branches of a request."""
     slots: int = 4096
     """Tokens of a request's stream, all branches together."""
 
     def check(self) -> Load:
         """The same, if its values make sense; UserError names the first that does not."""
-        EngineConfig(requests=self.requests, rows=self.rows)
+        EngineConfig(requests=self.requests, max_branches=self.max_branches)
         if self.slots < 1:
             raise UserError(f"plan: --slots {self.slots} must be 1 or more")
         return self
@@ -88,17 +88,19 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     pages = 1 + load.requests * math.ceil(load.slots / PAGE)
     slots = math.ceil(load.slots / PAGE) * PAGE
     config = EngineConfig()
-    sizes = Sizes(load.requests, slots, load.rows, config.max_depth, config.max_paths, tables.number.shape[1], pages)
+    sizes = Sizes(
+        load.requests, slots, load.max_branches, config.max_depth, config.max_paths, tables.number.shape[1], pages
+    )
     table = jax.ShapeDtypeStruct((load.requests, slots // PAGE), jnp.int32)
-    stream = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
+    kv = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
     state = jax.eval_shape(lambda: empty_state(sizes))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tables)
     room, steps = jax.ShapeDtypeStruct((load.requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    run = functools.partial(decode_loop.run, model, width=load.requests * load.rows, narrower=0)
+    run = functools.partial(decode_loop.run, model, width=load.requests * load.max_branches, narrower=0)
     place = SingleDeviceSharding(device)
     function = jax.jit(run, in_shardings=place, out_shardings=place, donate_argnums=(2, 3))
-    compiled = compile_on(machine, function, model.params, shapes, stream, state, room, steps)
-    return account(shape, machine, load, compiled, nbytes(model.params), nbytes((stream.k, stream.v)), nbytes(state))
+    compiled = compile_on(machine, function, model.params, shapes, kv, state, room, steps)
+    return account(shape, machine, load, compiled, nbytes(model.params), nbytes((kv.k, kv.v)), nbytes(state))
 
 
 def account(
@@ -108,7 +110,7 @@ def account(
     chip = machine.chip
     seconds = None
     if chip.flops:
-        products = 2 * shape.config.parameters * load.requests * load.rows
+        products = 2 * shape.config.parameters * load.requests * load.max_branches
         seconds = max((weights + pages) / chip.bandwidth, products / chip.flops)
     rest = max(0, compiled.total - compiled.code - weights - pages - state)
     room = min(chip.hbm, compiled.total - 1) if compiled.refused else chip.hbm
@@ -177,13 +179,13 @@ def generation_json(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
 
 def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: int) -> str:
     """A page."""
-    load, rows = plan.load, plan.load.requests * plan.load.rows
+    load, rows = plan.load, plan.load.requests * plan.load.max_branches
     kinds = ("weights", plan.weights), ("keys and values", plan.pages), ("state and tables", plan.state)
     kinds += ("temporaries", plan.rest), ("code", plan.code), ("total", plan.total)
     left = (plan.room - plan.total) / GIB
     lines = [
         f"{plan.shape.source}, {count_words(plan.shape.config.parameters)} weights",
-        f"{load.requests} requests of {load.rows} branches and {load.slots:,} tokens on one chip of "
+        f"{load.requests} requests of {load.max_branches} branches and {load.slots:,} tokens on one chip of "
         f"{plan.machine.name}; compiled in {plan.seconds:.0f} s, not run",
         "",
         "HBM of a chip, GiB",

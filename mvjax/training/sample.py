@@ -82,7 +82,7 @@ class Sampler:
         self._limits = Limits(max_new_tokens=tokens)
         slots = -(-(len(self._ids) + tokens + rows) // STEP) * STEP
         counts = tuple(sorted({1, rows}))
-        sizes = EngineConfig(requests=1, rows=rows, row_counts=counts, stream_step=slots, max_slots=slots)
+        sizes = EngineConfig(requests=1, max_branches=rows, row_counts=counts, stream_step=slots, max_slots=slots)
         model = DecoderStepModel.described(config, dtype=dtype)
         self._engine = Engine(model, None, tokenizer, sizes)
         self._take = jax.jit(partial(weights, unroll=model.unroll, dtype=model.dtype), static_argnums=0)

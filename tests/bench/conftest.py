@@ -43,4 +43,4 @@ def shared(monkeypatch, loaded, scripts):
     for room in ("engine", "parallel"):
         monkeypatch.setattr(f"mvjax.bench.{room}.scripted_engine", give)
     monkeypatch.setattr(loading, "load_for_generation", lambda *_: loaded)
-    return {"slots": SLOTS, "engine_rows": ROWS, "row_counts": (ROWS,), "repeat": 2}
+    return {"slots": SLOTS, "max_branches": ROWS, "row_counts": (ROWS,), "repeat": 2}

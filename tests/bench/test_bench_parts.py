@@ -34,7 +34,7 @@ from mvjax.tokenizers import load_tokenizer
 
 def record(positions, steps):
     """What a result says about the tokens that were fed, in the order of the stream."""
-    return SimpleNamespace(stream=SimpleNamespace(position=np.array(positions)), steps=steps)
+    return SimpleNamespace(kv=SimpleNamespace(position=np.array(positions)), decode_steps=steps)
 
 
 def test_live_rows_follow_from_positions():
@@ -47,11 +47,11 @@ def test_live_rows_follow_from_positions():
 
 
 def test_stays_end_with_the_program_or_after_some_steps():
-    config = EngineConfig(rows=8, row_counts=(1, 2, 4, 8, 16), sync_steps=3)
+    config = EngineConfig(max_branches=8, row_counts=(1, 2, 4, 8, 16), sync_steps=3)
     assert [bucket(rows, config) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
     assert split_stays([1, 1, 3, 4, 4, 4, 2, 1], config) == [[1, 1], [3, 4, 4], [4], [2], [1]]
-    assert bucket(3, EngineConfig(rows=6, row_counts=(1, 2, 4))) == 4
-    assert bucket(5, EngineConfig(rows=6, row_counts=(1, 2, 4))) == 6
+    assert bucket(3, EngineConfig(max_branches=6, row_counts=(1, 2, 4))) == 4
+    assert bucket(5, EngineConfig(max_branches=6, row_counts=(1, 2, 4))) == 6
 
 
 def run_of(*stays):
@@ -80,7 +80,7 @@ def test_cost_of_a_fork():
 
 
 def test_bound_of_the_bare_forward():
-    config = EngineConfig(rows=4, row_counts=(1, 2, 4))
+    config = EngineConfig(max_branches=4, row_counts=(1, 2, 4))
     assert parallel.bound([1, 3, 4], {1: 2.0, 4: 3.0}, config) == pytest.approx(8 * 2.0 / 8.0)
 
 
@@ -105,25 +105,23 @@ def test_steering_forces_tokens_and_bars_tags(toy, loaded):
     class Flat:
         vocab_size = len(tables.codes) + 3
 
-        def init_stream(self, requests, slots):
+        def init_kv(self, requests, slots):
             return ()
 
-        def prefill(self, params, stream, *_):
-            return stream
+        def prefill(self, params, kv, *_):
+            return kv
 
-        def decode(self, params, stream, tokens_W, *_):
-            return jnp.full((len(tokens_W), self.vocab_size), params), stream
+        def decode(self, params, kv, tokens_W, *_):
+            return jnp.full((len(tokens_W), self.vocab_size), params), kv
 
     model = SteeredModel(Flat(), 0.5, tables, [script], slots=200)
-    stream = model.init_stream(2, 8)
+    kv = model.init_kv(2, 8)
     tokens_T = jnp.array([1, 9, 9], jnp.int32)
-    stream = model.prefill(model.params, stream, tokens_T, None, None, None, jnp.int32(1), jnp.int32(0), jnp.int32(3))
-    stream = model.prefill(
-        model.params, stream, tokens_T * 5, None, None, None, jnp.int32(1), jnp.int32(3), jnp.int32(3)
-    )
+    kv = model.prefill(model.params, kv, tokens_T, None, None, None, jnp.int32(1), jnp.int32(0), jnp.int32(3))
+    kv = model.prefill(model.params, kv, tokens_T * 5, None, None, None, jnp.int32(1), jnp.int32(3), jnp.int32(3))
     rows = SimpleNamespace(request_W=jnp.array([1, 1, 0]))
     positions_W = jnp.array([31, 60, 31])
-    logits_WV, _ = model.decode(model.params, stream, jnp.zeros(3, jnp.int32), positions_W, rows, None)
+    logits_WV, _ = model.decode(model.params, kv, jnp.zeros(3, jnp.int32), positions_W, rows, None)
     forced, free, other = np.asarray(logits_WV)
     assert forced.argmax() == script.forced_T[32]
     assert script.forced_T[61] < 0

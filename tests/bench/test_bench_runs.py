@@ -51,7 +51,7 @@ def test_a_script_is_followed_to_the_letter(loaded, scripts, sampling):
     assert [(codes == tag).sum() for tag in (tags.OUTLINE_OPEN, tags.PATH_OPEN, tags.PARALLEL_CLOSE)] == [2, 2, 1]
     assert np.bincount(result.segment)[1:].tolist() == [block.steps, block.steps]
     assert run.live.count(2) == block.steps
-    assert len(run.live) == result.steps == result.critical_path + 1
+    assert len(run.live) == result.decode_steps == result.critical_path + 1
     assert drive(made, block.prompt, block.limits, "sequential", sampling).result.tokens.tolist() == (
         result.tokens.tolist()
     )
@@ -104,7 +104,7 @@ def test_items_of_the_synthetic_family(toy, loaded):
     assert len({item.name for item in items}) == 2
     for item in items:
         assert "in parallel before answering." in tokenizer.decode(item.prompt)
-        assert len(item.prompt) + item.limits.max_new_tokens + chosen.engine_rows == 2000
+        assert len(item.prompt) + item.limits.max_new_tokens + chosen.max_branches == 2000
     with pytest.raises(UserError, match="leaves no room"):
         parallel.synthetic_items(settings.ParallelBench(model=toy, slots=300), tokenizer, 4)
 
@@ -123,7 +123,7 @@ def test_parallel_with_an_adapter(toy, tmp_path):
         degrees=(2,),
         items=2,
         slots=700,
-        engine_rows=2,
+        max_branches=2,
         row_counts=(2,),
         repeat=1,
     )

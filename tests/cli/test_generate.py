@@ -24,7 +24,7 @@ def run(capsys, *words):
     return status, output, error.splitlines()[-1] if error else ""
 
 
-FEW = ("--rows", 1, "--max-new-tokens", 40)
+FEW = ("--max-branches", 1, "--max-new-tokens", 40)
 
 
 def test_json_holds_answer_and_measures(toy, capsys):
@@ -86,7 +86,7 @@ def test_evaluate_checks_every_transcript(toy, capsys, tmp_path):
         (("generate", "--model", "TOY"), "standard input is not UTF-8 text (byte 3)"),
         (("generate", "hi " * 2000, "--model", "TOY"), "shorten it"),
         (("generate", "hi", "--model", "TOY", "--temperature", "-1"), "temperature"),
-        (("generate", "hi", "--model", "TOY", "--rows", "0"), "rows"),
+        (("generate", "hi", "--model", "TOY", "--max-branches", "0"), "max_branches"),
         (("generate", "hi", "--model", "TOY", "--demo"), "adapter"),
         (("evaluate", "none.jsonl", "--model", "TOY"), "none.jsonl: there is no such file"),
     ],

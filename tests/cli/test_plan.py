@@ -193,7 +193,7 @@ def test_generation(place, capsys, monkeypatch):
     monkeypatch.setattr(generation, "compile_on", lambda *_: Compiled(1.0, "", MIB, 0, MIB, 7))
     assert main(["plan", "preset.py", "--generate", "--requests", "2", "--slots", "256", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert data["load"] == {"requests": 2, "rows": 8, "slots": 256}
+    assert data["load"] == {"requests": 2, "max_branches": 8, "slots": 256}
     hbm = data["hbm"]
     assert sum(hbm[kind] for kind in ("weights", "pages", "state", "rest", "code")) == hbm["total"] == 2 * MIB + 7
     # Two requests of two pages of 128, and the page that free rows write to; 2 layers, 2 heads of 8, float32.

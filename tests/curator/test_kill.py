@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import flaky_model
 import pytest
-import whimsical_model
 from model_replies import drive, problem
 
 from mvjax.curator import llm
@@ -43,7 +43,7 @@ class Stage:
         lines = [json.dumps({name: getattr(entry, name) for name in fields}) for entry in problems]
         (place / "traces.jsonl").write_text("\n".join(lines))
         script = ROOT / "tests" / "support" / "scripted_endpoint.py"
-        words = ["--faults", str(faults), "--kinds", *kinds, "--replies", "whimsical_model:reply", "--log", self.log]
+        words = ["--faults", str(faults), "--kinds", *kinds, "--replies", "flaky_model:reply", "--log", self.log]
         endpoint = subprocess.Popen(
             [sys.executable, script, *words], env=self.environment, stdout=subprocess.PIPE, text=True
         )
@@ -107,7 +107,7 @@ def check(stage: Stage, problems, kills: int) -> Counter:
         for entry, (kept, outcome) in zip(problems, store.outcomes(), strict=True):
             assert kept.id == entry.id
             states[outcome.state] += 1
-            expected, calls = drive(llm.curate(kept, settings), whimsical_model.answer)
+            expected, calls = drive(llm.curate(kept, settings), flaky_model.answer)
             assert outcome == expected
             stored = store.calls(entry.id)
             assert [call.fingerprint for call in stored] == [call.fingerprint for call, _ in calls]

@@ -27,12 +27,12 @@ def loop_program(device, config: ModelConfig, requests: int, slots: int, pages: 
     tables = build_tables(wide(TABLES, config.vocab_size), TABLES.eos_ids, MAX_PATHS)
     sizes = Sizes(requests, slots, ROWS, 3, MAX_PATHS, tables.number.shape[1], pages)
     table = jax.ShapeDtypeStruct((requests, slots // 128), jnp.int32)
-    stream = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
+    kv = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
     state = jax.eval_shape(lambda: empty_state(sizes))
     run = functools.partial(decode_loop.run, model, width=requests * ROWS, narrower=0)
     room, steps = jax.ShapeDtypeStruct((requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tables)
-    return compile_for(device, run, model.params, shapes, stream, state, room, steps, donate=(2, 3))
+    return compile_for(device, run, model.params, shapes, kv, state, room, steps, donate=(2, 3))
 
 
 def wide(tables, vocabulary: int):
@@ -47,9 +47,9 @@ def wide(tables, vocabulary: int):
 def check(program, config: ModelConfig, pages: int):
     """Pages are written in place: what the program adds to its arguments is far less than they take."""
     memory = program.memory_analysis()
-    stream = 2 * config.layers * pages * config.kv_heads * 128 * config.head_dim * 2
-    assert memory.alias_size_in_bytes >= stream
-    assert memory.temp_size_in_bytes < stream / 4
+    kv = 2 * config.layers * pages * config.kv_heads * 128 * config.head_dim * 2
+    assert memory.alias_size_in_bytes >= kv
+    assert memory.temp_size_in_bytes < kv / 4
     return memory
 
 

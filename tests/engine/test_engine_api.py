@@ -10,7 +10,7 @@ import pytest
 from hash_model import HashModel, forward
 from random_requests import CODES, TABLES, VOCABULARY
 
-from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, admission
+from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, state_ops
 from mvjax.engine.prompt import chunk_plan
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.errors import UserError
@@ -27,25 +27,23 @@ class WatchfulModel(HashModel):
 
     max_position = 10_000
 
-    def init_stream(self, requests, slots):
-        return super().init_stream(requests, slots) | {"seen": jnp.zeros((requests, slots), jnp.int32)}
+    def init_kv(self, requests, slots):
+        return super().init_kv(requests, slots) | {"seen": jnp.zeros((requests, slots), jnp.int32)}
 
-    def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
-        slots = stream["seen"].shape[1]
+    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+        slots = kv["seen"].shape[1]
         slot_T, slot_S = offset + jnp.arange(len(tokens_T)), jnp.arange(slots)
         sees_TS = slot_S <= slot_T[:, None]
         for start_S, end_S in zip(hide_start_ES, hide_end_ES):
             sees_TS &= ~((slot_T[:, None] >= start_S) & (slot_T[:, None] < end_S))
         at_T = jnp.where(jnp.arange(len(tokens_T)) < length, slot_T, slots)
-        seen = stream["seen"].at[request, at_T].set(jnp.sum(sees_TS, axis=1), mode="drop")
-        hashed = super().prefill(
-            params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length
-        )
+        seen = kv["seen"].at[request, at_T].set(jnp.sum(sees_TS, axis=1), mode="drop")
+        hashed = super().prefill(params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length)
         return hashed | {"seen": seen}
 
-    def decode(self, params, stream, *step):
-        logits_WV, hashed = super().decode(params, stream, *step)
-        return logits_WV, hashed | {"seen": stream["seen"]}
+    def decode(self, params, kv, *step):
+        logits_WV, hashed = super().decode(params, kv, *step)
+        return logits_WV, hashed | {"seen": kv["seen"]}
 
 
 def taste():
@@ -60,7 +58,9 @@ def taste():
 @functools.cache
 def shared_engine() -> Engine:
     """Two requests, four rows each; one row count, so that little is compiled."""
-    config = EngineConfig(requests=2, rows=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16))
+    config = EngineConfig(
+        requests=2, max_branches=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16)
+    )
     return Engine(WatchfulModel(taste()), taste(), TABLES, config)
 
 
@@ -106,7 +106,7 @@ def test_measures_are_those_of_the_transcript():
         assert layout.new_tokens == result.new_tokens == len(result.stream.token) <= LIMITS.max_new_tokens
         assert layout.degree == result.degree
         assert result.sampled + result.written.sum() == result.new_tokens
-        assert result.critical_path <= result.steps <= result.new_tokens + 1
+        assert result.critical_path <= result.decode_steps <= result.new_tokens + 1
         assert result.timings.decode > 0
         assert result.timings.prefill >= 0
         assert (result.reason == "stop") == (0 not in result.cuts)
@@ -125,8 +125,8 @@ def test_modes(engine):
     sequential = engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN, mode="sequential")
     for parallel, result in zip(answers(), sequential):
         same(parallel, result)
-        assert result.steps in (result.new_tokens, result.new_tokens + 1)
-    assert sum(result.steps for result in answers()) < sum(result.steps for result in sequential)
+        assert result.decode_steps in (result.new_tokens, result.new_tokens + 1)
+    assert sum(result.decode_steps for result in answers()) < sum(result.decode_steps for result in sequential)
     for result in engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN, mode="autoregressive"):
         assert tags.PARALLEL_OPEN not in CODES[result.tokens]
         assert len(result.parent) == 1
@@ -162,7 +162,7 @@ def test_end_of_text_stops(engine):
     engine.params = bias_V
     result = engine.generate(PROMPTS[:2], limits=LIMITS)[0]
     assert (result.reason, result.new_tokens, result.cuts, result.critical_path) == ("stop", 0, {}, 0)
-    assert (result.degree, result.steps, result.barred) == (1.0, 1, 0)
+    assert (result.degree, result.decode_steps, result.barred) == (1.0, 1, 0)
 
 
 def test_limits_stop(engine):
@@ -221,10 +221,10 @@ def test_requests_may_come_while_others_run(engine):
     numbers = [engine.submit(prompt, limits=LIMITS, sampling=DRAWN[at]) for at, prompt in enumerate(PROMPTS[:2])]
     with pytest.raises(UserError, match="busy"):
         engine.generate(PROMPTS)
-    results = engine.advance()
+    results = engine.step()
     numbers += [engine.submit(prompt, limits=LIMITS, sampling=DRAWN[2 + at]) for at, prompt in enumerate(PROMPTS[2:5])]
     while engine.busy:
-        results += engine.advance()
+        results += engine.step()
     assert sorted(result.request for result in results) == numbers
     for result in results:
         same(result, answers()[numbers.index(result.request)])
@@ -240,7 +240,7 @@ def plain_taste():
 def test_streams_grow(engine):
     engine.params = plain_taste()
     for prompt, result in zip(PROMPTS, engine.generate(PROMPTS[:2], limits=Limits(max_new_tokens=280))):
-        assert engine.stream["token"].shape == (2, 512)
+        assert engine.kv["token"].shape == (2, 512)
         tokens_T = np.array([*prompt, *result.tokens])
         logits_TV = forward(tokens_T, np.arange(len(tokens_T)), np.tri(len(tokens_T)), plain_taste())
         np.testing.assert_array_equal(logits_TV[len(prompt) - 1 : -1].argmax(axis=1), result.tokens)
@@ -250,9 +250,9 @@ def test_growing_keeps_what_is_there():
     small = Sizes(requests=1, slots=8, max_branches=2, max_depth=1, max_paths=2, number_length=1)
     large = dataclasses.replace(small, requests=2, slots=16)
     model = HashModel(np.zeros(VOCABULARY))
-    kept = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1), (model.init_stream(1, 8), empty_state(small)))
-    grown = admission.grow(*kept, model=model, sizes=large)
-    empty = (model.init_stream(2, 16), empty_state(large))
+    kept = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1), (model.init_kv(1, 8), empty_state(small)))
+    grown = state_ops.grow(*kept, model=model, sizes=large)
+    empty = (model.init_kv(2, 16), empty_state(large))
     for old, new, blank in zip(*map(jax.tree.leaves, (kept, grown, empty))):
         inside = tuple(slice(length) for length in old.shape)
         assert new.shape == blank.shape
@@ -281,10 +281,10 @@ def test_earlier_turns_keep_their_layout(engine):
     assert plain.position[0] == count
     row_TT, column_TT = np.mgrid[:count, :count]
     sees_TT = column_TT <= row_TT
-    np.testing.assert_array_equal(engine.stream["seen"][0, : count - 1], sees_TT.sum(axis=1)[:-1])
+    np.testing.assert_array_equal(engine.kv["seen"][0, : count - 1], sees_TT.sum(axis=1)[:-1])
     for start_T, end_T in zip(follow_up.hide_start, follow_up.hide_end):
         sees_TT &= ~((row_TT >= start_T) & (row_TT < end_T))
-    np.testing.assert_array_equal(engine.stream["seen"][1, : count - 1], sees_TT.sum(axis=1)[:-1])
+    np.testing.assert_array_equal(engine.kv["seen"][1, : count - 1], sees_TT.sum(axis=1)[:-1])
 
 
 def test_tags_in_a_prompt_are_text(engine):
@@ -339,7 +339,14 @@ def test_models_and_vocabularies_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rows": 33}, {"rows": 0}, {"requests": 0}, {"max_paths": 65}, {"row_counts": (4, 2)}, {"prefill_chunks": ()}],
+    [
+        {"max_branches": 33},
+        {"max_branches": 0},
+        {"requests": 0},
+        {"max_paths": 65},
+        {"row_counts": (4, 2)},
+        {"prefill_chunks": ()},
+    ],
 )
 def test_bad_sizes_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):

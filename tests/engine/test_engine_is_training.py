@@ -9,7 +9,7 @@ from flax import nnx
 from random_requests import TABLES, VOCABULARY, limits_of, random_prompt, random_rules
 
 from mvjax.engine import Engine, EngineConfig, SamplingParams
-from mvjax.evaluation.faithful import Agreement, Checker, RecordingModel
+from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
 from mvjax.models import Decoder, ModelConfig
 from mvjax.models.decode import DecoderStepModel
 
@@ -35,14 +35,14 @@ def checker():
     model = RecordingModel(DecoderStepModel(decoder))
     # Without an end of text, which would end most random transcripts before their first block.
     endless = dataclasses.replace(TABLES, eos_ids=())
-    engine = Engine(model, model.params, endless, EngineConfig(requests=1, rows=4, stream_step=1280))
+    engine = Engine(model, model.params, endless, EngineConfig(requests=1, max_branches=4, stream_step=1280))
     return Checker(engine, decoder, types.SimpleNamespace(tables=lambda: TABLES))
 
 
 def test_engine_equals_training_on_random_transcripts(checker):
     """Nested, cut, abandoned and queued paths: near-uniform sampling from a random model visits all of the grammar."""
     rng = np.random.default_rng(8)
-    results, found = [], Agreement()
+    results, found = [], ConsistencyReport()
     for seed in range(16):
         prompt, limits = random_prompt(rng), limits_of(random_rules(rng))
         if seed % 2:  # A map of tags at random takes a hundred tokens or more.

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from random_requests import TABLES, VOCABULARY
 
 from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
-from mvjax.engine.pages import WASTE, Pager
+from mvjax.engine.page_pool import WASTE, PagePool
 from mvjax.errors import UserError
 from mvjax.language import tags
 
@@ -18,7 +18,7 @@ LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
 DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(5)]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
 PAGE = 16
-SIZES = {"requests": 2, "rows": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
+SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
 
 
 class Owners(RuleBasedStateMachine):
@@ -26,7 +26,7 @@ class Owners(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.pager, self.asked = Pager(12, 4), {}
+        self.pager, self.asked = PagePool(12, 4), {}
 
     @rule(place=st.integers(0, 3), slots=st.integers(0, 40))
     def reserve(self, place, slots):
@@ -97,10 +97,10 @@ def run(running: Engine, cancel=None):
             told.setdefault((piece.request - numbers[0], piece.segment), []).extend(piece.tokens)
 
     while running.busy:
-        results |= {result.request - numbers[0]: result for result in running.advance(hear)}
-        parked = [job.request - numbers[0] for job in running._scheduler.queue if job.parked is not None]
-        if cancel is not None and parked:
-            running.cancel(cancel(parked) + numbers[0])
+        results |= {result.request - numbers[0]: result for result in running.step(hear)}
+        preempted = [job.request - numbers[0] for job in running._scheduler.queue if job.preempted is not None]
+        if cancel is not None and preempted:
+            running.cancel(cancel(preempted) + numbers[0])
     assert sorted(results) == list(range(len(PROMPTS)))
     return results, told
 
@@ -118,16 +118,16 @@ def test_a_request_that_finds_no_page_comes_back_as_it_was():
     assert any(name == "park" for name, _ in running._programs._compiled)
     for number, wanted in enumerate(answers(None)):
         np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
-        assert results[number].steps == wanted.steps
+        assert results[number].decode_steps == wanted.decode_steps
         assert_told(results[number], told, number)
 
 
 def test_a_parked_request_can_be_cancelled():
     cancelled = set()
 
-    def cancel(parked):
-        cancelled.add(parked[0])
-        return parked[0]
+    def cancel(preempted):
+        cancelled.add(preempted[0])
+        return preempted[0]
 
     results, told = run(engine(13), cancel)
     assert cancelled

@@ -21,7 +21,7 @@ from mvjax.language import lay_out
 @functools.cache
 def compiled_engine(requests: int, rows: int) -> Engine:
     model = HashModel(np.zeros(VOCABULARY))
-    config = EngineConfig(requests=requests, rows=rows, stream_step=1280, sync_steps=64)
+    config = EngineConfig(requests=requests, max_branches=rows, stream_step=1280, sync_steps=64)
     return Engine(model, model.params, TABLES, config)
 
 
@@ -100,7 +100,7 @@ def test_the_number_of_rows_does_not_change_the_answer(rows):
         rules.rows, rules.autoregressive = rows, False
         reference = Interpreter(WORDS, rules, bias_V, prompt).run()
         check_equal(result, reference)
-        assert result.steps == reference.steps
+        assert result.decode_steps == reference.steps
 
 
 def test_autoregressive_mode_opens_no_block():
@@ -129,7 +129,7 @@ def test_sequential_mode_equals_parallel_mode():
     for one, other in zip(parallel, sequential, strict=True):
         assert one.tokens.tolist() == other.tokens.tolist()
         assert one.position.tolist() == other.position.tolist()
-        assert one.steps <= other.steps
+        assert one.decode_steps <= other.decode_steps
 
 
 @pytest.mark.slow

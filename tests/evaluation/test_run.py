@@ -25,7 +25,7 @@ class Engine:
         self.most = max(self.most, len(self.waiting))
         return len(self.asked)
 
-    def advance(self):
+    def step(self):
         request, prompt = self.waiting.pop()
         return [
             types.SimpleNamespace(

@@ -45,11 +45,11 @@ def schedule(visible_TT, rows, random):
 def streams_of(model, requests):
     """Empty streams; pages are handed out in a random order and full of rubbish."""
     if model.page_size is None:
-        return model.init_stream(requests, SLOTS)
+        return model.init_kv(requests, SLOTS)
     width = SLOTS // model.page_size
     pages = np.random.default_rng(0).permutation(requests * width + 3)[: requests * width]
-    stream = jax.tree.map(lambda kv: kv + 5.0, model.init_pages(requests * width + 3))
-    return model.with_table(stream, pages.reshape(requests, width).astype(np.int32))
+    kv = jax.tree.map(lambda kv: kv + 5.0, model.init_pages(requests * width + 3))
+    return model.with_table(kv, pages.reshape(requests, width).astype(np.int32))
 
 
 def play(model, layouts, tokens, seed=0):
@@ -57,7 +57,7 @@ def play(model, layouts, tokens, seed=0):
     random = Random(seed)
     requests = len(layouts)
     prefill, decode = jax.jit(model.prefill, donate_argnums=1), jax.jit(model.decode, donate_argnums=1)
-    stream = streams_of(model, requests)
+    kv = streams_of(model, requests)
     masks = [dense_mask(layout) for layout in layouts]
     slots = [list(range(PROMPT - 1)) for _ in layouts]  # token of each slot
     for r, layout in enumerate(layouts):
@@ -65,9 +65,7 @@ def play(model, layouts, tokens, seed=0):
         for offset in range(0, PROMPT - 1, CHUNK):
             length = min(CHUNK, PROMPT - 1 - offset)
             chunk = np.arange(offset, offset + CHUNK) % len(tokens[r])
-            stream = prefill(
-                model.params, stream, tokens[r][chunk], layout.position[chunk], hide, hide, r, offset, length
-            )
+            kv = prefill(model.params, kv, tokens[r][chunk], layout.position[chunk], hide, hide, r, offset, length)
     found = [{} for _ in layouts]
     steps = [schedule(mask, LANES, random) for mask in masks]
     width = requests * LANES
@@ -89,7 +87,7 @@ def play(model, layouts, tokens, seed=0):
             fed[w], position[w] = tokens[r][token], layouts[r].position[token]
             words[r, : len(slots[r])] |= masks[r][token][slots[r]].astype(np.uint32) << np.uint32(lane_)
         placement = RowPlacement(request, lane, row, start, np.arange(width) < len(order))
-        logits, stream = decode(model.params, stream, fed, position, placement, words)
+        logits, kv = decode(model.params, kv, fed, position, placement, words)
         for w, (r, _, token) in enumerate(order):
             found[r][token] = np.asarray(logits[w])
 
@@ -153,9 +151,9 @@ def test_adapters_are_merged_and_the_decoder_left_alone(tiny):
 
 def test_a_prefill_writes_no_slot_beyond_its_length(tiny):
     model = DecoderStepModel(tiny(), unroll=True)
-    stream = jax.tree.map(lambda kv: kv + 7.0, model.init_stream(2, 6))
+    kv = jax.tree.map(lambda kv: kv + 7.0, model.init_kv(2, 6))
     ids, hide = np.arange(4, dtype=np.int32), np.full((1, 6), 6, np.int32)
-    after = jax.jit(model.prefill)(model.params, stream, ids, ids, hide, hide, 1, 3, 2)
+    after = jax.jit(model.prefill)(model.params, kv, ids, ids, hide, hide, 1, 3, 2)
     for kv in jax.tree.leaves(after):
         assert (np.asarray(kv[0]) == 7).all()
         assert (np.asarray(kv[1, :, [0, 1, 2, 5]]) == 7).all()
@@ -169,22 +167,22 @@ def test_the_compiled_loop_copies_no_stream(requests, lanes, tiny):
     model = DecoderStepModel(tiny(), unroll=True)
     rows = requests * lanes
 
-    def loop(params, stream, tokens_W, placement):
+    def loop(params, kv, tokens_W, placement):
         def step(carry):
-            i, stream, tokens_W, start_R = carry
+            i, kv, tokens_W, start_R = carry
             seen_RS = jnp.arange(SLOTS) < start_R[:, None] + lanes
             visibility_RS = jnp.where(seen_RS, jnp.uint32(2**lanes - 1), jnp.uint32(0))
-            logits_WV, stream = model.decode(
-                params, stream, tokens_W, tokens_W + i, placement._replace(start_R=start_R), visibility_RS
+            logits_WV, kv = model.decode(
+                params, kv, tokens_W, tokens_W + i, placement._replace(start_R=start_R), visibility_RS
             )
-            return i + 1, stream, jnp.argmax(logits_WV, -1).astype(jnp.int32), start_R + lanes
+            return i + 1, kv, jnp.argmax(logits_WV, -1).astype(jnp.int32), start_R + lanes
 
-        return jax.lax.while_loop(lambda carry: carry[0] < 9, step, (0, stream, tokens_W, placement.start_R))
+        return jax.lax.while_loop(lambda carry: carry[0] < 9, step, (0, kv, tokens_W, placement.start_R))
 
     row = np.arange(rows, dtype=np.int32)
     start = np.zeros(requests, np.int32)
     placement = RowPlacement(row // lanes, row % lanes, row.reshape(requests, lanes), start, row >= 0)
-    program = jax.jit(loop, donate_argnums=1).lower(model.params, model.init_stream(requests, SLOTS), row, placement)
+    program = jax.jit(loop, donate_argnums=1).lower(model.params, model.init_kv(requests, SLOTS), row, placement)
     text = program.compile().as_text()
     shape = rf"f32\[({requests},2|{2 * requests}|2),{SLOTS},8\]"
     assert re.search(rf"= {shape}\S* (fusion|dynamic-update-slice)\(", text)

@@ -99,12 +99,12 @@ def test_smollm2_decodes_as_transformers_computes(smollm2):
     wanted = reference(model, ids[None])[0]
     slots, prompt = 64, 32
     hide, row = np.full((1, slots), slots, np.int32), np.zeros(1, np.int32)
-    stream = jax.jit(step.prefill, donate_argnums=1)(
-        step.params, step.init_stream(1, slots), ids[:prompt], np.arange(prompt), hide, hide, 0, 0, prompt
+    kv = jax.jit(step.prefill, donate_argnums=1)(
+        step.params, step.init_kv(1, slots), ids[:prompt], np.arange(prompt), hide, hide, 0, 0, prompt
     )
     decode = jax.jit(step.decode, donate_argnums=1)
     for t in range(prompt, len(ids)):
         words = (np.arange(slots) <= t).astype(np.uint32)[None]
         placement = RowPlacement(row, row, row[None], np.array([t], np.int32), row == 0)
-        logits, stream = decode(step.params, stream, ids[[t]], np.array([t], np.int32), placement, words)
+        logits, kv = decode(step.params, kv, ids[[t]], np.array([t], np.int32), placement, words)
         assert np.abs(logits[0] - wanted[t]).max() <= TOLERANCE * np.abs(wanted).max()

@@ -32,29 +32,29 @@ class HashModel:
         self.params = jnp.asarray(bias_V, jnp.float32)
         self.vocab_size = len(bias_V)
 
-    def init_stream(self, requests: int, slots: int):
+    def init_kv(self, requests: int, slots: int):
         return {"token": jnp.zeros((requests, slots), jnp.int32), "position": jnp.zeros((requests, slots), jnp.int32)}
 
-    def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
         index = offset + jnp.arange(tokens_T.shape[0])
-        index = jnp.where(jnp.arange(tokens_T.shape[0]) < length, index, stream["token"].shape[1])
+        index = jnp.where(jnp.arange(tokens_T.shape[0]) < length, index, kv["token"].shape[1])
         return {
-            "token": stream["token"].at[request, index].set(tokens_T, mode="drop"),
-            "position": stream["position"].at[request, index].set(positions_T, mode="drop"),
+            "token": kv["token"].at[request, index].set(tokens_T, mode="drop"),
+            "position": kv["position"].at[request, index].set(positions_T, mode="drop"),
         }
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
-        slots = stream["token"].shape[1]
+    def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):
+        slots = kv["token"].shape[1]
         slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, slots)
-        stream = {
-            "token": stream["token"].at[rows.request_W, slot_W].set(tokens_W, mode="drop"),
-            "position": stream["position"].at[rows.request_W, slot_W].set(positions_W, mode="drop"),
+        kv = {
+            "token": kv["token"].at[rows.request_W, slot_W].set(tokens_W, mode="drop"),
+            "position": kv["position"].at[rows.request_W, slot_W].set(positions_W, mode="drop"),
         }
-        mixed_RS = mix(stream["token"].astype(jnp.uint32), stream["position"].astype(jnp.uint32), jnp)
-        words_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
-        seen_WS = (words_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
+        mixed_RS = mix(kv["token"].astype(jnp.uint32), kv["position"].astype(jnp.uint32), jnp)
+        visibility_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
+        seen_WS = (visibility_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
         state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
-        return logits_of(state_W, params, jnp), stream
+        return logits_of(state_W, params, jnp), kv
 
 
 class PagedHashModel(HashModel):
@@ -67,43 +67,43 @@ class PagedHashModel(HashModel):
     def init_pages(self, pages: int):
         return {name: jnp.full((pages, self.page_size), 7, jnp.int32) for name in ("token", "position")}
 
-    def with_table(self, stream, table_RM):
-        return {"token": stream["token"], "position": stream["position"], "table": table_RM}
+    def with_table(self, kv, table_RM):
+        return {"token": kv["token"], "position": kv["position"], "table": table_RM}
 
-    def read_pages(self, stream, pages_M):
-        return {name: stream[name][pages_M] for name in ("token", "position")}
+    def read_pages(self, kv, pages_M):
+        return {name: kv[name][pages_M] for name in ("token", "position")}
 
-    def write_pages(self, stream, pages_M, content):
-        return stream | {name: stream[name].at[pages_M].set(content[name]) for name in content}
+    def write_pages(self, kv, pages_M, content):
+        return kv | {name: kv[name].at[pages_M].set(content[name]) for name in content}
 
-    def place(self, stream, request, slot):
-        table_RM = stream["table"]
+    def place(self, kv, request, slot):
+        table_RM = kv["table"]
         stretch = slot // self.page_size
         page = table_RM[request, jnp.minimum(stretch, table_RM.shape[1] - 1)]
-        return jnp.where(stretch < table_RM.shape[1], page, len(stream["token"])), slot % self.page_size
+        return jnp.where(stretch < table_RM.shape[1], page, len(kv["token"])), slot % self.page_size
 
-    def written(self, stream, at, tokens, positions):
-        token = stream["token"].at[at].set(tokens, mode="drop")
+    def written(self, kv, at, tokens, positions):
+        token = kv["token"].at[at].set(tokens, mode="drop")
         return {
             "token": token,
-            "position": stream["position"].at[at].set(positions, mode="drop"),
-            "table": stream["table"],
+            "position": kv["position"].at[at].set(positions, mode="drop"),
+            "table": kv["table"],
         }
 
-    def prefill(self, params, stream, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
         index_T = jnp.arange(tokens_T.shape[0])
         slot_T = jnp.where(index_T < length, offset + index_T, hide_start_ES.shape[1])
-        return self.written(stream, self.place(stream, request, slot_T), tokens_T, positions_T)
+        return self.written(kv, self.place(kv, request, slot_T), tokens_T, positions_T)
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
+    def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):
         slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, visibility_RS.shape[1])
-        stream = self.written(stream, self.place(stream, rows.request_W, slot_W), tokens_W, positions_W)
-        mixed_PZ = mix(stream["token"].astype(jnp.uint32), stream["position"].astype(jnp.uint32), jnp)
-        mixed_RS = mixed_PZ[stream["table"]].reshape(visibility_RS.shape)
-        words_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
-        seen_WS = (words_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
+        kv = self.written(kv, self.place(kv, rows.request_W, slot_W), tokens_W, positions_W)
+        mixed_PZ = mix(kv["token"].astype(jnp.uint32), kv["position"].astype(jnp.uint32), jnp)
+        mixed_RS = mixed_PZ[kv["table"]].reshape(visibility_RS.shape)
+        visibility_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
+        seen_WS = (visibility_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
         state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
-        return logits_of(state_W, params, jnp), stream
+        return logits_of(state_W, params, jnp), kv
 
 
 def forward(tokens_T, positions_T, visible_TT, bias_V):

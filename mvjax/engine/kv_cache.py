@@ -11,16 +11,16 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
-from mvjax.engine import admission
 from mvjax.engine import state as st
+from mvjax.engine import state_ops
 from mvjax.engine.limits import EngineConfig
-from mvjax.engine.model import StepModel, Stream
-from mvjax.engine.pages import Pager
-from mvjax.engine.programs import Programs
+from mvjax.engine.model import KVArrays, StepModel
+from mvjax.engine.page_pool import PagePool
+from mvjax.engine.program_cache import ProgramCache
 from mvjax.engine.state import Sizes, State
 
 
-class Parked(NamedTuple):
+class Preempted(NamedTuple):
     """A request that is off the device for want of pages, as it was between two steps."""
 
     state: State
@@ -31,7 +31,7 @@ class Parked(NamedTuple):
     """Slots in use."""
 
 
-class Streams:
+class KVCache:
     """The model's stream and the engine's state, for so many requests of so many slots.
 
     Contiguous streams grow by being copied into longer ones. Where the model keeps pages, only the state and the page
@@ -43,26 +43,26 @@ class Streams:
         used_R: slots in use at each place, as the host knows it.
     """
 
-    def __init__(self, model: StepModel, config: EngineConfig, programs: Programs, number_length: int):
+    def __init__(self, model: StepModel, config: EngineConfig, programs: ProgramCache, number_length: int):
         self.model, self.config, self.number_length = model, config, number_length
         self._programs = programs
         self.page_size: int | None = getattr(model, "page_size", None)
         self.pages = 0
         if self.page_size:
             self.pages = 1 + (config.pages or config.requests * -(-config.max_slots // self.page_size))
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop everything."""
         self.sizes: Sizes | None = None
         self.state: State | None = None
         self.used_R = np.zeros(0, np.int64)
-        self._stream: Stream | None = None
-        self._pager: Pager | None = None
+        self._stream: KVArrays | None = None
+        self._pager: PagePool | None = None
         self._moved = True
 
     @property
-    def stream(self) -> Stream:
+    def stream(self) -> KVArrays:
         """The model's stream, under the table of today."""
         if self._pager is not None and self._moved:
             table_RM = self._pager.table(self.sizes.requests, self.sizes.slots // self.page_size)
@@ -70,7 +70,7 @@ class Streams:
         return self._stream
 
     @stream.setter
-    def stream(self, stream: Stream) -> None:
+    def stream(self, stream: KVArrays) -> None:
         self._stream = stream
 
     @property
@@ -90,17 +90,17 @@ class Streams:
     def allocate(self, requests: int, slots: int) -> None:
         """Empty streams of this size, unless there are such already."""
         config = self.config
-        numbers = config.rows, config.max_depth, config.max_paths, self.number_length
+        numbers = config.max_branches, config.max_depth, config.max_paths, self.number_length
         sizes = Sizes(requests, slots, *numbers, self.pages)
         self.used_R = np.zeros(requests, np.int64)
         if self.pages:
-            self._pager, self._moved = Pager(self.pages, self.page_size), True
+            self._pager, self._moved = PagePool(self.pages, self.page_size), True
         if sizes == self.sizes:
             return
         self.state = None  # The old ones go before the new ones come.
         if not self.pages:
             self._stream = None
-            make = lambda: (self.model.init_stream(requests, slots), st.empty_state(sizes))  # noqa: E731
+            make = lambda: (self.model.init_kv(requests, slots), st.empty_state(sizes))  # noqa: E731
             self._stream, self.state = self._programs.call("allocate", sizes, make, ())
         else:
             if self._stream is None:
@@ -118,10 +118,10 @@ class Streams:
         sizes = dataclasses.replace(old, slots=slots, requests=requests)
         name = f"grow from {old.requests} x {old.slots}"
         if self.pages:
-            grow = functools.partial(admission.grow_state, sizes=sizes)
+            grow = functools.partial(state_ops.grow_state, sizes=sizes)
             self.state = self._programs.call(name, sizes, grow, (), self.state)
         else:
-            grow = functools.partial(admission.grow, model=self.model, sizes=sizes)
+            grow = functools.partial(state_ops.grow, model=self.model, sizes=sizes)
             self._stream, self.state = self._programs.call(name, sizes, grow, (), self._stream, self.state)
         self.sizes, self._moved = sizes, True
         self.used_R = np.pad(self.used_R, (0, requests - old.requests))
@@ -147,17 +147,17 @@ class Streams:
             self._pager.release(place)
             self._moved = True
 
-    def park(self, place: int) -> Parked:
+    def park(self, place: int) -> Preempted:
         """Take a request off the device; its pages are still its own."""
         at = np.int32(place)
         pages_M = self._pager.owned(place, self.sizes.slots // self.page_size)
         content = jax.device_get(self.call("read pages", self.model.read_pages, (), self.stream, pages_M))
         owned = self._pager.room(place) // self.page_size
-        self.state, state = self.call("park", admission.park, (0,), self.state, at)
+        self.state, state = self.call("park", state_ops.park, (0,), self.state, at)
         used, state = int(self.used_R[place]), jax.device_get(state)
-        return Parked(state, jax.tree.map(lambda leaf_MX: leaf_MX[:owned].copy(), content), used)
+        return Preempted(state, jax.tree.map(lambda leaf_MX: leaf_MX[:owned].copy(), content), used)
 
-    def resume(self, place: int, parked: Parked) -> None:
+    def resume(self, place: int, preempted: Preempted) -> None:
         """Put a parked request at a place, which must have the pages for it."""
         width = self.sizes.slots // self.page_size
         pages_M = self._pager.owned(place, width)
@@ -165,18 +165,18 @@ class Streams:
         def padded(leaf_X, size, fill=0):
             return np.pad(leaf_X, [(0, size - len(leaf_X))] + [(0, 0)] * (leaf_X.ndim - 1), constant_values=fill)
 
-        content = jax.tree.map(lambda leaf_MX: padded(leaf_MX, width), parked.content)
+        content = jax.tree.map(lambda leaf_MX: padded(leaf_MX, width), preempted.content)
         self.stream = self.call("write pages", self.model.write_pages, (0,), self.stream, pages_M, content)
-        state = parked.state._replace(
-            segment_RS=padded(parked.state.segment_RS, self.sizes.slots, st.NO_SEGMENT),
-            record_RSC=padded(parked.state.record_RSC, self.sizes.slots),
+        state = preempted.state._replace(
+            segment_RS=padded(preempted.state.segment_RS, self.sizes.slots, st.NO_SEGMENT),
+            record_RSC=padded(preempted.state.record_RSC, self.sizes.slots),
         )
-        self.change("resume", admission.resume, np.int32(place), state)
-        self.used_R[place] = parked.used
+        self.change("resume", state_ops.resume, np.int32(place), state)
+        self.used_R[place] = preempted.used
 
     def running(self) -> int:
         """Branches with a token to feed."""
-        return int(self.call("running", admission.running, (), self.state))
+        return int(self.call("running", state_ops.running, (), self.state))
 
     def room_R(self) -> Int32[np.ndarray, "R"]:
         """Slots that each request may fill."""

@@ -13,7 +13,7 @@ import jax
 from mvjax.engine.state import Sizes
 
 
-class Programs:
+class ProgramCache:
     """A cache of ahead-of-time compiled programs by name and sizes. Calling one never compiles it a second time:
     arguments of another shape are an error, not a silent recompilation."""
 

@@ -58,15 +58,15 @@ def fetch(state: State, place: Int[Array, ""]) -> tuple[Int[Array, "S 6"], Int[A
 
 def park(state: State, place: Int[Array, ""]) -> tuple[State, State]:
     """The state without a request (its slots are nobody's, it has no branch), and all that it was."""
-    parked = jax.tree.map(lambda leaf: leaf[place], state)
+    preempted = jax.tree.map(lambda leaf: leaf[place], state)
     request = jax.tree.map(lambda leaf: leaf.at[place].set(jnp.zeros_like(leaf[place])), state.request)
     state = State(request, state.segment_RS.at[place].set(st.NO_SEGMENT), state.record_RSC.at[place].set(0))
-    return state, parked
+    return state, preempted
 
 
-def resume(state: State, place: Int[Array, ""], parked: State) -> State:
+def resume(state: State, place: Int[Array, ""], preempted: State) -> State:
     """The state with a parked request at a place."""
-    return jax.tree.map(lambda leaf, value: leaf.at[place].set(value), state, parked)
+    return jax.tree.map(lambda leaf, value: leaf.at[place].set(value), state, preempted)
 
 
 def running(state: State) -> Int[Array, ""]:
@@ -81,7 +81,7 @@ def grow_state(state: State, *, sizes: Sizes) -> State:
 
 def grow(stream: Any, state: State, *, model: Any, sizes: Sizes) -> tuple[Any, State]:
     """Contiguous streams and the state with more slots or places; what they hold stays where it is."""
-    return put_into(model.init_stream(sizes.requests, sizes.slots), stream), grow_state(state, sizes=sizes)
+    return put_into(model.init_kv(sizes.requests, sizes.slots), stream), grow_state(state, sizes=sizes)
 
 
 def put_into(larger: Any, smaller: Any) -> Any:

@@ -9,7 +9,7 @@ WASTE = 0
 """Page that nobody owns: unused entries of the table name it, and what is written there does not matter."""
 
 
-class Pager:
+class PagePool:
     """Who owns which page.
 
     Attributes:

@@ -7,27 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from mvjax.engine import admission, decode_loop
-from mvjax.engine.job import Job
+from mvjax.engine import decode_loop, state_ops
+from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.model import StepModel
-from mvjax.engine.streams import Streams
+from mvjax.engine.request import Request
 from mvjax.engine.tables import Tables
 
 
-class Calls:
+class ModelRunner:
     """Calls as `Programs` takes them: name, function, donated arguments, arguments.
 
     Attributes:
         params: the model's parameters.
     """
 
-    def __init__(self, model: StepModel, config: EngineConfig, streams: Streams, tables: Tables, params: Any):
+    def __init__(self, model: StepModel, config: EngineConfig, streams: KVCache, tables: Tables, params: Any):
         self.model, self.config, self.streams, self.tables, self.params = model, config, streams, tables, params
 
     def row_counts(self, requests: int) -> list[int]:
         """Row counts in use for so many requests: up to the first that holds all rows they can have."""
-        most = requests * self.config.rows
+        most = requests * self.config.max_branches
         counts = [count for count in self.config.row_counts if count < most]
         return [*counts, min([count for count in self.config.row_counts if count >= most], default=most)]
 
@@ -47,14 +47,22 @@ class Calls:
         arguments = self.params, self.streams.stream, tokens_T, positions_T, *hidden, *numbers
         return name, self.model.prefill, (1,), *arguments
 
-    def admission(self, place: int, job: Job) -> tuple:
+    def admission(self, place: int, job: Request) -> tuple:
         """A prefilled request starts."""
-        admit = functools.partial(admission.admit, sizes=self.streams.sizes)
-        return "admit", admit, (0,), self.streams.state, np.int32(place), job.settings(self.config.rows), job.root()
+        admit = functools.partial(state_ops.admit, sizes=self.streams.sizes)
+        return (
+            "admit",
+            admit,
+            (0,),
+            self.streams.state,
+            np.int32(place),
+            job.settings(self.config.max_branches),
+            job.root(),
+        )
 
     def fetching(self, place: int) -> tuple:
         """What the host reads of a request."""
-        return "fetch", admission.fetch, (), self.streams.state, np.int32(place)
+        return "fetch", state_ops.fetch, (), self.streams.state, np.int32(place)
 
 
 def next_power(count: int) -> int:

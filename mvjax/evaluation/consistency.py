@@ -34,25 +34,25 @@ class RecordingModel:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def init_stream(self, requests: int, slots: int):
+    def init_kv(self, requests: int, slots: int):
         """The model's own stream, and room for the logits."""
-        return self.model.init_stream(requests, slots), jnp.zeros((requests, slots, self.vocab_size), jnp.float32)
+        return self.model.init_kv(requests, slots), jnp.zeros((requests, slots, self.vocab_size), jnp.float32)
 
-    def prefill(self, params, stream, *chunk):
+    def prefill(self, params, kv, *chunk):
         """Prefill gives no logits: only the model's own stream changes."""
-        inner, logits_RSV = stream
+        inner, logits_RSV = kv
         return self.model.prefill(params, inner, *chunk), logits_RSV
 
-    def decode(self, params, stream, tokens_W, positions_W, rows, visibility_RS):
+    def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):
         """The model's decode; each row's logits go to the slot of its token."""
-        inner, logits_RSV = stream
+        inner, logits_RSV = kv
         logits_WV, inner = self.model.decode(params, inner, tokens_W, positions_W, rows, visibility_RS)
         slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, logits_RSV.shape[1])
         return logits_WV, (inner, logits_RSV.at[rows.request_W, slot_W].set(logits_WV, mode="drop"))
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ConsistencyReport:
     """What the comparison of a transcript found, or of many: findings add up."""
 
     transcripts: int = 0
@@ -71,9 +71,9 @@ class Agreement:
     schedule_ties: int = 0
     """Of the others, those whose first difference is a tie within twice the error."""
 
-    def __add__(self, other: Agreement) -> Agreement:
+    def __add__(self, other: ConsistencyReport) -> ConsistencyReport:
         both = {name: value + getattr(other, name) for name, value in asdict(self).items()}
-        return Agreement(**both | {"largest_error": max(self.largest_error, other.largest_error)})
+        return ConsistencyReport(**both | {"largest_error": max(self.largest_error, other.largest_error)})
 
     def summary(self) -> dict[str, Any]:
         """Figures for a report."""
@@ -108,7 +108,7 @@ class Checker:
         graphdef, self.state = nnx.split(self.decoder)
         self.forward = jax.jit(lambda state, *arrays: nnx.merge(graphdef, state)(*arrays))
 
-    def check(self, prompt: list[int], result, *, limits, sampling) -> Agreement:
+    def check(self, prompt: list[int], result, *, limits, sampling) -> ConsistencyReport:
         """Compare one result, right after it was generated; then run the sequential schedule and compare that.
 
         Raises:
@@ -117,7 +117,7 @@ class Checker:
         tokens_T = np.array([*prompt, *result.tokens.tolist()], np.int32)
         order_T = transcript_order(result.stream)[0]
         slot_T = np.concatenate([np.arange(len(prompt)), len(prompt) + order_T])
-        used_TV = np.asarray(self.engine.stream[1][0])[slot_T]
+        used_TV = np.asarray(self.engine.kv[1][0])[slot_T]
         layout, logits_TV = self.training_logits(tokens_T, len(prompt))
         scale = float(np.abs(logits_TV).max())
         sampled_N = len(prompt) + np.flatnonzero(~result.written)
@@ -128,7 +128,7 @@ class Checker:
         rows = logits_TV[source_N[differ]]
         index = np.arange(len(differ))
         gap = rows[index, theirs_N[differ]] - rows[index, mine_N[differ]]
-        return Agreement(
+        return ConsistencyReport(
             transcripts=1,
             compared=len(sampled_N),
             largest_error=error / scale,
@@ -153,17 +153,17 @@ class Checker:
         logits_BTV = self.forward(self.state, pad(tokens_T), pad(layout.position), pad(start_ET), pad(end_ET))
         return layout, np.asarray(logits_BTV[0, :count])
 
-    def compare_schedules(self, prompt, result, logits_TV, layout, error, limits, sampling) -> Agreement:
+    def compare_schedules(self, prompt, result, logits_TV, layout, error, limits, sampling) -> ConsistencyReport:
         """Generate the same again, path after path, and compare token by token."""
         if len(result.parent) < 2:
-            return Agreement()
+            return ConsistencyReport()
         other = self.engine.generate([prompt], limits=limits, sampling=sampling, mode="sequential")[0]
         mine, theirs = result.tokens.tolist(), other.tokens.tolist()
         if mine == theirs:
-            return Agreement(schedules=1, same_tokens=1)
+            return ConsistencyReport(schedules=1, same_tokens=1)
         first = next(
             (place for place, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)) - 1
         )
         source = layout.predecessor[len(prompt) + first]
         gap = abs(logits_TV[source, mine[first]] - logits_TV[source, theirs[first]])
-        return Agreement(schedules=1, schedule_ties=int(gap <= 2 * error))
+        return ConsistencyReport(schedules=1, schedule_ties=int(gap <= 2 * error))

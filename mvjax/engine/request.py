@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from mvjax.engine import state as st
+from mvjax.engine.kv_cache import Preempted
 from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode, SamplingParams
 from mvjax.engine.prompt import Prompt, chunk_plan
 from mvjax.engine.result import Result, Timings, stream_record, transcript_order
 from mvjax.engine.sampling import on_device
-from mvjax.engine.streams import Parked
 
 
-class Fresh(NamedTuple):
+class TokenUpdate(NamedTuple):
     """New tokens of one branch, for streaming. Numbers are the request's own: 0 the root, then in order of forks."""
 
     request: int
@@ -27,7 +27,7 @@ class Fresh(NamedTuple):
 
 
 @dataclasses.dataclass
-class Job:
+class Request:
     """A request from its arrival to its result."""
 
     request: int
@@ -46,7 +46,7 @@ class Job:
     parents: dict[int, int] = dataclasses.field(default_factory=lambda: {0: -1})
     """Parent of each segment number seen so far."""
     admitted: float = 0.0
-    parked: Parked | None = None
+    preempted: Preempted | None = None
     """What it was when others needed its pages."""
     started: float = 0.0
     """When its prompt had been prefilled."""
@@ -62,7 +62,7 @@ class Job:
         """Slots for the prompt, the padding of its last chunk (pages need not hold that), and the first step."""
         chunks = chunk_plan(self.fed, config.prefill_chunks)
         padded = chunks[-1][0] + chunks[-1][1] if chunks else 0
-        return max(padded, self.fed + config.rows)
+        return max(padded, self.fed + config.max_branches)
 
     def most_slots(self, rows: int) -> int:
         """Slots that it can ever fill, in steps of so many rows."""
@@ -93,7 +93,7 @@ class Job:
             seed=np.uint32(self.sampling.seed),
         )
 
-    def fresh_tokens(self, record_SC: np.ndarray) -> list[Fresh]:
+    def token_updates(self, record_SC: np.ndarray) -> list[TokenUpdate]:
         """New tokens of each branch since the last call, branches in order of their first new token.
 
         Args:
@@ -107,7 +107,9 @@ class Job:
             by_segment.setdefault(origin, []).append(row[st.RECORD_TOKEN])
             for path in range(base, base + row[st.RECORD_PATHS]):
                 self.parents[path] = origin
-        return [Fresh(self.request, number, self.parents[number], tokens) for number, tokens in by_segment.items()]
+        return [
+            TokenUpdate(self.request, number, self.parents[number], tokens) for number, tokens in by_segment.items()
+        ]
 
     def result(self, record_SC, segment_S, counts: st.Counts, compiled: float, tokenizer) -> Result:
         """The result of a finished request.
@@ -137,7 +139,7 @@ class Job:
             cuts=cuts,
             abandoned=counts.abandoned,
             barred=counts.barred,
-            steps=counts.decode_steps,
+            decode_steps=counts.decode_steps,
             critical_path=int(position_T[-1]) - self.prompt.last_position if len(position_T) else 0,
             timings=Timings(
                 queued=self.admitted - self.submitted,
