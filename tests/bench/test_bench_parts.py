@@ -34,7 +34,7 @@ from mvjax.tokenizers import load_tokenizer
 
 def record(positions, steps):
     """What a result says about the tokens that were fed, in the order of the stream."""
-    return SimpleNamespace(kv=SimpleNamespace(position=np.array(positions)), decode_steps=steps)
+    return SimpleNamespace(stream=SimpleNamespace(position=np.array(positions)), decode_steps=steps)
 
 
 def test_live_rows_follow_from_positions():
@@ -57,7 +57,7 @@ def test_stays_end_with_the_program_or_after_some_steps():
 def run_of(*stays):
     """A run with stays of (seconds, live rows)."""
     live = [rows for _, stay in stays for rows in stay]
-    return Run(SimpleNamespace(steps=len(live), critical_path=len(live) - 1), [Stay(*stay) for stay in stays])
+    return Run(SimpleNamespace(decode_steps=len(live), critical_path=len(live) - 1), [Stay(*stay) for stay in stays])
 
 
 def test_steady_stays_hold_neither_prefill_nor_events():
