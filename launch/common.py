@@ -20,6 +20,9 @@ FINISHED, CRASHED, USER_ERROR, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
 """Exit statuses of `mvjax train` (and of the launchers): done; our fault; the user's mistake; pre-empted or a peer was
 lost, start again; interrupted and saved."""
 
+UNREAD = 141
+"""Exit status of a launcher that was still printing when its reader had gone."""
+
 FINAL = (FINISHED, USER_ERROR, INTERRUPTED)
 """Statuses after which a launch is over; after any other it starts again, while it may."""
 
@@ -68,9 +71,13 @@ def existing_config(program: str, name: str | None) -> Path:
 
 def entry(program: str, main: Callable[[list[str]], int]) -> NoReturn:
     """Run a launcher's `main` and end with its status; a UserError, or a file that cannot be written, is one line and
-    status 2."""
+    status 2. A reader of the output that has gone (`| head`) changes no status."""
     try:
         status = main(sys.argv[1:])
+    except SystemExit as end:  # --help
+        status = end.code
+    except BrokenPipeError:
+        status = UNREAD
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USER_ERROR
@@ -81,7 +88,10 @@ def entry(program: str, main: Callable[[list[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         print(f"launch/{program}: interrupted", file=sys.stderr)
         status = INTERRUPTED
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(status)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -21,7 +23,7 @@ VERBS = {
     "bench": "time the engine and the trainer against their bounds",
 }
 
-EXIT_OK, EXIT_OURS, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_OURS, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 
 
 def usage() -> str:
@@ -34,8 +36,8 @@ def usage() -> str:
     )
 
 
-def tell_backend() -> None:
-    """Which attention kernels "auto" has chosen goes to standard error, once."""
+def log_backend() -> None:
+    """Write to standard error, once, which attention kernels "auto" has chosen."""
     logger, handler = logging.getLogger("mvjax_kernels"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
@@ -48,13 +50,35 @@ def run() -> None:
         use_huge_pages()
     status = main(sys.argv[1:])
     if status and not os.environ.get("MVJAX_TRACEBACK"):
-        # The error has been told; what threads that it left behind complain of, as the process ends, tells no more.
+        # The error has been printed; what its threads complain of while the process ends adds nothing.
         sys.unraisablehook = lambda _: None
     sys.exit(status)
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 our fault, 2 the user's mistake, 130 interrupted."""
+    """Run one verb; returns the exit status.
+
+    0 done, 1 our fault, 2 the user's mistake, 130 interrupted, 141 nobody reads the output any more (as a shell reports
+    a command that ended so).
+    """
+    open_closed_streams()
+    try:
+        try:
+            return run_verb(argv)
+        finally:  # here rather than at the end of the process, where nothing can be caught
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BrokenPipeError as error:
+        return EXIT_PIPE if drop_unread_output() else report(error)
+    except SystemExit as end:
+        # Rich turns a broken pipe into this, and has sent the output elsewhere by then.
+        if isinstance(end.__context__, BrokenPipeError):
+            return EXIT_PIPE
+        raise
+
+
+def run_verb(argv: list[str]) -> int:
+    """What `main` does, but for the standard streams."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return EXIT_OK
@@ -66,21 +90,43 @@ def main(argv: list[str]) -> int:
         print(f"error: there is no verb {verb!r}; mvjax --help lists them", file=sys.stderr)
         return EXIT_USER
     use_compilation_cache()
-    tell_backend()
+    log_backend()
     try:
         return importlib.import_module(f"mvjax.cli.{verb}").main(rest)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        raise
     except Exception as error:
         return report(error)
 
 
+def open_closed_streams() -> None:
+    """Standard streams that the caller has closed (`<&-`): input is empty, output goes nowhere.
+
+    Otherwise the first file that is opened would take the number of the closed one and be used in its place.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def drop_unread_output() -> bool:
+    """Send standard output and error nowhere if their reader has gone (`| head`); returns whether one has."""
+    found = False
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if poll.poll(0):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                found = True
+    return found
+
+
 def use_huge_pages() -> None:
-    """Start this process anew with memory in huge pages, where glibc can be told so (before a process starts only).
+    """Start this process anew with memory in huge pages, where glibc takes that setting (before a process starts only).
 
     On a CPU, a training step takes gigabytes anew; in pages of 4 KiB the kernel would spend a tenth of it on them.
     """

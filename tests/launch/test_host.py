@@ -99,6 +99,26 @@ def test_each_ctrl_c_is_passed_on(stage, wait_for):
     assert launch.returncode == 130
 
 
+def test_a_reader_that_has_gone_changes_no_status(stage, wait_for):
+    """`launch/host ... | head`: the run goes on to its end, and nothing is said about the pipe."""
+    sleeper(stage, wanted=1, status=2)
+    launch = stage.start("host", stage.config)
+    wait_for((stage.place / "ready").exists)
+    launch.stdout.close()
+    launch.send_signal(signal.SIGTERM)
+    errors = launch.stderr.read()
+    assert launch.wait(20) == 2
+    assert "Broken" not in errors
+    (log,) = stage.logs.iterdir()
+    assert log.read_text() == "saved\n"
+    for words in (("--help",), ("--dry-run", stage.config)):
+        launch = stage.start("host", *words)
+        launch.stdout.close()
+        errors = launch.stderr.read()
+        assert launch.wait(20) in (0, 141)  # all was written, or not
+        assert errors == ""
+
+
 @pytest.mark.skipif(os.uname().sysname != "Linux", reason="only Linux ends a child with its parent")
 def test_a_killed_launcher_takes_the_run_with_it(stage, wait_for, runs):
     sleeper(stage)
