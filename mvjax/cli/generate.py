@@ -18,6 +18,9 @@ DEMO_PROMPT = (
     "Part 4: start at 7, add 4, subtract 3, add 9. What is each part?"
 )
 
+SVG_WIDTH = 108
+"""Columns of a picture: room for four paths side by side."""
+
 ROOM = 512
 """New tokens that streams have room for from the start; they grow where an answer is longer."""
 
@@ -54,6 +57,8 @@ class GenerateArguments:
     """The same seed gives the same answer, whatever the schedule."""
     max_branches: int = 8
     """Branches of one answer that run at the same time; further ones wait."""
+    svg: Path | None = None
+    """Write a picture (SVG) of the answer's tree, as a terminal shows it."""
     json: bool = False
     """Print one JSON object per answer."""
 
@@ -66,6 +71,8 @@ def main(argv: list[str]) -> int:
     from mvjax.models.load import demo_adapter, load_for_generation
 
     prompts = questions(arguments)
+    if arguments.svg is not None and (len(prompts) != 1 or arguments.svg.suffix.lower() != ".svg"):
+        raise UserError(f"{arguments.svg}: draws the answer to one prompt, as SVG; give one prompt and a name in .svg")
     sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).validate()
     adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
     status = Status(quiet=arguments.json)
@@ -94,6 +101,8 @@ def main(argv: list[str]) -> int:
             with status("the same once more, one path after the other"):
                 other = engine.generate([ids], limits=limits, sampling=sampling, mode="sequential")[0]
         report(result, other, tokenizer, text, arguments)
+        if arguments.svg is not None:
+            draw(arguments.svg, result, tokenizer, text)
     return 0
 
 
@@ -147,8 +156,7 @@ def show(engine, tokenizer, text, ids, limits, sampling, arguments):
     generate = {"limits": limits, "sampling": sampling, "mode": arguments.mode}
     if arguments.json or not console.is_terminal:
         return engine.generate([ids], **generate)[0]
-    ordinal = {token: tag for tag, token in enumerate(tokenizer.tag_ids)}
-    view, so_far = LiveTree(tokenizer.decode, ordinal.get, console.width), SegmentTokens()
+    view, so_far = LiveTree(tokenizer.decode, tag_ordinals(tokenizer).get, console.width), SegmentTokens()
     console.print(f"[bold]{escape(text)}[/bold]\n")
     with Live(view.render(so_far), console=console, refresh_per_second=8, vertical_overflow="visible") as live:
 
@@ -160,6 +168,26 @@ def show(engine, tokenizer, text, ids, limits, sampling, arguments):
         result = engine.generate([ids], on_tokens=grow, **generate)[0]
         live.update(view.render(so_far), refresh=True)
     return result
+
+
+def draw(path: Path, result, tokenizer, text: str) -> None:
+    """The answer's tree as SVG, below its question and above its measures."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from mvjax.display.live_tree import LiveTree, SegmentTokens, write_svg
+
+    view = LiveTree(tokenizer.decode, tag_ordinals(tokenizer).get, SVG_WIDTH)
+    tree = view.render(SegmentTokens.of_result(result))
+    measures = f"{result.new_tokens} tokens, critical path {result.critical_path}, # parallel {result.degree:.2f}"
+    picture = Group(Text(text, style="bold"), Text(), tree, Text(), Text(measures, style="green"))
+    write_svg(path, picture, "mvjax generate", SVG_WIDTH)
+    print(f"{path}: the tree of {result.new_tokens} tokens", file=sys.stderr)
+
+
+def tag_ordinals(tokenizer) -> dict[int, int]:
+    """Token id -> the tag's place in `TAGS`."""
+    return {token: tag for tag, token in enumerate(tokenizer.tag_ids)}
 
 
 def report(result, other, tokenizer, text, arguments) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.columns import Columns
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
+from mvjax.files import atomic_path
 from mvjax.language import tags
+
+if TYPE_CHECKING:
+    from mvjax.engine import Result
 
 ROOT = 0
 PATH_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
@@ -30,6 +38,14 @@ class SegmentTokens:
             self.children[parent].append(segment)
             self.children[parent].sort()
         self.by_segment[segment].extend(token_ids)
+
+    @classmethod
+    def of_result(cls, result: Result) -> SegmentTokens:
+        """All tokens of a finished request."""
+        made = cls()
+        for segment, parent in enumerate(result.parent.tolist()):
+            made.add(segment, parent, result.tokens[result.segment == segment].tolist())
+        return made
 
 
 @dataclass
@@ -52,9 +68,9 @@ class LiveTree:
         parts: list[RenderableType] = []
         run: list[int] = []
         waiting = list(tokens.children[segment])
-        outlines, in_conclusion, after_goal = 0, False, 0
+        outlines, after_goal, style = 0, 0, ""
 
-        def flush(style: str = "") -> None:
+        def flush() -> None:
             text = self.decode(run).strip("\n")
             if text.strip():
                 parts.append(Text(text, style=style))
@@ -72,23 +88,23 @@ class LiveTree:
             if tag is None:
                 run.append(token)
                 continue
-            flush("bold" if in_conclusion else "dim" if outlines and not in_conclusion else "")
+            flush()
             if tag == tags.PARALLEL_OPEN:
-                outlines = 0
+                outlines, style = 0, "dim"
                 parts.append(Rule("Map", style="dim", align="left"))
             elif tag == tags.OUTLINE_CLOSE:
                 outlines += 1
             elif tag == tags.GOAL_CLOSE:
                 after_goal = 2
             elif tag == tags.CONCLUSION_OPEN:
-                in_conclusion = True
+                style = "bold"
                 parts.append(Rule("Reduce", style="dim", align="left"))
             elif tag == tags.PARALLEL_CLOSE:
-                in_conclusion, outlines = False, 0
+                outlines, style = 0, ""
                 parts.append(Rule(style="dim"))
         if waiting and after_goal:
             parts.append(self.paths(tokens, waiting, width))
-        flush("bold" if in_conclusion else "dim" if outlines else "")
+        flush()
         return Group(*parts)
 
     def paths(self, tokens: SegmentTokens, segments: list[int], width: int) -> RenderableType:
@@ -108,3 +124,12 @@ class LiveTree:
             for number, segment in enumerate(segments, start=1)
         ]
         return Group(Rule("Process", style="dim", align="left"), Columns(panels, padding=(0, 0)))
+
+
+def write_svg(path: Path, picture: RenderableType, title: str, width: int) -> None:
+    """A picture of what a terminal `width` columns wide would show; it needs no font from elsewhere."""
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(picture)
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.DOTALL)
+    with atomic_path(path) as temporary:
+        temporary.write_text(svg, encoding="utf-8")

@@ -48,6 +48,14 @@ def test_piped_answers_are_the_plain_transcript(toy, capsys, monkeypatch):
     assert "# parallel: 1.0" in error
 
 
+def test_svg_is_the_answer(toy, capsys, tmp_path):
+    picture = tmp_path / "tree.svg"
+    words = ("generate", "What is 1+1?", "--model", toy, *FEW, "--temperature", 1, "--svg", picture)
+    status, _, error = run(capsys, *words)
+    assert (status, "the tree of" in error) == (0, True)
+    assert "# parallel" in picture.read_text().replace("&#160;", " ")
+
+
 def test_evaluate_writes_totals_and_goes_on(toy, capsys, tmp_path):
     data = tmp_path / "questions.jsonl"
     lines = [json.dumps({"question": f"What is {n}+1?", "answer": f"It is.\n#### {n + 1}"}) for n in range(2)]
@@ -88,6 +96,8 @@ def test_evaluate_checks_every_transcript(toy, capsys, tmp_path):
         (("generate", "hi", "--model", "TOY", "--temperature", "-1"), "temperature"),
         (("generate", "hi", "--model", "TOY", "--max-branches", "0"), "max_branches"),
         (("generate", "hi", "--model", "TOY", "--demo"), "adapter"),
+        (("generate", "hi", "--model", "TOY", "--svg", "tree.png"), ".svg"),
+        (("generate", "hi", "ho", "--model", "TOY", "--svg", "tree.svg"), "one prompt"),
         (("evaluate", "none.jsonl", "--model", "TOY"), "none.jsonl: there is no such file"),
     ],
 )

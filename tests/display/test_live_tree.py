@@ -1,10 +1,13 @@
 """The live view: text in order, paths of a block side by side, nothing shown twice or lost."""
 
 import io
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import numpy as np
 from rich.console import Console
 
-from mvjax.display.live_tree import LiveTree, SegmentTokens
+from mvjax.display.live_tree import LiveTree, SegmentTokens, write_svg
 from mvjax.language.tags import TAGS
 
 
@@ -73,3 +76,25 @@ def test_an_abandoned_block_takes_no_paths_of_the_next_one():
     text = drawn(shown.render(tokens))
     assert text.count("left") == 1
     assert text.index("between") < text.index("left")
+
+
+def test_a_finished_result_has_the_tree_that_its_tokens_grew(tmp_path):
+    encode, shown = view()
+    paths = [encode(["<Path>", "\n", label, ":", f" text{label}", "\n", "</Path>", "\n"]) for label in "12"]
+    head, tail = encode(MAP), encode(["<Conclusion>", "\n", "merged", "\n", "</Conclusion>", "\n", "</Parallel>"])
+    grown = SegmentTokens()
+    for segment, parent, tokens in ((0, -1, head), (2, 0, paths[1]), (1, 0, paths[0]), (0, -1, tail)):
+        grown.add(segment, parent, tokens)
+    result = SimpleNamespace(
+        tokens=np.array([*head, *paths[0], *paths[1], *tail]),
+        segment=np.repeat([0, 1, 2, 0], [len(head), len(paths[0]), len(paths[1]), len(tail)]),
+        parent=np.array([-1, 0, 0]),
+    )
+    made = SegmentTokens.of_result(result)
+    assert drawn(shown.render(made)) == drawn(shown.render(grown))
+    write_svg(tmp_path / "tree.svg", shown.render(made), "title & name", 100)
+    svg = ElementTree.parse(tmp_path / "tree.svg")  # Well-formed, whatever the text.
+    text = "".join(svg.getroot().itertext())
+    for word in ("title", "goal1", "text1", "text2", "merged"):
+        assert word in text
+    assert "url(http" not in (tmp_path / "tree.svg").read_text().replace('"', "")
