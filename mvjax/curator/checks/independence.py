@@ -1,11 +1,12 @@
-"""Whether the paths of a block are independent of one another, by words alone.
+"""Signs, by words alone, that a path of a block depends on a sibling. A filter, not a proof of independence.
 
 Four things show that a path leans on a sibling: it refers to another path or to something said before that it cannot
 see, names a sibling's label, uses a number that only a sibling finds, or a symbol that only a sibling defines. What a
 path may use is what all paths see (question, text before the block, all goals) and what it says itself.
 
 The rules of wording are for English; numbers and symbols are read in any language. They take no model, so they miss
-what is meant and not said, and small numbers: `likelihood` is the check for that.
+what is meant and not said, and small numbers (`likelihood` looks for those). On 185 public blocks, 83 of them read by
+hand, precision is 0.65 and recall 0.44, or 0.36 for paths that use content which only a sibling has.
 """
 
 from __future__ import annotations
