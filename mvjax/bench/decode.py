@@ -70,7 +70,7 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
 
 def torch_side(source: Path, directory: Path, script) -> Callable[[], tuple[list[int], float]]:
     """Generation of the one-row script's prompt with transformers: (tokens, seconds per token without the prefill)."""
-    from mvjax.weights import load_checkpoint, save_checkpoint
+    from mvjax.models import load_checkpoint, save_checkpoint
 
     save_checkpoint(directory, load_checkpoint(source).astype("float32"))
     model = torch_model.TorchDecode(directory)

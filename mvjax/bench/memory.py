@@ -31,8 +31,9 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
     """Fill the report, and draw memory.png where matplotlib is installed."""
     if reason := torch_model.missing():
         raise UserError(reason)
+    from mvjax.models import load_checkpoint, save_checkpoint
     from mvjax.tokenizers import load_tokenizer
-    from mvjax.weights import load_checkpoint, save_checkpoint, with_tag_rows
+    from mvjax.weights import with_tag_rows
 
     checkpoint, tokenizer = with_tag_rows(load_checkpoint(config.model), load_tokenizer(config.model))
     layers = checkpoint.config["num_hidden_layers"]

@@ -21,7 +21,8 @@ BAR = 1.5
 
 def measure(config: TrainingBench, report: Report, say: Callable[[str], None]) -> None:
     """Fill the report. Steps of the two sides take turns."""
-    from mvjax.weights import load_checkpoint, save_checkpoint, with_tag_rows
+    from mvjax.models import load_checkpoint, save_checkpoint
+    from mvjax.weights import with_tag_rows
 
     if reason := torch_model.missing():
         raise UserError(reason)

@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
 
 def convert(arguments: ConvertArguments) -> None:
     """Load, change what is to be changed, save."""
-    from mvjax.weights import load_checkpoint, with_tag_rows
+    from mvjax.models import load_checkpoint
+    from mvjax.weights import with_tag_rows
 
     shard_bytes = parse_size(arguments.max_shard_size)
     refuse_target(arguments.target, arguments.source, arguments.overwrite)
@@ -80,7 +81,8 @@ def write(arguments: ConvertArguments, checkpoint: Checkpoint, tokenizer: Tokeni
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mvjax.weights import saving, write_checkpoint
+    from mvjax.models import write_checkpoint
+    from mvjax.weights import saving
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with (

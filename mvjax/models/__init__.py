@@ -1,9 +1,12 @@
-"""The decoder: one Flax NNX module for the Llama, Qwen2 and Qwen3 families, its adapters, and its decode step."""
+"""The decoder: one Flax NNX module for all families, its adapters, its decode step, and models from and to files."""
 
 from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
 from mvjax.models.config import ModelConfig, RopeScaling
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder, TagRows
+from mvjax.models.export import save_checkpoint, write_checkpoint
+from mvjax.models.hf_config import from_hf, to_hf
+from mvjax.models.load import load_checkpoint
 from mvjax.models.lora import (
     TRAINABLE,
     LoraConfig,
@@ -26,11 +29,16 @@ __all__ = [
     "TagRows",
     "add_lora",
     "from_checkpoint",
+    "from_hf",
     "is_adapted",
     "load_adapter",
+    "load_checkpoint",
     "merge",
     "read_adapter_metadata",
     "remove_adapter",
     "save_adapter",
+    "save_checkpoint",
     "to_checkpoint",
+    "to_hf",
+    "write_checkpoint",
 ]

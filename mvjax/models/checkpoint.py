@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mvjax.models.config import ModelConfig
-from mvjax.models.decoder import Decoder, hf_names
+from mvjax.models.decoder import Decoder
+from mvjax.models.hf_config import from_hf, to_hf
 from mvjax.models.lora import is_adapted, merge
 from mvjax.models.placement import Placement
 from mvjax.models.sharded_loading import load_sharded
-
-if TYPE_CHECKING:
-    from mvjax.weights import Checkpoint
+from mvjax.models.tensors import hf_names, is_stacked
+from mvjax.weights import Checkpoint
 
 
 def from_checkpoint(
@@ -37,7 +35,7 @@ def from_checkpoint(
     progress: as for `load_sharded`.
     Raises UserError where the config is unsupported or tensors are missing, superfluous or misshapen.
     """
-    config = ModelConfig.from_hf(checkpoint.config, scan_layers=scan_layers)
+    config = from_hf(checkpoint.config, scan_layers=scan_layers)
     options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat, "backend": backend, "placement": placement}
     blank = nnx.eval_shape(lambda: Decoder(config, **options, rngs=nnx.Rngs(params=0)))
     graphdef, state = nnx.split(blank)
@@ -52,15 +50,12 @@ def from_checkpoint(
 
 def to_checkpoint(decoder: Decoder, *, source: str = "decoder") -> Checkpoint:
     """The decoder's weights under Hugging Face names, adapters and tag rows merged; the decoder is left as it is."""
-    from mvjax.weights import Checkpoint
-
     if is_adapted(decoder):
         decoder = merge(nnx.clone(decoder))
     tensors = {}
     for path, variable in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
         names = hf_names(path, decoder.config)
         whole = np.asarray(variable[...])
-        stacked = path[0] == "layers" and decoder.config.scan_layers
-        tensors |= zip(names, whole if stacked else [whole])
-    config = decoder.config.to_hf() | {"torch_dtype": str(next(iter(tensors.values())).dtype)}
+        tensors |= zip(names, whole if is_stacked(path, decoder.config) else [whole])
+    config = to_hf(decoder.config) | {"torch_dtype": str(next(iter(tensors.values())).dtype)}
     return Checkpoint(config=config, tensors=tensors, source=source)

@@ -12,17 +12,22 @@ where a scan copies every slice of the stacked weights), or scanned over stacked
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import mvjax_kernels
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mvjax.models.config import ModelConfig
-from mvjax.models.decode_params import decode_params
+from mvjax.models.decode_params import decode_params, packed_rows
 from mvjax.models.decoder import Decoder
+from mvjax.models.families import find_family
+from mvjax.models.layers import rms_norm
 from mvjax.models.lora import is_adapted, merge
 from mvjax.models.rotary import rotary_tables, rotate
 
@@ -239,20 +244,25 @@ class DecoderStepModel:
         x_DW, kv = self.run(params, kv, tokens_W, positions_W, write, attend)
         if ordered:
             x_DW = x_DW[:, jnp.minimum(rows.lane_W, lanes - 1)]
-        x_DW = norm(x_DW, params["norm"], self.config.rms_eps)
+        x_DW = rms_norm(x_DW, params["norm"], self.config.rms_eps, axis=-2)
         head_VD = params["embed"] if self.config.tied else params["head"]
         return jnp.matmul(head_VD, x_DW, preferred_element_type=jnp.float32).T, kv
 
     def run(self, params, kv, tokens_W, positions_W, write, attend):
-        """All blocks over columns of tokens; `write` puts new keys or values into a stream, `attend` reads it."""
+        """All layers over columns of tokens; `write` puts new keys and values in place, `attend` reads them."""
         cos_HW, sin_HW = (table.T for table in rotary_tables(self.config, positions_W))
         x_DW = params["embed"][tokens_W].T
+        family, packs = find_family(self.config.family), packed_rows(self.config)
 
         def layer(x_DW, weights, k, v, table_RM):
-            q_NHW, k_KHW, v_KHW = project(self.config, weights, x_DW, cos_HW, sin_HW)
-            k, v = write(k, v, k_KHW, v_KHW, table_RM)
-            x_DW = x_DW + weights["o"] @ attend(q_NHW, k, v, table_RM)
-            return feed_forward(self.config, weights, x_DW), k, v
+            written = [k, v]
+
+            def write_and_attend(q_NHW, k_KHW, v_KHW):
+                written[:] = write(*written, k_KHW, v_KHW, table_RM)
+                return attend(q_NHW, *written, table_RM)
+
+            ops = DecodeOps(self.config, weights, packs, cos_HW, sin_HW, write_and_attend)
+            return family.layer(ops, x_DW), *written
 
         layers = self.config.layers
         if self.unroll:
@@ -293,30 +303,42 @@ def write_block(kv_RKSH: jax.Array, new_1KLH: jax.Array, request: int, start: ja
     return jax.lax.cond(start >= 0, update, lambda kv_RKSH: kv_RKSH, kv_RKSH)
 
 
-def norm(x_DW: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
-    """RMSNorm over the features, which come first; float32 inside."""
-    wide = x_DW.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-2, keepdims=True) + eps)
-    return (wide * weight_D.astype(jnp.float32)[:, None]).astype(x_DW.dtype)
+@dataclass(frozen=True)
+class DecodeOps:
+    """The operations of a layer on columns, features first; see `mvjax.models.layers.LayerOps`."""
 
+    config: ModelConfig
+    """Of the model."""
+    weights: Mapping[str, jax.Array]
+    """Of the layer, as `decode_params` packs them."""
+    packs: Mapping[str, tuple[str, int]]
+    """`packed_rows` of the model."""
+    cos_HW: jax.Array
+    """Cosines of the rotary angles, half a head wide."""
+    sin_HW: jax.Array
+    """Their sines."""
+    write_and_attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    """Puts new keys and values, heads first, where they belong; attention of the queries over all that is visible."""
 
-def project(config: ModelConfig, weights: dict, x_DW, cos_HW, sin_HW):
-    """Queries, keys (both rotated) and values of the columns, heads first."""
-    qkv = weights["qkv"] @ norm(x_DW, weights["input_norm"], config.rms_eps)
-    if config.qkv_bias:
-        qkv = qkv + weights["qkv_bias"][:, None]
-    qkv = qkv.reshape(-1, config.head_dim, x_DW.shape[1])
-    qk_XHW, v_KHW = jnp.split(qkv, (config.heads + config.kv_heads,))
-    if config.qk_norm:
-        q_NHW, k_KHW = jnp.split(qk_XHW, (config.heads,))
-        q_NHW, k_KHW = norm(q_NHW, weights["q_norm"], config.rms_eps), norm(k_KHW, weights["k_norm"], config.rms_eps)
-        qk_XHW = jnp.concatenate((q_NHW, k_KHW))
-    q_NHW, k_KHW = jnp.split(rotate(qk_XHW, cos_HW, sin_HW, axis=1), (config.heads,))
-    return q_NHW, k_KHW, v_KHW
+    def linear(self, x: jax.Array, *modules: str) -> list[jax.Array]:
+        pack = self.packs[modules[0]][0]
+        y_OW = self.weights[f"{pack}.weight"] @ x
+        if (bias_O := self.weights.get(f"{pack}.bias")) is not None:
+            y_OW = y_OW + bias_O[:, None]
+        ends = np.cumsum([self.packs[module][1] for module in modules])
+        return jnp.split(y_OW, ends[:-1].tolist())
 
+    def norm(self, module: str, x: jax.Array) -> jax.Array:
+        return rms_norm(x, self.weights[f"{module}.weight"], self.config.rms_eps, axis=-2)
 
-def feed_forward(config: ModelConfig, weights: dict, x_DW: jax.Array) -> jax.Array:
-    """x + down(silu(gate(norm x)) * up(norm x))."""
-    both = weights["gate_up"] @ norm(x_DW, weights["post_norm"], config.rms_eps)
-    gate_FW, up_FW = jnp.split(both, 2)
-    return x_DW + weights["down"] @ (jax.nn.silu(gate_FW) * up_FW)
+    def heads(self, x: jax.Array, axis: str) -> jax.Array:
+        return x.reshape(-1, self.config.head_dim, x.shape[1])
+
+    def rotate(self, x: jax.Array) -> jax.Array:
+        return rotate(x, self.cos_HW, self.sin_HW, axis=-2)
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return self.write_and_attend(q, k, v)
+
+    def sublayer(self, function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+        return function(x)

@@ -1,35 +1,38 @@
-"""A decoder's weights as decoding wants them."""
+"""A decoder's weights as decoding uses them: projections of the same input in one matrix."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mvjax.models.decoder import Decoder
+from mvjax.models.arrays import ArraySpec
+from mvjax.models.config import ModelConfig
+from mvjax.models.decoder import Block, Decoder
+from mvjax.models.tensors import layer_arrays
+
+
+def packed_rows(config: ModelConfig) -> dict[str, tuple[str, int]]:
+    """Of each projection of a layer: the pack that holds it, and its number of rows there."""
+    weights = (array for array in layer_arrays(config) if array.kind == "weight" and len(array.shape) == 2)
+    return {array.module: (array.pack or array.module, array.shape[0]) for array in weights}
 
 
 def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
-    """A decoder's weights for decoding: Q, K, V in one matrix, gate and up in one, per layer or stacked."""
-    config = decoder.config
+    """A decoder's weights for decoding: `embed` and `head` [V, D], `norm` [D], and `layers`.
 
-    def block(layer) -> dict[str, jax.Array]:
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
-        weights = {
-            "input_norm": layer.input_layernorm.weight[...],
-            "qkv": jnp.concatenate([linear.weight[...] for linear in qkv], axis=-2),
-            "o": attention.o_proj.weight[...],
-            "post_norm": layer.post_attention_layernorm.weight[...],
-            "gate_up": jnp.concatenate([mlp.gate_proj.weight[...], mlp.up_proj.weight[...]], axis=-2),
-            "down": mlp.down_proj.weight[...],
-        }
-        if config.qkv_bias:
-            weights["qkv_bias"] = jnp.concatenate([linear.bias[...] for linear in qkv], axis=-1)
-        if config.qk_norm:
-            weights |= {"q_norm": attention.q_norm.weight[...], "k_norm": attention.k_norm.weight[...]}
-        return {name: weight.astype(dtype) for name, weight in weights.items()}
+    layers: arrays by `PACK.weight`, `PACK.bias` or the name of a norm, projections of one pack joined along their rows;
+    a dictionary per layer (unroll), or one with a leading layer axis.
+    """
+    config = decoder.config
+    packs: dict[str, list[ArraySpec]] = {}
+    for array in layer_arrays(config):
+        packs.setdefault(f"{array.pack or array.module}.{array.kind}", []).append(array)
+
+    def block(layer: Block) -> dict[str, jax.Array]:
+        return {name: joined(layer, arrays).astype(dtype) for name, arrays in packs.items()}
 
     if config.scan_layers:
         layers = block(decoder.layers)
@@ -47,3 +50,9 @@ def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
     if not config.tied:
         params["head"] = decoder.unembed.astype(dtype)
     return params
+
+
+def joined(layer: Block, arrays: Sequence[ArraySpec]) -> jax.Array:
+    """Arrays of a layer (or of stacked layers), one after the other along their first axis."""
+    found = [getattr(layer.find(array.module), array.kind)[...] for array in arrays]
+    return found[0] if len(found) == 1 else jnp.concatenate(found, axis=-len(arrays[0].shape))

@@ -1,4 +1,4 @@
-"""One decoder for the Llama, Qwen2 and Qwen3 families, in Flax NNX.
+"""One decoder for all families, in Flax NNX.
 
 Parameters keep Hugging Face's names and layouts: a projection's weight is [out, in], and the path of a parameter in
 the module, with "model." before it, is its name in a checkpoint (`layers.3.self_attn.q_proj.weight`). Blocks are
@@ -8,7 +8,10 @@ mesh, every parameter and activation lies where its logical axes say (`mvjax.mod
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +19,14 @@ import mvjax_kernels
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mvjax.models.arrays import ParamFactory, constant, normal
+from mvjax.models.arrays import ArraySpec, ParamFactory, outer_arrays
 from mvjax.models.config import ModelConfig
+from mvjax.models.families import find_family
+from mvjax.models.layers import rms_norm
 from mvjax.models.low_rank import folded, folds, low_rank
 from mvjax.models.placement import Placement
 from mvjax.models.rotary import rotary_tables, rotate
+from mvjax.models.tensors import layer_arrays
 
 REMAT: Mapping[str, Callable | None] = {
     "none": None,
@@ -43,22 +49,13 @@ class Linear(nnx.Module):
     logical ones of W.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        axes: tuple[str, str],
-        *,
-        bias: bool = False,
-        param: ParamFactory,
-        placement: Placement | None,
-    ):
-        self.weight = param((outputs, inputs), axes, normal(0.02))
-        self.bias = param((outputs,), axes[:1], constant(0)) if bias else None
+    def __init__(self, weight: ArraySpec, bias: ArraySpec | None, *, param: ParamFactory, placement: Placement | None):
+        self.weight = param(weight)
+        self.bias = None if bias is None else param(bias)
         self.lora_a = nnx.data(None)
         self.lora_b = nnx.data(None)
         self.lora_scale = 0.0
-        self.axes = axes
+        self.axes = weight.axes
         self.placement = placement
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
@@ -89,16 +86,14 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32, returned in x's dtype."""
+    """`mvjax.models.layers.rms_norm` over the last axis."""
 
-    def __init__(self, width: int, eps: float, *, param: ParamFactory):
-        self.weight = param((width,), (None,), constant(1))
+    def __init__(self, weight: ArraySpec, eps: float, *, param: ParamFactory):
+        self.weight = param(weight)
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.weight[...].astype(jnp.float32)).astype(x.dtype)
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return rms_norm(x, self.weight[...], self.eps)
 
 
 class VocabularyMatrix(nnx.Module):
@@ -108,8 +103,8 @@ class VocabularyMatrix(nnx.Module):
     frozen: no gradient of the matrix's size is then ever computed.
     """
 
-    def __init__(self, rows: int, width: int, *, param: ParamFactory, placement: Placement | None):
-        self.weight = param((rows, width), ("vocab", "embed"), normal(0.02))
+    def __init__(self, weight: ArraySpec, *, param: ParamFactory, placement: Placement | None):
+        self.weight = param(weight)
         self.tag_rows = nnx.data(None)
         self.tag_ids: tuple[int, ...] = ()
         self.placement = placement
@@ -149,72 +144,82 @@ def product_f32(x: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.matmul(x, rows.astype(x.dtype).T, preferred_element_type=jnp.float32)
 
 
-class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions over the keys that the hidden intervals leave visible."""
-
-    def __init__(self, config: ModelConfig, backend: str, *, param: ParamFactory, placement: Placement | None):
-        heads, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        options = {"param": param, "placement": placement}
-        self.q_proj = Linear(config.embed, heads, ("heads", "embed"), bias=config.qkv_bias, **options)
-        self.k_proj = Linear(config.embed, kv, ("kv_heads", "embed"), bias=config.qkv_bias, **options)
-        self.v_proj = Linear(config.embed, kv, ("kv_heads", "embed"), bias=config.qkv_bias, **options)
-        self.o_proj = Linear(heads, config.embed, ("embed", "heads"), **options)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_eps, param=param) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.rms_eps, param=param) if config.qk_norm else None
-        self.head_dim = config.head_dim
-        self.by_heads = placement is not None and placement.splits_heads(config.heads, config.kv_heads)
-        self.backend = backend
-        self.placement = placement
-
-    def __call__(self, x_BTD, cos_BTH, sin_BTH, hide_start_BET, hide_end_BET):
-        def heads(y_BTO, axis):
-            y_BTNH = y_BTO.reshape(*y_BTO.shape[:-1], -1, self.head_dim)
-            return constrain(self.placement, y_BTNH, "batch", "length", axis if self.by_heads else None, None)
-
-        q_BTNH, k_BTKH = heads(self.q_proj(x_BTD), "heads"), heads(self.k_proj(x_BTD), "kv_heads")
-        v_BTKH = heads(self.v_proj(x_BTD), "kv_heads")
-        if self.q_norm is not None:
-            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        cos_BT1H, sin_BT1H = cos_BTH[..., None, :], sin_BTH[..., None, :]
-        q_BTNH, k_BTKH = rotate(q_BTNH, cos_BT1H, sin_BT1H), rotate(k_BTKH, cos_BT1H, sin_BT1H)
-        attention = mvjax_kernels.attention if self.placement is None else self.placement.attention
-        o_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, hide_start_BET, hide_end_BET, backend=self.backend)
-        return self.o_proj(o_BTNH.reshape(*x_BTD.shape[:-1], -1).astype(x_BTD.dtype))
-
-
-class MLP(nnx.Module):
-    """down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: ModelConfig, **options):
-        self.gate_proj = Linear(config.embed, config.ffn, ("ffn", "embed"), **options)
-        self.up_proj = Linear(config.embed, config.ffn, ("ffn", "embed"), **options)
-        self.down_proj = Linear(config.ffn, config.embed, ("embed", "ffn"), **options)
-
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+class Group(nnx.Module):
+    """Modules of a layer under a common name, as `self_attn`."""
 
 
 class Block(nnx.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One layer: a module for each projection and norm of the family's list of arrays, by its path in the list."""
 
     def __init__(self, config: ModelConfig, backend: str, *, param: ParamFactory, placement: Placement | None):
-        self.input_layernorm = RMSNorm(config.embed, config.rms_eps, param=param)
-        self.self_attn = Attention(config, backend, param=param, placement=placement)
-        self.post_attention_layernorm = RMSNorm(config.embed, config.rms_eps, param=param)
-        self.mlp = MLP(config, param=param, placement=placement)
-        self.placement = placement
+        arrays = {array.name: array for array in layer_arrays(config)}
+        for array in arrays.values():
+            if array.kind != "weight":
+                continue
+            if len(array.shape) == 1:
+                module: nnx.Module = RMSNorm(array, config.rms_eps, param=param)
+            else:
+                module = Linear(array, arrays.get(f"{array.module}.bias"), param=param, placement=placement)
+            *groups, name = array.module.split(".")
+            node: nnx.Module = self
+            for group in groups:
+                if not hasattr(node, group):
+                    setattr(node, group, Group())
+                node = getattr(node, group)
+            setattr(node, name, module)
+        self.config, self.backend, self.placement = config, backend, placement
 
-    def __call__(self, x_BTD, *context):
+    def find(self, module: str) -> Any:
+        """The projection or norm at a path."""
+        return functools.reduce(getattr, module.split("."), self)
+
+    def __call__(self, x_BTD, cos_BTH, sin_BTH, hide_start_BET, hide_end_BET):
+        ops = TrainingOps(self, cos_BTH[..., None, :], sin_BTH[..., None, :], hide_start_BET, hide_end_BET)
+        return find_family(self.config.family).layer(ops, x_BTD)
+
+
+@dataclass(frozen=True)
+class TrainingOps:
+    """The operations of a layer on [B, T, ...]; see `mvjax.models.layers.LayerOps`."""
+
+    block: Block
+    """The layer's modules."""
+    cos_BT1H: Array
+    """Cosines of the rotary angles, half a head wide."""
+    sin_BT1H: Array
+    """Their sines."""
+    hide_start_BET: Array
+    """Begin of the hidden intervals of each key."""
+    hide_end_BET: Array
+    """Their end."""
+
+    def linear(self, x: Array, *modules: str) -> list[Array]:
+        return [self.block.find(module)(x) for module in modules]
+
+    def norm(self, module: str, x: Array) -> Array:
+        return self.block.find(module)(x)
+
+    def heads(self, x: Array, axis: str) -> Array:
+        config, placement = self.block.config, self.block.placement
+        y_BTNH = x.reshape(*x.shape[:-1], -1, config.head_dim)
+        by_heads = placement is not None and placement.splits_heads(config.heads, config.kv_heads)
+        return constrain(placement, y_BTNH, "batch", "length", axis if by_heads else None, None)
+
+    def rotate(self, x: Array) -> Array:
+        return rotate(x, self.cos_BT1H, self.sin_BT1H)
+
+    def attend(self, q: Array, k: Array, v: Array) -> Array:
+        placement = self.block.placement
+        attention = mvjax_kernels.attention if placement is None else placement.attention
+        o_BTNH = attention(q, k, v, self.hide_start_BET, self.hide_end_BET, backend=self.block.backend)
+        return o_BTNH.reshape(*o_BTNH.shape[:-2], -1).astype(q.dtype)
+
+    def sublayer(self, function: Callable[[Array], Array], x: Array) -> Array:
+        placement = self.block.placement
+        if placement is None:
+            return function(x)
         whole, split = ("batch", "length", None), ("batch", "between", None)
-
-        def inside(x_BTD):
-            return x_BTD if self.placement is None else self.placement.move(x_BTD, whole, split)
-
-        def between(x_BTD):
-            return x_BTD if self.placement is None else self.placement.move(x_BTD, split, whole)
-
-        x_BTD = x_BTD + between(self.self_attn(inside(self.input_layernorm(x_BTD)), *context))
-        return x_BTD + between(self.mlp(inside(self.post_attention_layernorm(x_BTD))))
+        return placement.move(function(placement.move(x, whole, split)), split, whole)
 
 
 def constrain(placement: Placement | None, x: Array, *axes: str | None) -> Array:
@@ -251,14 +256,15 @@ class Decoder(nnx.Module):
         self.placement = placement
         one = ParamFactory(rngs, jnp.dtype(param_dtype))
         options = {"param": one, "placement": placement}
-        self.embed_tokens = VocabularyMatrix(config.vocab_size, config.embed, **options)
+        outer = {array.module: array for array in outer_arrays(config)}
+        self.embed_tokens = VocabularyMatrix(outer["embed_tokens"], **options)
         if config.scan_layers:
             stacked = ParamFactory(rngs, one.dtype, config.layers)
             self.layers = Block(config, backend, param=stacked, placement=placement)
         else:
             self.layers = nnx.List([Block(config, backend, **options) for _ in range(config.layers)])
-        self.norm = RMSNorm(config.embed, config.rms_eps, param=one)
-        self.lm_head = nnx.data(None if config.tied else VocabularyMatrix(config.vocab_size, config.embed, **options))
+        self.norm = RMSNorm(outer["norm"], config.rms_eps, param=one)
+        self.lm_head = nnx.data(None if config.tied else VocabularyMatrix(outer["lm_head"], **options))
 
     def __call__(
         self,
@@ -319,13 +325,3 @@ class Decoder(nnx.Module):
     def unembed(self) -> Float[Array, "V D"]:
         """The output matrix, trainable tag rows in place."""
         return self.head.matrix()
-
-
-def hf_names(path: tuple, config: ModelConfig) -> list[str]:
-    """Checkpoint names of the parameter at `path` in a Decoder: one, or one per layer for a stacked parameter."""
-    parts = [str(part) for part in path]
-    if parts[0] == "lm_head":
-        return [".".join(parts)]
-    if parts[0] == "layers" and config.scan_layers:
-        return [".".join(["model", "layers", str(layer), *parts[1:]]) for layer in range(config.layers)]
-    return [".".join(["model", *parts])]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,16 +17,15 @@ from jax.sharding import NamedSharding
 
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
-from mvjax.models.decoder import hf_names
-from mvjax.models.sharded_loading import flattened, is_stacked
+from mvjax.models.families import find_family
+from mvjax.models.hf_config import read
+from mvjax.models.sharded_loading import flattened
+from mvjax.models.tensors import check_tensors, hf_names, is_stacked
 from mvjax.models.transfer import chunk_bytes, compiler_options, padded, taker
-from mvjax.weights.checkpoint import LazyTensor, LazyTensors, lazily
-from mvjax.weights.formats import saving, write_checkpoint
+from mvjax.tokenizers import Tokenizer
+from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
+from mvjax.weights.formats import refuse_foreign, saving, write_files
 from mvjax.weights.huggingface import MAX_SHARD_BYTES
-
-if TYPE_CHECKING:
-    from mvjax.tokenizers import Tokenizer
-    from mvjax.weights import Checkpoint
 
 MESSAGE_BYTES = 1024
 """Length of what the first process tells the others."""
@@ -64,6 +64,45 @@ def fetch(array: jax.Array, layer: int | None) -> np.ndarray:
         host = np.asarray(chunk) if chunk.is_fully_addressable else multihost_utils.process_allgather(chunk, tiled=True)
         out[:, start : start + step] = host.reshape(blocks, step, *shape[1:])
     return out.reshape(shape)
+
+
+def write_checkpoint(
+    directory: Path,
+    checkpoint: Checkpoint,
+    format: str = "safetensors",
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Write a model's files into an existing directory; `save_checkpoint` does it all or nothing.
+
+    `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is taken. Raises `UserError`
+    where the tensors are not those of the configuration.
+    """
+    where = checkpoint.source or "the model"
+    shape = read(checkpoint.config, where)
+    check_tensors(lazily(checkpoint.tensors), shape, where)
+    config = {"architectures": [find_family(shape.family).architecture], **checkpoint.config}
+    checkpoint = dataclasses.replace(checkpoint, config=config)
+    write_files(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
+
+
+def save_checkpoint(
+    path: str | os.PathLike,
+    checkpoint: Checkpoint,
+    format: str = "safetensors",
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Save a model as a directory, whole or not at all; a model that stood there before is replaced.
+
+    Raises `UserError` where `path` holds something other than a model or the disk is full, else whatever a failed write
+    raised: what `path` held is untouched then.
+    """
+    refuse_foreign(Path(path))
+    with saving(path, checkpoint.nbytes) as directory:
+        write_checkpoint(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
 
 
 def save_model(

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from importlib import resources
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 from mvjax.errors import UserError
 from mvjax.models.checkpoint import from_checkpoint
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
-from mvjax.models.lora import merge
+from mvjax.models.gguf_checkpoint import gguf_checkpoint
+from mvjax.models.hf_config import normalised, read
+from mvjax.models.lora import load_adapter, merge
+from mvjax.models.tensors import DERIVED, HEAD, check_tensors
 from mvjax.tokenizers import Tokenizer, load_tokenizer
-from mvjax.weights import load_checkpoint, with_tag_rows
+from mvjax.weights import Checkpoint, LazyTensors, lazily, read_files, with_tag_rows
+
+
+def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Open a model: a Hugging Face directory (sharded or not), a GGUF file or an Orbax model directory.
+
+    The configuration is normalised, the tensors are checked against it and read when asked for. Raises `UserError`
+    where the path is no model or damaged, for an unsupported architecture, missing tensors or wrong shapes.
+    """
+    files = read_files(path)
+    if not isinstance(files, Checkpoint):
+        return checked(gguf_checkpoint(files))
+    entries = {name: entry for name, entry in lazily(files.tensors).items() if not name.endswith(DERIVED)}
+    config = dict(files.config)
+    if config.get("tie_word_embeddings") is None:
+        config["tie_word_embeddings"] = HEAD not in entries
+    if config["tie_word_embeddings"]:
+        entries.pop(HEAD, None)
+    where = Path(path) / "config.json"
+    return checked(dataclasses.replace(files, config=normalised(config, where), tensors=LazyTensors(entries)))
+
+
+def checked(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, if its tensors are those of its configuration; else UserError."""
+    where = checkpoint.source or "the model"
+    check_tensors(lazily(checkpoint.tensors), read(checkpoint.config, where), where)
+    return checkpoint
 
 
 def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tuple[Tokenizer, Decoder]:
@@ -30,8 +62,6 @@ def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tup
     checkpoint, tokenizer = with_tag_rows(load_checkpoint(path), load_tokenizer(path))
     decoder = from_checkpoint(checkpoint, **options)
     if adapter is not None:
-        from mvjax.models.lora import load_adapter
-
         load_adapter(adapter, decoder, tokenizer=tokenizer.fingerprint)
     return tokenizer, decoder
 
@@ -41,8 +71,6 @@ def load_for_generation(path: Path, adapter: Path | None = None, dtype=None) -> 
 
     dtype: of weights and K/V; None picks float32 on CPU (bfloat16 is slower there) and bfloat16 elsewhere.
     """
-    import jax
-
     on_cpu = jax.default_backend() == "cpu"
     dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
     tokenizer, decoder = load_with_tags(path, adapter=adapter, dtype=dtype, param_dtype=dtype, scan_layers=not on_cpu)

@@ -17,7 +17,8 @@ from safetensors.flax import save_file
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
-from mvjax.models.decoder import Decoder, Linear, TagRows, hf_names
+from mvjax.models.decoder import Decoder, Linear, TagRows
+from mvjax.models.tensors import hf_names, is_stacked
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -126,7 +127,7 @@ def save_adapter(
     for where, variable in nnx.to_flat_state(nnx.state(decoder, TRAINABLE)):
         names = hf_names(where, decoder.config)
         whole = jnp.asarray(variable[...], dtype)
-        tensors |= zip(names, whole if where[0] == "layers" and decoder.config.scan_layers else [whole])
+        tensors |= zip(names, whole if is_stacked(where, decoder.config) else [whole])
     header = {
         "format": FORMAT,
         "base": json.dumps(decoder.config.shape()),
@@ -151,7 +152,8 @@ def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = 
     """
     with open_adapter(path) as file:
         header = checked_metadata(path, file)
-        base, mine = json.loads(header["base"]), decoder.config.shape()
+        # Adapters of version 0.1 do not say whether there are biases that a configuration may leave out.
+        base, mine = {"attention_bias": False} | json.loads(header["base"]), decoder.config.shape()
         for key in mine:
             if base.get(key) != mine[key]:
                 raise UserError(
@@ -172,7 +174,7 @@ def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = 
                 if name not in names:
                     raise UserError(f"{path}: tensor {name} is missing; the adapter is incomplete")
                 arrays.append(np.asarray(file.get_tensor(name), np.float32))
-            stacked = where[0] == "layers" and decoder.config.scan_layers
+            stacked = is_stacked(where, decoder.config)
             shape = variable.shape[1:] if stacked else variable.shape
             wrong = [array.shape for array in arrays if array.shape != shape]
             if wrong:

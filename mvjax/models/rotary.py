@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mvjax.models.config import ModelConfig
+from mvjax.models.config import ModelConfig, RopeScaling
 
 
 def inverse_frequencies(config: ModelConfig) -> np.ndarray:
@@ -20,13 +20,14 @@ def inverse_frequencies(config: ModelConfig) -> np.ndarray:
     scaling = config.rope_scaling
     if scaling is None:
         return inverse
-    wavelength = 2 * np.pi / inverse
-    # 1 where the frequency stays, 0 where it is stretched in full, a ramp between.
-    keep = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    keep = np.clip(keep, 0.0, 1.0)
+    keep = llama3_ramp(scaling, 2 * np.pi / inverse)
     return ((1 - keep) * inverse / scaling.factor + keep * inverse).astype(np.float32)
+
+
+def llama3_ramp(scaling: RopeScaling, wavelength_h: Float[np.ndarray, " h"]) -> Float[np.ndarray, " h"]:
+    """Of each wavelength: 1 where its frequency stays, 0 where it is stretched in full, a ramp between."""
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    return np.clip((scaling.original_max_position / wavelength_h - low) / (high - low), 0.0, 1.0)
 
 
 def rotary_tables(

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,9 @@ from jax.sharding import Sharding
 
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
-from mvjax.models.decoder import hf_names
+from mvjax.models.tensors import check_tensors, hf_names
 from mvjax.models.transfer import Index, chunk_bytes, insert, parts_of, reading_place, zeros
-from mvjax.weights.checkpoint import LazyTensor, cast, lazily
-
-if TYPE_CHECKING:
-    from mvjax.weights import Checkpoint
-
-# Tensors that some checkpoints carry beside the parameters; they follow from the config.
-DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias")
+from mvjax.weights.checkpoint import Checkpoint, LazyTensor, cast, lazily
 
 Path = tuple[Any, ...]
 
@@ -63,7 +57,13 @@ def load_sharded(
         places = flattened(shardings)
     entries = lazily(checkpoint.tensors)
     names = {path: hf_names(path, config) for path in leaves}
-    check_tensors(entries, {path: (names[path], leaf.shape) for path, leaf in leaves.items()}, config, checkpoint)
+    where = checkpoint.source or "checkpoint"
+    check_tensors(entries, config, where)
+    for name in (name for group in names.values() for name in group):
+        if not jnp.issubdtype(entries[name].dtype, jnp.floating):
+            raise UserError(
+                f"{where}: {name} holds {entries[name].dtype} numbers; use a model with floating-point weights"
+            )
     largest = max(entries[name].nbytes for group in names.values() for name in group)
     limit = chunk_bytes(largest)
     arrays = {}
@@ -83,51 +83,6 @@ def flattened(tree: nnx.State | Mapping[Path, Any]) -> dict[Path, Any]:
         return dict(tree)
     leaves = dict(nnx.to_flat_state(tree))
     return {path: leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf for path, leaf in leaves.items()}
-
-
-def is_stacked(path: Path, config: ModelConfig) -> bool:
-    """Whether the parameter at a path holds a tensor per layer."""
-    return path[0] == "layers" and config.scan_layers
-
-
-def check_tensors(
-    entries: Mapping[str, LazyTensor],
-    wanted: Mapping[Path, tuple[list[str], tuple[int, ...]]],
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-) -> None:
-    """Raise UserError when tensors are missing, misshapen, or present that the model would ignore.
-
-    wanted: names of the tensors and shape of the parameter, by path.
-    """
-    source = getattr(checkpoint, "source", None) or "checkpoint"
-    shapes = {
-        name: tuple(shape[1:] if is_stacked(path, config) else shape)
-        for path, (names, shape) in wanted.items()
-        for name in names
-    }
-    if missing := sorted(set(shapes) - set(entries)):
-        raise UserError(
-            f"{source}: {len(missing)} tensors are missing, {missing[0]} first; "
-            f"the file is incomplete or no {config.family} model"
-        )
-    extra = sorted(name for name in set(entries) - set(shapes) if not name.endswith(DERIVED))
-    if config.tied:
-        extra = [name for name in extra if name != "lm_head.weight"]
-    if extra:
-        raise UserError(
-            f"{source}: {len(extra)} tensors have no place in a {config.family} model of {config.layers} layers, "
-            f"{extra[0]} first; check model_type and num_hidden_layers in its config"
-        )
-    for name, shape in shapes.items():
-        entry = entries[name]
-        if entry.shape != shape:
-            raise UserError(
-                f"{source}: {name} has shape {list(entry.shape)}, the config asks for {list(shape)}; "
-                "the file and its config do not belong together"
-            )
-        if not jnp.issubdtype(entry.dtype, jnp.floating):
-            raise UserError(f"{source}: {name} holds {entry.dtype} numbers; use a model with floating-point weights")
 
 
 @dataclass(frozen=True)

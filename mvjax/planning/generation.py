@@ -21,6 +21,7 @@ from mvjax.engine.tables import build_tables
 from mvjax.errors import UserError
 from mvjax.models import DecoderStepModel
 from mvjax.models.decode import PAGE
+from mvjax.models.tensors import parameter_count
 from mvjax.planning.machines import Machine
 from mvjax.planning.program import Compiled, compile_on
 from mvjax.planning.report import count_words
@@ -110,7 +111,7 @@ def account(
     chip = machine.chip
     seconds = None
     if chip.flops:
-        products = 2 * shape.config.parameters * load.requests * load.max_branches
+        products = 2 * parameter_count(shape.config) * load.requests * load.max_branches
         seconds = max((weights + pages) / chip.bandwidth, products / chip.flops)
     rest = max(0, compiled.total - compiled.code - weights - pages - state)
     room = min(chip.hbm, compiled.total - 1) if compiled.refused else chip.hbm
@@ -164,7 +165,7 @@ def generation_json(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
     names = ("weights", "pages", "state", "rest", "code", "total", "room")
     result: dict[str, Any] = {
         "model": plan.shape.source,
-        "parameters": plan.shape.config.parameters,
+        "parameters": parameter_count(plan.shape.config),
         "topology": plan.machine.name,
         "load": vars(plan.load),
         "fits": plan.fits,
@@ -184,7 +185,7 @@ def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
     kinds += ("temporaries", plan.rest), ("code", plan.code), ("total", plan.total)
     left = (plan.room - plan.total) / GIB
     lines = [
-        f"{plan.shape.source}, {count_words(plan.shape.config.parameters)} weights",
+        f"{plan.shape.source}, {count_words(parameter_count(plan.shape.config))} weights",
         f"{load.requests} requests of {load.max_branches} branches and {load.slots:,} tokens on one chip of "
         f"{plan.machine.name}; compiled in {plan.seconds:.0f} s, not run",
         "",

@@ -16,6 +16,7 @@ from jax.sharding import Sharding
 from mvjax.errors import UserError
 from mvjax.models import Decoder, LoraConfig, add_lora
 from mvjax.models.placement import Placement
+from mvjax.models.tensors import parameter_count
 from mvjax.planning.machines import Machine, lowering_platform, uncached
 from mvjax.planning.shapes import Shape
 from mvjax.training.config import TrainConfig
@@ -125,7 +126,7 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
     adapters = sum(x.size for name, x in model.params.items() if model.groups[name] == "lora")
     lora = config.lora_rank > 0
     return Step(
-        config, shape, machine, placement, model, arguments, shape.config.parameters, adapters if lora else None
+        config, shape, machine, placement, model, arguments, parameter_count(shape.config), adapters if lora else None
     )
 
 

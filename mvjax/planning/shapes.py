@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mvjax.errors import UserError
 from mvjax.language.tags import TAGS
+from mvjax.models import from_hf, load_checkpoint
 from mvjax.models.config import ModelConfig, RopeScaling
 
 PREFIX = "shape:"
@@ -28,13 +29,13 @@ class Shape:
 def _qwen2(embed: int, layers: int, heads: int, kv_heads: int, ffn: int, *, head_dim: int = 128, large: bool = False):
     vocabulary = 152064 if large else 151936
     sizes = vocabulary, embed, layers, heads, kv_heads, head_dim, ffn
-    config = ModelConfig("qwen2", *sizes, rope_theta=1e6, tied=not large, qkv_bias=True, max_position=32768)
+    config = ModelConfig("qwen2", *sizes, rope_theta=1e6, tied=not large, max_position=32768)
     return config, 151665
 
 
 def _qwen3(embed: int, layers: int, heads: int, ffn: int, *, kv_heads: int = 8, tied: bool = False):
     sizes = 151936, embed, layers, heads, kv_heads, 128, ffn
-    return ModelConfig("qwen3", *sizes, rope_theta=1e6, tied=tied, qk_norm=True, max_position=40960), 151669
+    return ModelConfig("qwen3", *sizes, rope_theta=1e6, tied=tied, max_position=40960), 151669
 
 
 def _llama3(embed: int, layers: int, heads: int, ffn: int, *, head_dim: int = 128, stretch: float = 8.0):
@@ -111,11 +112,9 @@ def _of_files(path: Path) -> Shape:
             raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path / 'config.json'}: is no JSON ({error})") from error
-        config = ModelConfig.from_hf(raw)
+        config = from_hf(raw, where=path / "config.json")
     else:
-        from mvjax.weights import load_checkpoint
-
-        config = ModelConfig.from_hf(load_checkpoint(path).config)
+        config = from_hf(load_checkpoint(path).config, where=path)
     try:
         from mvjax.tokenizers import load_tokenizer
 

@@ -27,6 +27,7 @@ from mvjax_kernels.tuning import TPU_KINDS
 from mvjax.chips import CHIPS
 from mvjax.data.packing import Batch
 from mvjax.models.config import ModelConfig
+from mvjax.models.tensors import layer_arrays
 
 KINDS: Mapping[str, str] = {
     **TPU_KINDS,
@@ -65,14 +66,12 @@ class ModelFlops:
     @classmethod
     def of(cls, config: ModelConfig, adapters: int | None = None) -> ModelFlops:
         """Those of a decoder; `adapters`: weights of its adapters, None where all weights are trained."""
-        heads = config.heads * config.head_dim
-        kv = config.kv_heads * config.head_dim
-        layer = config.embed * (2 * heads + 2 * kv + 3 * config.ffn)
+        layer = sum(array.size for array in layer_arrays(config) if len(array.shape) == 2)
         return cls(
             projections=config.layers * layer,
             head=config.vocab_size * config.embed,
             adapters=adapters or 0,
-            attention=config.layers * heads,
+            attention=config.layers * config.heads * config.head_dim,
             frozen=adapters is not None,
         )
 

@@ -14,7 +14,7 @@ from mvjax.data.pipeline import BatchIterator, PackedBatches
 from mvjax.data.schedule import PipelineConfig
 from mvjax.data.store import open_store, store_path
 from mvjax.errors import UserError
-from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, save_adapter
+from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter
 from mvjax.models.export import fetch, gathered, save_model
 from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
@@ -27,7 +27,7 @@ from mvjax.training.mesh import local_rows, make_placement, mesh_notes
 from mvjax.training.model import TrainableModel, make_trainable
 from mvjax.training.run import RunResult, run
 from mvjax.training.sample import Sampler
-from mvjax.weights import Checkpoint, load_checkpoint, with_tag_rows
+from mvjax.weights import Checkpoint, with_tag_rows
 
 BUILD_PATIENCE = 24 * 3600.0
 """Seconds that the other processes wait for process 0 to encode the records."""
@@ -171,6 +171,6 @@ def write_model(
     path = result.directory / "model"
     decoder = model.join(params)
     tensors = gathered(nnx.state(decoder, nnx.Param), decoder.config)
-    shape = decoder.config.to_hf() | {"torch_dtype": config.master_dtype}
+    shape = to_hf(decoder.config) | {"torch_dtype": config.master_dtype}
     save_model(path, Checkpoint(config=shape, tensors=tensors, generation=generation), tokenizer)
     return path

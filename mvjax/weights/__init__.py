@@ -1,7 +1,7 @@
 """Model weights in and out: Hugging Face safetensors, GGUF (in), Orbax; rows for the control tags."""
 
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
-from mvjax.weights.formats import load_checkpoint, save_checkpoint, saving, write_checkpoint
+from mvjax.weights.formats import read_files, saving, write_files
 from mvjax.weights.tag_rows import add_tag_rows, with_tag_rows
 
 __all__ = [
@@ -10,9 +10,8 @@ __all__ = [
     "LazyTensors",
     "add_tag_rows",
     "lazily",
-    "load_checkpoint",
-    "save_checkpoint",
+    "read_files",
     "saving",
     "with_tag_rows",
-    "write_checkpoint",
+    "write_files",
 ]

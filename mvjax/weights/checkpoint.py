@@ -116,11 +116,11 @@ class Checkpoint:
     """A model as Hugging Face writes it: configuration and named tensors."""
 
     config: dict[str, Any]
-    """Keys of Hugging Face's `config.json`. Loaded ones always carry `vocab_size`, `head_dim`, `num_key_value_heads`,
-    `tie_word_embeddings`, `rope_theta` and `rope_scaling` (None where plain), whichever version wrote the file."""
+    """Keys of Hugging Face's `config.json`. Those of `mvjax.models.load_checkpoint` always carry `vocab_size`,
+    `head_dim`, `num_key_value_heads`, `tie_word_embeddings`, `rope_theta` and `rope_scaling` (None where plain)."""
     tensors: Mapping[str, np.ndarray]
     """Tensors by Hugging Face name, in its layouts (projections [out, in]). `lm_head.weight` is absent where tied."""
-    source: Path | None = None
+    source: Path | str | None = None
     """Where it was loaded from."""
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Keys of `generation_config.json`; empty where the source has none."""
@@ -161,3 +161,13 @@ def cast(name: str, entry: LazyTensor, dtype: np.dtype) -> LazyTensor:
     if entry.read_rows is None or not entry.shape[0]:
         return LazyTensor(entry.shape, dtype, lambda: converted(entry.read()))
     return LazyTensor(entry.shape, dtype, lambda: rows(0, entry.shape[0]), rows)
+
+
+def counted(names: list[str]) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{len(names)} tensor{'s' if names[1:] else ''}"
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """The first names."""
+    return ", ".join(names[:most]) + (", ..." if names[most:] else "")

@@ -10,43 +10,42 @@ from pathlib import Path
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_directory
-from mvjax.weights.architecture import check
 from mvjax.weights.checkpoint import Checkpoint
-from mvjax.weights.huggingface import MAX_SHARD_BYTES, is_huggingface, load_huggingface, write_huggingface
+from mvjax.weights.gguf import GGUFModel, read_gguf
+from mvjax.weights.gguf_header import is_gguf
+from mvjax.weights.huggingface import MAX_SHARD_BYTES, is_huggingface, read_huggingface, write_huggingface
 
 FORMATS = ("safetensors", "orbax")
 KNOWN = "a Hugging Face directory with safetensors, a .gguf file or an Orbax directory written by mvjax"
 
 
-def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
     """Open a model: a Hugging Face directory (sharded or not), a GGUF file or an Orbax model directory.
 
-    Tensors are read when asked for. Raises `UserError` where the path is none of these or is damaged.
+    What is in the files, as it is there; tensors are read when asked for. Raises `UserError` where the path is none of
+    these or is damaged.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: name {KNOWN}")
     if path.is_dir():
         if is_huggingface(path):
-            return load_huggingface(path)
+            return read_huggingface(path)
         if (path / "tensors").is_dir():
-            from mvjax.weights.orbax import load_orbax
+            from mvjax.weights.orbax import read_orbax
 
-            return load_orbax(path)
+            return read_orbax(path)
         inside = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; did you mean {path / inside[0]}?" if inside else f": name {KNOWN}"
         raise UserError(f"{path} holds no weights in a format that mvjax reads{hint}")
-    from mvjax.weights.gguf import load_gguf
-    from mvjax.weights.gguf_header import is_gguf
-
     if is_gguf(path):
-        return load_gguf(path)
+        return read_gguf(path)
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is one file of a model: name its directory, {path.parent}")
     raise UserError(f"{path} is of an unknown or damaged format: name {KNOWN}")
 
 
-def write_checkpoint(
+def write_files(
     directory: Path,
     checkpoint: Checkpoint,
     format: str = "safetensors",
@@ -54,37 +53,18 @@ def write_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Write a model's files into an existing directory, as they come; `save_checkpoint` does it all or nothing.
+    """Write a model's files into an existing directory, as they come.
 
     `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is taken.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
-    check(checkpoint)
     if format == "safetensors":
         write_huggingface(directory, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress)
         return
     from mvjax.weights.orbax import write_orbax
 
     write_orbax(directory, checkpoint, progress=progress)
-
-
-def save_checkpoint(
-    path: str | os.PathLike,
-    checkpoint: Checkpoint,
-    format: str = "safetensors",
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Callable[[str, int], None] | None = None,
-) -> None:
-    """Save a model as a directory, whole or not at all; a model that stood there before is replaced.
-
-    Raises `UserError` where `path` holds something other than a model or the disk is full, else whatever a failed write
-    raised: what `path` held is untouched then.
-    """
-    refuse_foreign(Path(path))
-    with saving(path, checkpoint.nbytes) as directory:
-        write_checkpoint(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
-"""GGUF models: metadata to a Hugging Face configuration, tensors dequantised (by the `gguf` package) on reading.
+"""GGUF files: metadata, and tensors that are dequantised (by the `gguf` package) on reading.
 
-llama.cpp stores the Q and K rows of Llama models in another order (rotary pairs beside each other, not half a head
-apart); that is undone here.
+Some architectures have the rows of Q and K in another order there, rotary pairs beside each other and not half a head
+apart; `unpermuted_tensor` undoes it.
 """
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,151 +15,32 @@ import numpy as np
 from jaxtyping import Shaped
 
 from mvjax.errors import UserError
-from mvjax.weights.architecture import ARCHITECTURES, check, counted, normalised
-from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors
+from mvjax.weights.checkpoint import LazyTensor, counted
 from mvjax.weights.gguf_header import Header, TensorInfo, read_header
 
 PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 
-TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-ROPE_FACTORS = "rope_freqs.weight"
+
+@dataclasses.dataclass(frozen=True)
+class GGUFModel:
+    """A GGUF file, opened."""
+
+    path: Path
+    """Where it is."""
+    metadata: dict[str, Any]
+    """Values by key, as `Header.metadata`."""
+    tensors: dict[str, LazyTensor]
+    """Under their GGUF names. F32, F16 and BF16 keep their type, quantised tensors become float32."""
 
 
-def load_gguf(path: Path) -> Checkpoint:
-    """Open a GGUF file of architecture llama, qwen2 or qwen3; tensors are dequantised when asked for.
+def read_gguf(path: Path) -> GGUFModel:
+    """Open a GGUF file; tensors are dequantised when asked for.
 
-    F32, F16 and BF16 keep their type, quantised tensors become float32. Raises `UserError` for a truncated file, an
-    unsupported architecture or quantisation, missing tensors or wrong shapes.
+    Raises `UserError` for a truncated file or a storage type that is not supported.
     """
     header = read_header(path)
-    config = config_from(header, path)
-    stored = read_tensors(header, path)
-    if ROPE_FACTORS in stored:
-        config["rope_scaling"] = llama3_scaling(stored.pop(ROPE_FACTORS).read(), config, path)
-    entries = {}
-    for name, tensor in stored.items():
-        target, heads_key = huggingface_name(name)
-        if target is None:
-            raise UserError(f"{path}: tensor {name} belongs to no {config['model_type']} model that mvjax knows")
-        permuted = config["model_type"] == "llama" and heads_key is not None
-        entries[target] = unpermuted_tensor(tensor, config[heads_key]) if permuted else tensor
-    checkpoint = Checkpoint(config, LazyTensors(entries), path, generation_from(header.metadata))
-    check(checkpoint)
-    return checkpoint
-
-
-def config_from(header: Header, path: Path) -> dict[str, Any]:
-    """Normalised Hugging Face configuration of a GGUF header (without the rotary scaling that is kept as a tensor)."""
-    shapes = {info.name: info.shape for info in header.tensors}
-    family = header.metadata.get("general.architecture")
-    if family not in ARCHITECTURES:
-        raise UserError(f"{path}: architecture {family!r} is not supported: use one of {', '.join(ARCHITECTURES)}")
-
-    def value(key: str, default: Any = None) -> Any:
-        found = header.metadata.get(f"{family}.{key}", default)
-        if isinstance(found, list):
-            raise UserError(f"{path}: {family}.{key} differs between layers, which is not supported")
-        # Metadata are float32: the shortest decimal that names the number is the one that was meant.
-        return float(str(np.float32(found))) if isinstance(found, float) else found
-
-    if value("expert_count", 0):
-        raise UserError(f"{path}: mixtures of experts are not supported")
-    if "token_embd.weight" not in shapes:
-        raise UserError(f"{path}: 1 tensor missing: token_embd.weight; fetch the model again")
-    config = {
-        "architectures": [ARCHITECTURES[family]],
-        "model_type": family,
-        "vocab_size": shapes["token_embd.weight"][0],
-        "hidden_size": value("embedding_length"),
-        "intermediate_size": value("feed_forward_length"),
-        "num_hidden_layers": value("block_count"),
-        "num_attention_heads": value("attention.head_count"),
-        "num_key_value_heads": value("attention.head_count_kv"),
-        "head_dim": value("attention.key_length", value("rope.dimension_count")),
-        "hidden_act": "silu",
-        "max_position_embeddings": value("context_length", 2048),
-        "rms_norm_eps": value("attention.layer_norm_rms_epsilon", 1e-6),
-        "rope_theta": value("rope.freq_base", 10000.0),
-        "rope_scaling": None,
-        "tie_word_embeddings": "output.weight" not in shapes,
-        "torch_dtype": "float32",
-    }
-    if family != "qwen2":
-        config["attention_bias"] = "blk.0.attn_q.bias" in shapes
-    if (kind := value("rope.scaling.type", "none")) != "none":
-        config["rope_scaling"] = {"rope_type": kind, "factor": value("rope.scaling.factor", 1.0)}
-        if original := value("rope.scaling.original_context_length"):
-            config["rope_scaling"]["original_max_position_embeddings"] = original
-    for key, name in {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}.items():
-        if (number := header.metadata.get(f"tokenizer.ggml.{key}_token_id")) is not None:
-            config[name] = number
-    return normalised(config, path)
-
-
-def generation_from(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Keys of `generation_config.json`: the special ids, all that end a text or a turn among the ends."""
-    number = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "eot", "eom", "padding")}
-    ends = list(dict.fromkeys(number[key] for key in ("eos", "eot", "eom") if number[key] is not None))
-    found = {
-        "bos_token_id": number["bos"],
-        "eos_token_id": ends if ends[1:] else next(iter(ends), None),
-        "pad_token_id": number["padding"],
-    }
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def llama3_scaling(factors_h: Shaped[np.ndarray, "h"], config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Llama 3's rotary scaling, which GGUF keeps as the number that each of the H/2 frequencies is divided by.
-
-    The four parameters cannot all be read off the factors: those of the released models are assumed and compared.
-    """
-    scaling = {
-        "rope_type": "llama3",
-        "factor": float(factors_h.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    expected_h = llama3_factors(scaling, config["rope_theta"], config["head_dim"])
-    if factors_h.shape != expected_h.shape or not np.allclose(factors_h, expected_h, rtol=1e-4):
-        raise UserError(f"{path}: {ROPE_FACTORS} holds rotary factors other than Llama 3's, which is not supported")
-    return scaling
-
-
-def llama3_factors(scaling: dict[str, Any], theta: float, head_dim: int) -> Shaped[np.ndarray, "h"]:
-    """What Llama 3's rotary scaling divides each frequency by: 1 for short waves, `factor` for long ones."""
-    wavelength_h = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    smooth_h = (scaling["original_max_position_embeddings"] / wavelength_h - low) / (high - low)
-    smooth_h = np.clip(smooth_h, 0.0, 1.0)
-    return 1.0 / ((1.0 - smooth_h) / scaling["factor"] + smooth_h)
-
-
-def huggingface_name(name: str) -> tuple[str | None, str | None]:
-    """Hugging Face name of a GGUF tensor, and the configuration key of its number of heads if its rows are rotated.
-
-    `blk.3.attn_q.weight` -> (`model.layers.3.self_attn.q_proj.weight`, `num_attention_heads`); None where unknown.
-    """
-    if match := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name):
-        number, part, kind = match.groups()
-        return (f"model.layers.{number}.{LAYER[part]}.{kind}" if part in LAYER else None), HEADS.get(part)
-    part, _, kind = name.partition(".")
-    return (f"{TOP[part]}.weight" if part in TOP and kind == "weight" else None), None
+    return GGUFModel(path, header.metadata, read_tensors(header, path))
 
 
 def read_tensors(header: Header, path: Path) -> dict[str, LazyTensor]:

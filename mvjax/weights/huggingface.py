@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mvjax.errors import UserError
-from mvjax.weights.architecture import ARCHITECTURES, IGNORED_SUFFIXES, check, counted, listed, normalised
-from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
+from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, counted, lazily, listed
 from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -21,36 +20,27 @@ def is_huggingface(path: Path) -> bool:
     return (path / SINGLE).is_file() or (path / INDEX).is_file()
 
 
-def load_huggingface(path: Path) -> Checkpoint:
+def read_huggingface(path: Path) -> Checkpoint:
     """Open a Hugging Face directory; tensors are read when asked for.
 
-    Raises `UserError` for damaged or absent files, an unsupported architecture, missing tensors or wrong shapes.
+    Raises `UserError` for damaged or absent files.
     """
-    config = read_config(path)
-    entries = read_shards(path) if (path / INDEX).is_file() else read_tensor_file(path / SINGLE)[0]
-    return assemble(config, entries, path)
+
+    def read() -> dict[str, LazyTensor]:
+        return read_shards(path) if (path / INDEX).is_file() else read_tensor_file(path / SINGLE)[0]
+
+    return with_configs(path, read)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The normalised config.json of a directory."""
-    return normalised(read_json(path / "config.json"), path / "config.json")
-
-
-def assemble(config: dict[str, Any], entries: dict[str, LazyTensor], path: Path) -> Checkpoint:
-    """A checked checkpoint of a normalised configuration and tensors, with generation_config.json where it exists."""
-    entries = {name: entry for name, entry in entries.items() if not name.endswith(IGNORED_SUFFIXES)}
-    config.setdefault("tie_word_embeddings", "lm_head.weight" not in entries)
-    if config["tie_word_embeddings"]:
-        entries.pop("lm_head.weight", None)
-    generation = path / "generation_config.json"
-    checkpoint = Checkpoint(
+def with_configs(path: Path, read: Callable[[], Mapping[str, LazyTensor]]) -> Checkpoint:
+    """The tensors of a directory with its config.json, and its generation_config.json where it has one."""
+    config, generation = read_json(path / "config.json"), path / "generation_config.json"
+    return Checkpoint(
         config=config,
-        tensors=LazyTensors(entries),
+        tensors=LazyTensors(read()),
         source=path,
         generation=read_json(generation) if generation.is_file() else {},
     )
-    check(checkpoint)
-    return checkpoint
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,7 +102,7 @@ def write_huggingface(
 
 def write_configs(directory: Path, checkpoint: Checkpoint) -> None:
     """Write config.json and generation_config.json."""
-    config = {"architectures": [ARCHITECTURES[checkpoint.config["model_type"]]], **checkpoint.config}
+    config = checkpoint.config
     write_json(directory / "config.json", config)
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = checkpoint.generation or {key: config[key] for key in keys if config.get(key) is not None}

@@ -19,7 +19,7 @@ import numpy as np
 
 from mvjax.errors import UserError
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, lazily
-from mvjax.weights.huggingface import assemble, read_config, write_configs
+from mvjax.weights.huggingface import with_configs, write_configs
 
 TENSORS = "tensors"
 CHUNK = 16 * 2**20
@@ -31,19 +31,20 @@ def is_orbax(path: Path) -> bool:
     return (path / TENSORS).is_dir()
 
 
-def load_orbax(path: Path) -> Checkpoint:
-    """Open an Orbax model directory; tensors are restored when asked for.
+def read_orbax(path: Path) -> Checkpoint:
+    """Open an Orbax model directory; tensors are restored when asked for. Raises `UserError` for a damaged one."""
+    return with_configs(path, lambda: read_tree((path / TENSORS).absolute()))
 
-    Raises `UserError` for a damaged checkpoint, an unsupported architecture, missing tensors or wrong shapes.
-    """
+
+def read_tree(where: Path) -> dict[str, LazyTensor]:
+    """The lazy tensors of an Orbax checkpoint."""
     import orbax.checkpoint as ocp
 
-    config, where = read_config(path), (path / TENSORS).absolute()
     checkpointer = ocp.PyTreeCheckpointer()
     try:
         leaves = checkpointer.metadata(where).item_metadata.tree
         rows = row_readers(where)
-        entries = {
+        return {
             name: LazyTensor(
                 tuple(leaf.shape), np.dtype(leaf.dtype), restorer(checkpointer, where, name, leaf), rows(name, leaf)
             )
@@ -51,7 +52,6 @@ def load_orbax(path: Path) -> Checkpoint:
         }
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{where} is no complete Orbax checkpoint: save it again") from error
-    return assemble(config, entries, path)
 
 
 def restorer(checkpointer: Any, where: Path, name: str, leaf: Any) -> Callable[[], np.ndarray]:

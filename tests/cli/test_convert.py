@@ -15,8 +15,8 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 from mvjax.cli.convert import parse_size
 from mvjax.cli.main import main
 from mvjax.errors import UserError
+from mvjax.models import load_checkpoint
 from mvjax.tokenizers import load_tokenizer
-from mvjax.weights import load_checkpoint
 
 EMBED = "model.embed_tokens.weight"
 

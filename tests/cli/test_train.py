@@ -15,9 +15,8 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 from mvjax.cli.main import main
 from mvjax.data.records import Record, write_records
 from mvjax.errors import UserError
-from mvjax.models import load_adapter, merge
+from mvjax.models import load_adapter, load_checkpoint, merge
 from mvjax.models.load import load_with_tags
-from mvjax.weights import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RESPONSE = (

@@ -16,7 +16,7 @@ from mvjax.models import DecoderStepModel, ModelConfig
 from mvjax.planning.machines import compile_for, h100, tpu
 
 GIB = 2**30
-QWEN_7B = ModelConfig("qwen2", 152064, 3584, 28, 28, 4, 128, 18944, 1e6, tied=False, qkv_bias=True, max_position=32768)
+QWEN_7B = ModelConfig("qwen2", 152064, 3584, 28, 28, 4, 128, 18944, 1e6, tied=False, max_position=32768)
 QWEN_1_5B = dataclasses.replace(QWEN_7B, vocab_size=151936, embed=1536, heads=12, kv_heads=2, ffn=8960, tied=True)
 ROWS, MAX_PATHS = 8, 16
 

@@ -10,10 +10,10 @@ from random_requests import TABLES, VOCABULARY, limits_of, random_prompt, random
 
 from mvjax.engine import Engine, EngineConfig, SamplingParams
 from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
-from mvjax.models import Decoder, ModelConfig
+from mvjax.models import Decoder, from_hf
 from mvjax.models.decode import DecoderStepModel
 
-CONFIG = ModelConfig.from_hf(
+CONFIG = from_hf(
     {
         "model_type": "qwen3",
         "vocab_size": VOCABULARY,

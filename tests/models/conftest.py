@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +10,8 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from mvjax.models import Decoder, ModelConfig
-from mvjax.models.decoder import hf_names
+from mvjax.models.tensors import hf_names, is_stacked
+from mvjax.weights import Checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
 
@@ -23,7 +23,7 @@ def fixture_checkpoint():
     def load(name):
         directory = FIXTURES / name
         config = json.loads((directory / "config.json").read_text())
-        return SimpleNamespace(config=config, tensors=load_file(directory / "model.safetensors"), source=name)
+        return Checkpoint(config, load_file(directory / "model.safetensors"), source=name)
 
     return load
 
@@ -51,7 +51,7 @@ def tiny():
 
         def fill(path, variable):
             names = hf_names(path, config)
-            stacked = path[0] == "layers" and scan_layers
+            stacked = is_stacked(path, config)
             shape = variable.shape[1:] if stacked else variable.shape
             rngs = [np.random.default_rng([seed, *name.encode()]) for name in names]
             arrays = [rng.normal(0, 0.2, shape) + ("norm" in name) for rng, name in zip(rngs, names)]

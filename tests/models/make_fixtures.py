@@ -2,13 +2,14 @@
 
 Run from the root of the repository, with the `torch` extra installed:
 
-    python tests/models/make_fixtures.py
+    python tests/models/make_fixtures.py [NAME ...]
 
 Each family gets a directory with config.json, model.safetensors and expected.npz (input ids and transformers' logits).
 """
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ MODELS = {
         "rope_theta": 1000000.0,
         "head_dim": 16,
     },
+    "olmo2": {"model_type": "olmo2", "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "rope_theta": 500000.0},
 }
 
 
@@ -82,7 +84,7 @@ def expected(model: torch.nn.Module, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def main() -> None:
-    for name in MODELS:
+    for name in sys.argv[1:] or MODELS:
         model, config = build(name)
         directory = ROOT / name
         directory.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 from mvjax.errors import UserError
 from mvjax.models import from_checkpoint, to_checkpoint
 
-NAMES = ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3"]
+NAMES = ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3", "olmo2"]
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
@@ -44,11 +44,11 @@ def test_tensors_that_follow_from_the_config_are_ignored(fixture_checkpoint):
         ("llama3", lambda t: t.pop("lm_head.weight"), "lm_head.weight"),
         ("llama", lambda t: t.update({"model.layers.2.mlp.up_proj.weight": np.zeros((2, 2))}), "model.layers.2"),
         ("llama", lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.zeros(2)}), "q_proj.bias"),
-        ("qwen3", lambda t: t.update({"model.norm.weight": np.zeros(31, np.float32)}), r"norm.*\[31\].*\[32\]"),
+        ("qwen3", lambda t: t.update({"model.norm.weight": np.zeros(31, np.float32)}), r"norm.*\(31,\).*\(32,\)"),
         (
             "qwen3",
             lambda t: t.update({"model.layers.1.mlp.up_proj.weight": np.zeros((32, 48), np.float32)}),
-            r"layers.1.mlp.*\[32, 48\].*\[48, 32\]",
+            r"layers.1.mlp.*\(32, 48\).*\(48, 32\)",
         ),
     ],
 )

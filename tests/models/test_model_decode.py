@@ -97,8 +97,9 @@ def play(model, layouts, tokens, seed=0):
     [
         (1, True, None, {}),
         (2, False, None, {"scan_layers": False}),
-        (2, True, None, {"family": "qwen2", "qkv_bias": True, "tied": False}),
-        (1, False, None, {"family": "qwen3", "qk_norm": True, "head_dim": 16}),
+        (2, True, None, {"family": "qwen2", "tied": False}),
+        (1, False, None, {"family": "qwen3", "head_dim": 16}),
+        (2, True, None, {"family": "olmo2", "kv_heads": 4, "tied": False}),
         (2, True, 32, {}),
         (2, False, 16, {}),
         (2, False, 128, {"head_dim": 64, "backend": "tpu_interpret"}),
@@ -146,7 +147,7 @@ def test_adapters_are_merged_and_the_decoder_left_alone(tiny):
     np.testing.assert_array_equal(decoder.layers.mlp.up_proj.weight[...], before)
     np.testing.assert_array_equal(params["embed"], decoder.unembed)
     up = before[1] + 16.0 * np.asarray(decoder.layers.mlp.up_proj.lora_b[1] @ decoder.layers.mlp.up_proj.lora_a[1])
-    np.testing.assert_allclose(params["layers"][1]["gate_up"][48:], up, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(params["layers"][1]["mlp.gate_up.weight"][48:], up, rtol=1e-5, atol=1e-5)
 
 
 def test_a_prefill_writes_no_slot_beyond_its_length(tiny):

@@ -10,6 +10,7 @@ from random_trees import token_facts
 from mvjax.language.layout import lay_out
 from mvjax.language.tags import TAGS
 from mvjax.models import Decoder, from_checkpoint
+from mvjax.models.tensors import parameter_count
 
 TOLERANCE = 2e-5  # of the largest logit, float32
 
@@ -22,7 +23,7 @@ def close(found, wanted, tolerance=TOLERANCE):
 
 @pytest.mark.parametrize(
     ("name", "scan_layers"),
-    [("llama", True), ("llama3", False), ("qwen2", True), ("qwen2_tied", True), ("qwen3", True)],
+    [("llama", True), ("llama3", False), ("qwen2", True), ("qwen2_tied", True), ("qwen3", True), ("olmo2", True)],
 )
 def test_logits_equal_those_of_transformers(name, scan_layers, fixture_checkpoint, fixture_expected, causal, logits):
     ids, expected = fixture_expected(name)
@@ -98,4 +99,4 @@ def test_bfloat16_activations_and_parameters(fixture_checkpoint, fixture_expecte
 def test_no_weights_are_made_for_an_abstract_decoder(tiny):
     config = tiny().config
     shapes = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes))) == config.parameters
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes))) == parameter_count(config)

@@ -11,9 +11,8 @@ from sharded_models import finish, start
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.language.tags import TAGS
-from mvjax.models import DecoderStepModel, from_checkpoint, to_checkpoint
+from mvjax.models import DecoderStepModel, from_checkpoint, load_checkpoint, save_checkpoint, to_checkpoint
 from mvjax.models.load import load_with_tags
-from mvjax.weights import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +33,7 @@ def compare(decoder, model, ids, causal):
     return wanted
 
 
-@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "qwen2_tied", "qwen3", "olmo2"])
 def test_transformers_loads_what_is_saved_and_agrees(name, fixture_checkpoint, tmp_path, causal):
     transformers = pytest.importorskip("transformers")
     decoder = from_checkpoint(fixture_checkpoint(name))

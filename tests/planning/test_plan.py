@@ -6,6 +6,7 @@ import pytest
 from tiny_plans import TINY, made_up, tiny_config, tiny_machine, tiny_step
 
 from mvjax.errors import UserError
+from mvjax.models.tensors import parameter_count
 from mvjax.planning.advice import Advice
 from mvjax.planning.machines import machine
 from mvjax.planning.memory import Memory
@@ -75,7 +76,7 @@ def test_what_the_model_needs_is_counted_by_hand():
 
 def test_arguments_of_a_step_on_one_device():
     step = tiny_step()
-    assert step.parameters == TINY.config.parameters
+    assert step.parameters == parameter_count(TINY.config)
     assert step.arguments.weights == step.arguments.trained == 4 * step.parameters
     assert step.arguments.batch == 8 * 64 * 4 * (2 + 2 * 2 + 3) + 8 * 64
     halved = tiny_step(master_dtype="bfloat16", dtype="bfloat16").arguments

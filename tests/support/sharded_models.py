@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from virtual_devices import xla_flags
 
 from mvjax.errors import UserError
-from mvjax.models import Decoder, ModelConfig, export, sharded_loading, transfer
-from mvjax.models.decoder import hf_names
+from mvjax.models import Decoder, export, from_hf, load_checkpoint, sharded_loading, to_hf, transfer
 from mvjax.models.placement import MESH_AXES, Placement
-from mvjax.weights import Checkpoint, load_checkpoint
+from mvjax.models.tensors import hf_names, is_stacked
+from mvjax.weights import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def finish(process):
 
 def abstract(hf_config, mesh=None, *, dtype="float32", scan_layers=True):
     """Configuration, abstract state and shardings (None without a mesh, its sizes) of a decoder."""
-    config = ModelConfig.from_hf(hf_config, scan_layers=scan_layers)
+    config = from_hf(hf_config, scan_layers=scan_layers)
     state = nnx.state(nnx.eval_shape(lambda: Decoder(config, param_dtype=dtype, rngs=nnx.Rngs(params=0))))
     if mesh is None:
         return config, state, None
@@ -65,7 +65,7 @@ def check_parts(state, config, tensors):
         names = hf_names(path, config)
         for part in array.addressable_shards:
             found = np.asarray(part.data)
-            stacked = sharded_loading.is_stacked(path, config)
+            stacked = is_stacked(path, config)
             index = part.index[1:] if stacked else part.index
             wanted = np.stack([tensors[name][index].astype(array.dtype) for name in names])
             np.testing.assert_array_equal(found, wanted if stacked else wanted[0], err_msg=str(path))
@@ -111,7 +111,7 @@ def half(directory, mesh):
     places, entries, total = sharded_loading.flattened(shardings), checkpoint.tensors.entries, 0
     for path, leaf in sharded_loading.flattened(state).items():
         names = hf_names(path, config)
-        stacked = sharded_loading.is_stacked(path, config)
+        stacked = is_stacked(path, config)
         parameter = sharded_loading.Parameter(leaf.shape, leaf.dtype, [entries[name] for name in names], places[path])
         parts, shard = transfer.parts_of(places[path], leaf.shape)
         mine = {device: index for device, index in parts.items() if device.id < 4}
@@ -156,7 +156,7 @@ def memory(directory, mesh, dtype, target=None):
         for layer, name in enumerate(hf_names(path, config)):
             shape = checkpoint.tensors.entries[name].shape
             for place, number in zip(*marks(name, shape)):
-                index = ((layer,) if sharded_loading.is_stacked(path, config) else ()) + np.unravel_index(place, shape)
+                index = ((layer,) if is_stacked(path, config) else ()) + np.unravel_index(place, shape)
                 assert value_at(array, index) == number, (name, index)
     largest = max(entry.nbytes for entry in checkpoint.tensors.entries.values())
     sizes = {"largest": largest, "arrays": arrays, "checkpoint": checkpoint.nbytes}
@@ -180,7 +180,7 @@ def export_tagged(model, target, mesh):
     checkpoint, tokenizer = with_tag_rows(load_checkpoint(Path(model)), load_tokenizer(Path(model)))
     config, state, shardings = abstract(checkpoint.config, mesh)
     loaded = sharded_loading.load_sharded(checkpoint, state, shardings, config=config)
-    hf_config = config.to_hf() | {"torch_dtype": "float32"}
+    hf_config = to_hf(config) | {"torch_dtype": "float32"}
     exported = Checkpoint(hf_config, export.gathered(loaded, config), generation=checkpoint.generation)
     export.save_model(Path(target), exported, tokenizer, max_shard_bytes=300_000)
     print(json.dumps(len(exported.tensors)))

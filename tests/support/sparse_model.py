@@ -6,7 +6,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from mvjax.weights.architecture import expected_shapes
+from mvjax.models import from_hf
+from mvjax.models.tensors import expected_shapes
 
 DTYPE = np.dtype(ml_dtypes.bfloat16)
 
@@ -21,7 +22,7 @@ def marks(name, shape):
 
 def write_sparse_model(directory: Path, config, max_shard_bytes=5 * 10**9):
     """A Hugging Face directory in bfloat16, in shards; zeros but for `marks`. Returns the shapes by name."""
-    shapes = expected_shapes(config)
+    shapes = expected_shapes(from_hf(config))
     shards, size = [{}], 0
     for name, shape in shapes.items():
         nbytes = int(np.prod(shape, dtype=np.int64)) * DTYPE.itemsize

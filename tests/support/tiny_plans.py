@@ -20,7 +20,7 @@ from mvjax.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 TINY = Shape(
-    ModelConfig("qwen2", 64, 32, 3, 4, 2, 8, 48, 1e4, tied=False, qkv_bias=True, max_position=256),
+    ModelConfig("qwen2", 64, 32, 3, 4, 2, 8, 48, 1e4, tied=False, max_position=256),
     tuple(range(52, 64)),
     "a tiny model",
 )

@@ -6,7 +6,8 @@ import gguf
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from mvjax.weights.architecture import expected_shapes, normalised
+from mvjax.models.hf_config import normalised, read
+from mvjax.models.tensors import expected_shapes
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -55,7 +56,7 @@ def tiny_config(family="llama", *, tied=True, **changes):
 def tiny_tensors(config, seed=0, dtype=np.float32):
     """Random tensors of a configuration under their Hugging Face names."""
     rng = np.random.default_rng(seed)
-    shapes = expected_shapes(config)
+    shapes = expected_shapes(read(config, "tiny"))
     return {name: rng.standard_normal(shape, dtype=np.float32).astype(dtype) for name, shape in shapes.items()}
 
 

@@ -21,7 +21,7 @@ SIZES = {"vocab_size": 50, "embed": 256, "layers": 2, "heads": 4, "kv_heads": 2,
 
 
 def make_config(family="qwen2", tied=False, **changes):
-    return ModelConfig(family=family, tied=tied, qkv_bias=True, scan_layers=False, **(SIZES | changes))
+    return ModelConfig(family=family, tied=tied, scan_layers=False, **(SIZES | changes))
 
 
 def test_weights_are_those_of_the_decoders_products():

@@ -25,7 +25,7 @@ from mvjax.training.optimizer import make_optimizer
 from mvjax.training.feed import shard_batch
 from mvjax.training.step import init_state, make_step
 
-SHAPE = {"family": "qwen2", "qkv_bias": True, "tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
+SHAPE = {"family": "qwen2", "tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
 
 def train(devices, accumulation=1, rank=0, remat="none", scan=True, kv_heads=4, **mesh):
     # With the usual epsilon Adam makes steps of full size out of gradients that are rounding alone.

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.errors import UserError
-from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, add_tag_rows, load_checkpoint, orbax, save_checkpoint
+from mvjax.models import load_checkpoint, save_checkpoint
+from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, add_tag_rows, orbax
 from mvjax.weights import checkpoint as checkpoints
 from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
 

@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from tiny_weights import tiny_config, tiny_tensors
 
 from mvjax.errors import UserError
-from mvjax.weights import (
-    Checkpoint,
-    LazyTensor,
-    LazyTensors,
-    add_tag_rows,
-    lazily,
-    load_checkpoint,
-    save_checkpoint,
-    with_tag_rows,
-)
+from mvjax.models import load_checkpoint, save_checkpoint
+from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, add_tag_rows, lazily, with_tag_rows
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))

@@ -11,8 +11,9 @@ from gguf_blocks import BLOCKS, decode, random_blocks
 from tiny_weights import permuted, tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.errors import UserError
-from mvjax.weights import load_checkpoint, save_checkpoint
-from mvjax.weights.gguf import llama3_factors, unpermuted
+from mvjax.models import RopeScaling, load_checkpoint, save_checkpoint
+from mvjax.models.gguf_checkpoint import rope_factors
+from mvjax.weights.gguf import unpermuted
 from mvjax.weights.gguf_header import read_header
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
@@ -141,7 +142,7 @@ def test_llama3_rotary_scaling_is_recovered(tmp_path, small, factor):
     config = config | {"rope_theta": 500000.0}
     scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 8192
-    factors = llama3_factors(scaling, 500000.0, 16).astype(np.float32)
+    factors = rope_factors(RopeScaling(factor, 1.0, 4.0, 8192), 500000.0, 16).astype(np.float32)
     assert factors[0] == 1.0
     assert factors[-1] == factor
     path = write_gguf_model(tmp_path / "m.gguf", config, tensors, extra={"rope_freqs.weight": factors})
@@ -154,8 +155,7 @@ def test_llama3_rotary_scaling_is_recovered(tmp_path, small, factor):
 
 
 def test_llama3_factors_are_transformers_formula():
-    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    for i, found in enumerate(llama3_factors(scaling, 500000.0, 128)):
+    for i, found in enumerate(rope_factors(RopeScaling(8.0, 1.0, 4.0, 8192), 500000.0, 128)):
         frequency = 500000.0 ** (-2 * i / 128)
         wavelength = 2 * np.pi / frequency
         if wavelength < 8192 / 4:

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_weights import tiny_config, tiny_tensors
 
 from mvjax.errors import UserError
-from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, lazily, load_checkpoint, save_checkpoint
+from mvjax.models import load_checkpoint, save_checkpoint
+from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, lazily
 from mvjax.weights.tensor_file import DTYPE_NAMES, read_tensor_file, write_tensor_file
 
 
@@ -151,15 +152,16 @@ def test_types_are_converted_on_reading(tmp_path):
 
 def test_places_and_defaults_of_other_versions_are_understood(saved):
     path, _ = saved
-    rope = {"rope_theta": 5000.0, "rope_type": "llama3", "factor": 8.0}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {"rope_theta": 5000.0, **scaling}
     edit(path / "config.json", rope_theta=None, rope_scaling=None, rope_parameters=rope, head_dim=None, dtype="float32",
-         tie_word_embeddings=None, num_attention_heads=16, num_key_value_heads=None)  # fmt: skip
-    with pytest.raises(UserError, match="shape"):  # 16 key/value heads by default
+         tie_word_embeddings=None, num_attention_heads=32, num_key_value_heads=None)  # fmt: skip
+    with pytest.raises(UserError, match="shape"):  # 32 key/value heads by default
         load_checkpoint(path)
     edit(path / "config.json", num_attention_heads=4, num_key_value_heads=2, head_dim=16)
     config = load_checkpoint(path).config
     assert config["rope_theta"] == 5000.0
-    assert config["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
+    assert config["rope_scaling"] == scaling
     assert config["torch_dtype"] == "float32"
     assert config["tie_word_embeddings"] is False
     assert "rope_parameters" not in config

@@ -10,7 +10,8 @@ import pytest
 from tiny_weights import tiny_config, tiny_tensors
 
 from mvjax.errors import UserError
-from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, load_checkpoint, save_checkpoint
+from mvjax.models import load_checkpoint, save_checkpoint
+from mvjax.weights import Checkpoint, LazyTensor, LazyTensors
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

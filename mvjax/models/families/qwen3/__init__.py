@@ -1,0 +1,31 @@
+"""Qwen3 (arXiv 2505.09388): queries and keys are normalised per head; a head is 128 wide where nothing else is said."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mvjax.models.arrays import ArraySpec, attention_arrays, pre_norm_arrays
+from mvjax.models.config import ModelConfig
+from mvjax.models.families.family import Family
+from mvjax.models.layers import pre_norm_layer, project_with_head_norms
+
+
+def layer_arrays(config: ModelConfig) -> tuple[ArraySpec, ...]:
+    """Norms of the width of a head for Q and K, shared by all heads."""
+    bias, width = config.attention_bias, config.head_dim
+    return pre_norm_arrays(config, attention_arrays(config, qkv_bias=bias, o_bias=bias, qk_norm=(width, width)))
+
+
+QWEN3 = Family(
+    name="qwen3",
+    architecture="Qwen3ForCausalLM",
+    layer_arrays=layer_arrays,
+    layer=partial(pre_norm_layer, project=project_with_head_norms),
+    defaults={
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "attention_bias": False,
+        "use_sliding_window": False,
+    },
+)

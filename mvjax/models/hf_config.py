@@ -1,0 +1,189 @@
+"""A model's configuration as Hugging Face's `config.json` has it, read in one place for every use.
+
+Keys and defaults are those of `transformers` 4 and 5. What a family means by them is said in its folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mvjax.errors import UserError
+from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.families import find_family
+
+SUPPORTED: Mapping[str, Any] = {
+    "hidden_act": "silu",
+    "use_sliding_window": False,
+    "partial_rotary_factor": 1.0,
+    "rope_interleaved": False,
+}
+"""Keys that change the arithmetic, with the only value that the decoder follows."""
+
+
+def from_hf(config: Mapping[str, Any], *, where: object = "model config", scan_layers: bool = True) -> ModelConfig:
+    """The shape of a decoder that computes what the configuration asks for.
+
+    where: what the configuration comes from, for error messages. Raises UserError, naming the key, for a model that
+    the decoder would compute wrongly.
+    """
+    shape = read(config, where)
+    for key, value in SUPPORTED.items():
+        if config.get(key) is not None and config[key] != value:
+            what = json.dumps(config[key], default=str)[:80]
+            raise UserError(f"{where}: {key} = {what} is not supported, only {json.dumps(value)}")
+    if kinds := set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise UserError(f"{where}: layer_types holds {', '.join(sorted(kinds))}; only full_attention is supported")
+    rope = rope_settings(config, where)
+    if (kind := rope_kind(rope)) not in ("default", "llama3"):
+        raise UserError(f"{where}: rope_scaling of type {kind!r} is not supported, only default and llama3")
+    if rope.get("partial_rotary_factor") not in (None, 1.0):
+        raise UserError(f"{where}: rope_scaling with a partial_rotary_factor is not supported")
+    return dataclasses.replace(shape, scan_layers=scan_layers)
+
+
+def normalised(config: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The configuration with the keys filled in whose place or default differs between families or versions.
+
+    It may ask for arithmetic that the decoder does not follow: such a model can still be converted.
+    """
+    shape, rope = read(config, where), rope_settings(config, where)
+    found = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
+    found |= {"num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim, "rope_theta": shape.rope_theta}
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    found["rope_scaling"] = None if rope_kind(rope) == "default" else scaling
+    if dtype := config.get("dtype") or config.get("torch_dtype"):
+        found["torch_dtype"] = dtype
+    return found
+
+
+def read(config: Mapping[str, Any], where: object) -> ModelConfig:
+    """Sizes and settings, absent ones as the family has them; whether the decoder can follow them is not asked.
+
+    Raises UserError for another family, for sizes that are no positive integers, and for settings that change which
+    tensors there are: quantised weights, biases in the feed-forward layer.
+    """
+    family = find_family(config.get("model_type"), where)
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{where}: quantization_config: weights quantised in the Hugging Face way are not supported: "
+            "use the plain model"
+        )
+    if config.get("mlp_bias"):
+        raise UserError(f"{where}: mlp_bias is not supported: use a model without it")
+    values = {**family.defaults, **config}
+    require_integers(values, ("hidden_size", "num_attention_heads"), where)
+    embed, heads = values["hidden_size"], values["num_attention_heads"]
+    values["num_key_value_heads"] = values.get("num_key_value_heads") or heads
+    values["head_dim"] = values.get("head_dim") or family.defaults.get("head_dim") or embed // heads
+    values["max_position_embeddings"] = values.get("max_position_embeddings") or 2048
+    sizes = ("vocab_size", "intermediate_size", "num_hidden_layers", "num_key_value_heads", "head_dim")
+    require_integers(values, (*sizes, "max_position_embeddings"), where)
+    rope = rope_settings(config, where)
+    eos = values.get("eos_token_id")
+    return ModelConfig(
+        family=family.name,
+        vocab_size=values["vocab_size"],
+        embed=embed,
+        layers=values["num_hidden_layers"],
+        heads=heads,
+        kv_heads=values["num_key_value_heads"],
+        head_dim=values["head_dim"],
+        ffn=values["intermediate_size"],
+        rope_theta=number(rope, "rope_theta", 10000.0, where),
+        rope_scaling=llama3_scaling(rope, values["max_position_embeddings"], where),
+        rms_eps=number(values, "rms_norm_eps", 1e-6, where),
+        tied=bool(values.get("tie_word_embeddings")),
+        attention_bias="attention_bias" in family.defaults and bool(values["attention_bias"]),
+        max_position=values["max_position_embeddings"],
+        bos=values.get("bos_token_id"),
+        eos=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+        pad=values.get("pad_token_id"),
+    )
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` dictionary of a model, for transformers 4 and 5."""
+    family = find_family(config.family)
+    found: dict[str, Any] = {
+        "architectures": [family.architecture],
+        "model_type": family.name,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.ffn,
+        "hidden_act": "silu",
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "rms_norm_eps": config.rms_eps,
+        "tie_word_embeddings": config.tied,
+        "max_position_embeddings": config.max_position,
+        "bos_token_id": config.bos,
+        "eos_token_id": list(config.eos) if len(config.eos) > 1 else config.eos[0] if config.eos else None,
+        "pad_token_id": config.pad,
+    }
+    if config.rope_scaling is not None:
+        scaling = dataclasses.asdict(config.rope_scaling)
+        scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
+        found["rope_scaling"] = {"rope_type": "llama3", **scaling}
+    if "attention_bias" in family.defaults:
+        found["attention_bias"] = config.attention_bias
+    return {**family.defaults, **found}
+
+
+def require_integers(config: Mapping[str, Any], keys: tuple[str, ...], where: object) -> None:
+    """Raise UserError unless all these keys are positive integers."""
+
+    def is_size(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    if wrong := [key for key in keys if not is_size(config.get(key))]:
+        raise UserError(f"{where}: {', '.join(wrong)} should be a positive integer; fetch the configuration again")
+
+
+def number(values: Mapping[str, Any], key: str, default: float, where: object) -> float:
+    """A number, or the default where the key is absent or null."""
+    value = values.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, (int, float)):
+        raise UserError(f"{where}: {key} should be a number; fetch the configuration again")
+    return float(value)
+
+
+def rope_settings(config: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """All rotary settings: transformers 5 keeps them in rope_parameters, 4 in rope_scaling and rope_theta."""
+    found = {} if config.get("rope_theta") is None else {"rope_theta": config["rope_theta"]}
+    for key in ("rope_scaling", "rope_parameters"):
+        value = config.get(key) or {}
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: {key} is no JSON object; fetch the configuration again")
+        found |= value
+    return found
+
+
+def rope_kind(rope: Mapping[str, Any]) -> str:
+    """Kind of the rotary scaling: "default" for none."""
+    return rope.get("rope_type") or rope.get("type") or "default"
+
+
+def llama3_scaling(rope: Mapping[str, Any], max_position: int, where: object) -> RopeScaling | None:
+    """Llama 3's stretch of the rotary frequencies; None for any other kind."""
+    if rope_kind(rope) != "llama3":
+        return None
+    try:
+        return RopeScaling(
+            factor=float(rope["factor"]),
+            low_freq_factor=float(rope["low_freq_factor"]),
+            high_freq_factor=float(rope["high_freq_factor"]),
+            original_max_position=int(rope.get("original_max_position_embeddings") or max_position),
+        )
+    except KeyError as error:
+        raise UserError(f"{where}: rope_scaling of type llama3 lacks {error.args[0]}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: rope_scaling of type llama3 holds something that is no number") from error
