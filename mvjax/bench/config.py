@@ -22,6 +22,13 @@ class Bench:
 
     def check(self) -> None:
         """Raise UserError for the first value that makes no sense."""
+        for name, value in vars(self).items():
+            if any(
+                number > 2**31 - 1
+                for number in (value if isinstance(value, tuple) else (value,))
+                if isinstance(number, int)
+            ):
+                raise UserError(f"--{name.replace('_', '-')}: give at most {2**31 - 1}")
         if self.repeat is not None and self.repeat < 1:
             raise UserError(f"--repeat {self.repeat}: give 1 or more")
         if self.output.exists() and not self.output.is_dir():

@@ -34,10 +34,12 @@ def check_files(output: Path | None, inputs: Sequence[Path] = (), store: Path | 
 
 
 def check_not_negative(**options: float) -> None:
-    """Raise UserError for a number below 0."""
+    """Raise UserError for a number below 0, and for an integer of more than 64 bits."""
     for name, value in options.items():
         if not value >= 0:  # nan too
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 0 or more")
+        if isinstance(value, int) and value > sys.maxsize:
+            raise UserError(f"--{name.replace('_', '-')} {str(value)[:20]}...: must be at most {sys.maxsize}")
 
 
 def write(store: Store, output: Path, selection: Selection, tokenizer: Path | None = None, as_json=False) -> None:

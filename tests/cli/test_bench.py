@@ -25,6 +25,8 @@ def test_one_benchmark(tmp_path, capsys):
     [
         (["layout", "--repeat", "0"], "--repeat 0"),
         (["layout", "--tokens", "3"], "--tokens 3"),
+        (["layout", "--tokens", "9" * 400], "--tokens: give at most 2147483647"),
+        (["attention", "--lengths", "256", "9" * 400], "--lengths: give at most"),
         (["attention", "--lengths", "512", "256"], "--lengths"),
         (["attention", "--heads", "4"], "--heads 4 is no multiple"),
         (["engine", "--rows", "2", "4"], "1 must be among them"),

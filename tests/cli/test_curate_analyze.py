@@ -168,6 +168,7 @@ def test_a_probe_of_too_few_records_says_so(records, toy, capsys):
     [
         (["analyze", "missing.jsonl"], "missing.jsonl: No such file"),
         (["analyze", "{records}", "--limit", "-1"], "--limit -1"),
+        (["analyze", "{records}", "--limit", "9" * 400], "--limit 99999999999999999999...: must be at most"),
         (["analyze", "{records}", "--plot", "{records}"], "--plot is the input"),
         (["analyze", "{records}", "--plot", "{folder}"], "is a directory"),
         (["probe", "missing.jsonl"], "missing.jsonl: No such file"),

@@ -232,6 +232,22 @@ def test_an_endpoint_that_is_down_costs_few_records():
     assert run(store, produce, Client()).parallel == 100
 
 
+def test_calls_that_fail_now_and_then_end_no_run():
+    """Only failures in a row count: more than the limit of them, with a reply between, are no outage."""
+    client, asked = Client(), 0
+    complete = client.complete
+
+    async def flaky(call):
+        nonlocal asked
+        asked += 1
+        return Reply("503 from the endpoint", "failed") if asked % FAILURES else await complete(call)
+
+    client.complete = flaky
+    store = memory(3 * FAILURES)
+    assert run(store, produce, client, concurrency=1).left == 0
+    assert count(store).reasons["endpoint"] > FAILURES
+
+
 def test_a_producer_that_breaks_costs_its_own_record():
     def breaks(problem):
         yield (call(problem, "tree"),)

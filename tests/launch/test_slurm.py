@@ -174,7 +174,8 @@ print("visible", CUDA_VISIBLE_DEVICES.value, "of", jax.process_count(), flush=Tr
 
 
 @pytest.mark.parametrize(
-    ("fates", "status"), [((75, 75), 75), ((1, 0), 1), ((75, 137), 75), ((2, 137), 2), ((130, 137), 130)]
+    ("fates", "status"),
+    [((75, 75), 75), ((1, 0), 1), ((75, 137), 75), ((75, 2), 2), ((2, 137), 2), ((130, 75), 75), ((130, 137), 130)],
 )
 def test_the_job_goes_back_into_the_queue_unless_the_status_is_final(cluster, fates, status):
     for number, fate in enumerate(fates):

@@ -58,7 +58,7 @@ class Endpoint:
       faults: share of the calls that meet a random one of `kinds`.
       model: name that /v1/models lists; "": there is no such list.
       key: the only key that is accepted; "": any.
-      retry_after: what a 429 asks for.
+      retry_after: what a 429 asks for, and a 503 unless it is "0".
       hang: seconds that a slow call holds its connection at most.
       log: file that gets a line for each call that was answered: its fingerprint.
       keep: whether `requests` keeps them.
@@ -144,7 +144,8 @@ class Handler(BaseHTTPRequestHandler):
             if kind in ONLY_WITH and ONLY_WITH[kind] not in body:
                 return self.answer("ok", body)
             status, error = ERRORS[kind] if kind in ERRORS else (int(kind), {"message": f"as scripted: {kind}"})
-            headers = {"Retry-After": self.endpoint.retry_after} if kind == "429" else {}
+            asks = kind == "429" or (kind == "503" and self.endpoint.retry_after != "0")
+            headers = {"Retry-After": self.endpoint.retry_after} if asks else {}
             return self.send(status, {"error": error}, headers)
         if kind in ("reset", "reset later"):
             if kind == "reset later":

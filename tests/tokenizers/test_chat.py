@@ -1,5 +1,6 @@
 """Chat templates: what they render, and what no message can do to them."""
 
+import itertools
 import json
 
 import pytest
@@ -91,12 +92,24 @@ def test_template_sees_text_of_equal_length(smollm):
     assert tokenizer.decode(tokenizer.render_chat([user("<Path>|<|im_end|>")])) == "17"
 
 
+def answers(*texts):
+    """A conversation in which each question got one of these answers, and a last question."""
+    turns = ([user(f"question {i}"), {"role": "assistant", "content": text}] for i, text in enumerate(texts))
+    return [*itertools.chain(*turns), user("and now?")]
+
+
 def test_earlier_answers_are_transcripts(smollm):
-    ids = smollm.render_chat([user("q <Path>"), {"role": "assistant", "content": ANSWER}, user("again")])
-    answer = smollm.encode_response(ANSWER)
-    assert any(ids[i : i + len(answer)] == answer for i in range(len(ids)))
-    inside = [text for text in controls(smollm, ids) if text in TAGS]
-    assert inside == controls(smollm, answer)
+    """Token for token those that the engine left: what it computed for them stays a valid prefix."""
+    texts = (ANSWER, f"First.\n{ANSWER}\nLast.", "plain", f"<Think>\n{ANSWER}\n</Think>\nDone.")
+    messages = answers(*texts)
+    messages[0]["content"] += " <Path>"
+    prompt = smollm.render_chat(messages[:1])
+    for i, text in enumerate(texts):
+        prompt += smollm.encode_response(text)
+        whole = smollm.render_chat(messages[: 2 * i + 3])
+        assert whole[: len(prompt)] == prompt
+        assert [one for one in controls(smollm, whole[len(prompt) :]) if one in TAGS] == []
+        prompt = whole
 
 
 def test_special_tokens_in_earlier_answers_stay_text(smollm):

@@ -68,7 +68,8 @@ def test_a_storm_is_waited_for_as_long_as_it_asks():
         assert waits.seconds == [waited, waited]
 
 
-def test_a_storm_makes_everybody_wait():
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_a_storm_makes_everybody_wait(status):
     class Held(Waits):
         """The first to sleep does so until it is woken, and its sleep takes no time."""
 
@@ -90,7 +91,7 @@ def test_a_storm_makes_everybody_wait():
         return other, await stormed
 
     waits = Held()
-    with serve(echo, script=["429"], retry_after="30") as endpoint:
+    with serve(echo, script=[status], retry_after="30") as endpoint:
         replies = talk(endpoint.url, conversation, waits=waits, draw=0.0)
     assert [reply.finish for reply in replies] == ["stop", "stop"]
     assert waits.seconds == [30]
