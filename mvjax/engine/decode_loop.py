@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from mvjax.engine import interpreter, sampling
+from mvjax.engine import state as st
 from mvjax.engine.fork_join import any_event, apply_events
 from mvjax.engine.limits import SamplingParams
 from mvjax.engine.model import RowPlacement, StepModel
@@ -94,8 +95,9 @@ def choose_tokens(
     index_W: Int[Array, "W"],
     params_W: SamplingParams,
     tables: Tables,
-) -> tuple[Int[Array, "W"], Bool[Array, "W"]]:
-    """A token per row among those the grammar allows, and whether the raw argmax was one that it bars.
+) -> tuple[Int[Array, "W"], Bool[Array, "W"], Bool[Array, "W"]]:
+    """A token per row among those the grammar allows; whether the raw argmax was one that it bars; whether the logits
+    were such that a token can be drawn (`sampling.bar`).
 
     Args:
         allowed_W: kinds that may be sampled, as bits.
@@ -105,7 +107,7 @@ def choose_tokens(
     logits_WV = logits_WV[:, :vocab_size]
     kind_V = tables.kind_V.astype(jnp.int32)
     barred_WV = (kind_V >= 0) & ((allowed_W[:, None] >> jnp.maximum(kind_V, 0)) & 1 == 0)
-    open_WV = sampling.sanitised(logits_WV, barred_WV)
+    open_WV, finite_W = sampling.bar(logits_WV, barred_WV)
     token_W, first_W = sampling.sample(open_WV, key_W2, index_W, params_W)
     # The raw argmax is barred when the best barred logit beats the best open one; on a tie the lower id is the argmax.
     open_W = jnp.take_along_axis(logits_WV, first_W[:, None], axis=1)[:, 0]
@@ -113,7 +115,7 @@ def choose_tokens(
     special_WZ = jnp.take(logits_WV, id_Z, axis=1, mode="fill", fill_value=-jnp.inf)
     closed_WZ = (allowed_W[:, None] >> tables.special_kind_Z) & 1 == 0
     beats_WZ = (special_WZ > open_W[:, None]) | ((special_WZ == open_W[:, None]) & (id_Z < first_W[:, None]))
-    return token_W, jnp.any(closed_WZ & beats_WZ, axis=1)
+    return token_W, jnp.any(closed_WZ & beats_WZ, axis=1), finite_W
 
 
 def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int) -> tuple[Any, State]:
@@ -131,6 +133,9 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     def by_row(field_RL):
         return field_RL.reshape(requests * max_branches, *field_RL.shape[2:])[branch_W]
 
+    def by_branch(function):
+        return jax.vmap(jax.vmap(function, (0, 0, 0, None)), (0, 0, 0, None))
+
     # Feed: the tokens enter the streams.
     slot_RL = request.used[:, None] + jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
     branches = branches._replace(slot=jnp.where(active_RL, slot_RL, branches.slot))
@@ -146,21 +151,24 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     )
 
     # Decide: rows that write take the cheap greedy way through the sampler.
-    planned = jax.vmap(jax.vmap(interpreter.plan, (0, None)))(branches, settings)
+    planned = jax.vmap(jax.vmap(interpreter.plan, (0, None, None)), (0, 0, None))(branches, settings, tables)
     sample_W = by_row(planned.sample) & active_W
     params_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings.sampling)
     params_W = dataclasses.replace(params_W, temperature=jnp.where(sample_W, params_W.temperature, 0.0))
     keys = by_row(branches.key), by_row(branches.index)
-    drawn_W, barred_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, params_W, tables)
+    drawn_W, barred_W, finite_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, params_W, tables)
     row_RL = jnp.minimum(row_RL, width - 1)
-    act = jax.vmap(jax.vmap(interpreter.act, (0, 0, 0, None)), (0, 0, 0, None))
-    branches, event_RL, abandoned_RL = act(branches, planned, drawn_W[row_RL], tables)
+    planned = by_branch(interpreter.refuse)(branches, planned, finite_W[row_RL], tables)
+    branches, event_RL, abandoned_RL = by_branch(interpreter.act)(branches, planned, drawn_W[row_RL], tables)
+    fails_R = jnp.any(planned.wind_up == st.NOT_FINITE, axis=1)
+    settings = settings._replace(wind_up=jnp.where(fails_R, st.NOT_FINITE, settings.wind_up))
 
     def count(flag_RL):
         return jnp.sum(flag_RL, axis=1, dtype=jnp.int32)
 
     running_R = count(active_RL)
     request = request._replace(
+        settings=settings,
         branches=frames_of(branches),
         used=request.used + running_R,
         decode_steps=request.decode_steps + (running_R > 0),

@@ -14,13 +14,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from mvjax.engine import state as st
-from mvjax.engine import tables as t
 from mvjax.engine.interpreter import append_queued, choose, with_queue
-from mvjax.engine.limits import CONCLUSION_RESERVE, RESERVE
 from mvjax.engine.sampling import KEY_OF_PATHS, fold
 from mvjax.engine.state import Block, Branch, Frames, RequestState, Settings, frames_of, view
 from mvjax.engine.tables import Tables
 from mvjax.language import tags
+from mvjax.language.grammar import CONCLUSION_RESERVE, LEADS_TO, RESERVE
 
 HEAD = 3
 """Tokens of a path's head beside its label: <Path>, separator, ":"."""
@@ -75,6 +74,8 @@ def new_path(parent: Branch, frame: Int, block: Block, path: Int[Array, ""], mos
             number=number,
             parent=frame,
             depth=depth,
+            grammar_state=jnp.int32(LEADS_TO[tags.PATH_OPEN]),
+            body_state=jnp.int32(LEADS_TO[tags.PATH_OPEN]),
             lineage=jnp.where(jnp.arange(parent.lineage.shape[0]) == depth, number, parent.lineage),
             tokens_left=share_of(block.share, block.extra, path, most),
             next_pos=parent.next_pos,
@@ -99,7 +100,7 @@ def divide(branch: Branch, settings: Settings, tables: Tables) -> tuple[Bool, In
     share_N = share_of(share, extra, path_N, settings.max_path_tokens)
     least_N = HEAD + label_lengths(branch, tables) + RESERVE
     used_N = path_N <= count
-    fails = settings.cancelled | jnp.any(used_N & ((share_N <= least_N) | (room <= least_N)))
+    fails = (settings.wind_up > 0) | jnp.any(used_N & ((share_N <= least_N) | (room <= least_N)))
     return fails, share, extra, jnp.sum(jnp.where(used_N, share_N, 0))
 
 
@@ -120,7 +121,7 @@ def end_paths(
     # A cancelled block leaves its waiting paths out: they count as ended, and their shares come back.
     path_N = jnp.arange(1, branches.read_length.shape[1] + 1)
     left_out_HN = (path_N > blocks.started[:, None]) & (path_N <= blocks.count[:, None])
-    left_out_HN &= settings.cancelled & (ended_H > 0)[:, None]
+    left_out_HN &= (settings.wind_up > 0) & (ended_H > 0)[:, None]
     share_HN = share_of(blocks.share[:, None], blocks.extra[:, None], path_N, settings.max_path_tokens)
     returned_H += jnp.sum(jnp.where(left_out_HN, share_HN, 0), axis=1)
     count_H = blocks.count - jnp.sum(left_out_HN, axis=1, dtype=jnp.int32)
@@ -174,7 +175,6 @@ def suspend(
     )
     parent_L = branches._replace(
         tokens_left=branches.tokens_left - lent_L,
-        grammar_state=zero_L + t.RUNNING_BLOCK,
         blocks=branches.blocks + 1,
         after=zero_L + st.NOTHING,
     )
@@ -241,9 +241,11 @@ def apply_events(
 
     # Branches that go on writing on their row: a resumed parent its conclusion, an abandoned block its end.
     resumed_L = parent_L._replace(
-        active=resumes_L, next_pos=block_L.largest + 1, grammar_state=jnp.full_like(event_L, t.CONCLUSION)
+        active=resumes_L,
+        next_pos=block_L.largest + 1,
+        grammar_state=jnp.full_like(event_L, LEADS_TO[tags.CONCLUSION_OPEN]),
     )
-    quit_L = branches._replace(grammar_state=jnp.full_like(event_L, t.BODY), blocks=branches.blocks + 1)
+    quit_L = branches._replace(grammar_state=branches.body_state, blocks=branches.blocks + 1)
     tag_L = jnp.where(fails_L, tables.tag_id[tags.PARALLEL_CLOSE], tables.tag_id[tags.CONCLUSION_OPEN])
 
     def go_on(fails, quit, resumed, tag):
@@ -253,7 +255,7 @@ def apply_events(
 
     # Paths that start: on the row of a sibling that ended, on the forking parent's row, on a free row.
     gone_L = (root_ends_L | ends_L) & ~resumes_L & (next_L == 0)
-    free_L = (~branches.active | gone_L) & (jnp.arange(len(event_L)) < settings.max_branches) & ~settings.cancelled
+    free_L = (~branches.active | gone_L) & (jnp.arange(len(event_L)) < settings.max_branches) & (settings.wind_up == 0)
     blocks, given_frame_L, given_L = give_rows(view(held), st.view_block(blocks), free_L)
     frame_L = jnp.where(next_L > 0, branches.parent, jnp.where(forks_L, fork_frame_L, given_frame_L))
     path_L = jnp.where(next_L > 0, next_L, jnp.where(forks_L, 1, given_L))

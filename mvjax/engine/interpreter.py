@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Int
 
 from mvjax.engine import state as st
 from mvjax.engine import tables as t
-from mvjax.engine.limits import RESERVE
 from mvjax.engine.state import Branch, Settings
-from mvjax.engine.tables import Tables
+from mvjax.engine.tables import Tables, bits
 from mvjax.language import tags
+from mvjax.language.grammar import BODIES, MAP_STATES, RESERVE, RETURN, GrammarState
 from mvjax.language.tags import LABEL_LIMIT
 
 
@@ -33,52 +33,56 @@ class Plan(NamedTuple):
     """Bit k: kind k may be sampled."""
 
 
-def bits(*kinds: int) -> int:
-    """Bit set of kinds."""
-    return sum(1 << kind for kind in kinds)
+def allowed_kinds(branch: Branch, settings: Settings, tables: Tables) -> Int[Array, ""]:
+    """Tags and end-of-text that the branch may sample, as bits; text is always free."""
 
+    def bar(condition, kind):
+        return jnp.where(condition, bits(kind), 0)
 
-def allowed_kinds(branch: Branch, settings: Settings) -> Int[Array, ""]:
-    """Tags and end-of-text that the grammar lets the branch sample where it stands, as bits; text is always free."""
-
-    def when(condition, *kinds):
-        return jnp.where(condition, bits(*kinds), 0)
-
-    root = branch.depth == 0
     share = jnp.minimum(branch.tokens_left, branch.max_pos - branch.next_pos)
-    body = (
-        when((branch.depth < settings.max_depth) & (share >= settings.min_block_share), tags.PARALLEL_OPEN)
-        | when(~root, tags.PATH_CLOSE)
-        | when(root & (branch.index == 0), tags.THINK_OPEN)
-        | when(root & (branch.think == st.THINK_OPEN), tags.THINK_CLOSE)
-        | when(~(root & (branch.think == st.THINK_OPEN)), t.END_OF_TEXT)
+    no_block = (branch.depth >= settings.max_depth) | (share < settings.min_block_share)
+    no_think = (branch.index > 0) | (share <= tables.closing_length[GrammarState.THINK, GrammarState.THINK])
+    barred = (
+        bar(no_block, tags.PARALLEL_OPEN)
+        | bar(no_think, tags.THINK_OPEN)
+        | bar(branch.outlines >= settings.max_paths, tags.OUTLINE_OPEN)
+        | bar(branch.outlines < 1, tags.GOAL_CLOSE)
     )
-    goal = when(branch.outlines < settings.max_paths, tags.OUTLINE_OPEN) | when(branch.outlines >= 1, tags.GOAL_CLOSE)
-    by_stand = {
-        t.BODY: body,
-        t.BLOCK: bits(tags.GOAL_OPEN),
-        t.GOAL: goal,
-        t.OUTLINE: bits(tags.OUTLINE_CLOSE),
-        t.CONCLUSION: bits(tags.CONCLUSION_CLOSE),
-        t.CONCLUDED: bits(tags.PARALLEL_CLOSE),
-    }
-    return jnp.select([branch.grammar_state == stand for stand in by_stand], list(by_stand.values()), 0)
+    return tables.allowed[branch.grammar_state] & ~barred
 
 
-def plan(branch: Branch, settings: Settings) -> Plan:
+def reserve(branch: Branch, settings: Settings, tables: Tables) -> Int[Array, ""]:
+    """Tokens and positions kept for closing: the worst case while blocks may open, else what is open now."""
+    return jnp.where(settings.max_depth > 0, RESERVE, tables.closing_length[branch.grammar_state, branch.body_state])
+
+
+def plan(branch: Branch, settings: Settings, tables: Tables) -> Plan:
     """What the branch does now that its last token has been fed."""
     queued = branch.queue_at < branch.queue_length
     idle = branch.active & ~queued & (branch.after == st.NOTHING)
-    no_room = branch.max_pos - branch.next_pos <= RESERVE
+    kept = reserve(branch, settings, tables)
     reason = jnp.select(
-        [branch.tokens_left <= RESERVE, no_room, settings.cancelled], [st.TOKENS, st.POSITIONS, st.CANCELLED], 0
+        [settings.wind_up == st.NOT_FINITE, branch.tokens_left <= kept, branch.max_pos - branch.next_pos <= kept],
+        [st.NOT_FINITE, st.TOKENS, st.POSITIONS],
+        settings.wind_up,
     )
-    wind_up = jnp.where(idle, reason, 0)
-    closes = jnp.where(branch.depth > 0, 1, jnp.where(branch.think == st.THINK_OPEN, 1, 0))
-    nothing_open = (branch.grammar_state == t.BODY) & (closes == 0)
     event = jnp.where(branch.active & ~queued, branch.after, st.NOTHING)
-    event = jnp.where((wind_up > 0) & nothing_open, st.END, event)
-    return Plan(idle & (reason == 0), event, wind_up, allowed_kinds(branch, settings))
+    planned = Plan(idle, event, jnp.zeros_like(event), allowed_kinds(branch, settings, tables))
+    return wind_up(branch, planned, jnp.where(idle, reason, 0), tables)
+
+
+def wind_up(branch: Branch, planned: Plan, reason: Int[Array, ""], tables: Tables) -> Plan:
+    """The plan with a wind-up for this reason (0: none) instead of sampling; where nothing is open the branch ends."""
+    winds = reason > 0
+    nothing_open = tables.closing_length[branch.grammar_state, branch.body_state] == 0
+    return planned._replace(
+        sample=planned.sample & ~winds, event=jnp.where(winds & nothing_open, st.END, planned.event), wind_up=reason
+    )
+
+
+def refuse(branch: Branch, planned: Plan, finite: Bool[Array, ""], tables: Tables) -> Plan:
+    """The plan with a wind-up instead of a token drawn from logits that are not finite."""
+    return wind_up(branch, planned, jnp.where(planned.sample & ~finite, st.NOT_FINITE, planned.wind_up), tables)
 
 
 def append(branch: Branch, token: Int[Array, ""], flags: Int[Array, ""]) -> Branch:
@@ -113,13 +117,11 @@ def choose(on: Bool[Array, ""], then: Branch, otherwise: Branch) -> Branch:
 
 def wound_up(branch: Branch, reason: Int[Array, ""], tables: Tables) -> Branch:
     """The branch with the missing closing tags pending and the cut noted."""
-    thinking = branch.think == st.THINK_OPEN
-    own = jnp.where(branch.depth > 0, t.CLOSE_PATH, jnp.where(thinking, t.CLOSE_THINK, t.CLOSE_NOTHING))
-    queue = branch.queue.at[: t.CLOSING].set(tables.closing[branch.grammar_state, own])
+    at = branch.grammar_state, branch.body_state
     return branch._replace(
-        queue=queue,
+        queue=branch.queue.at[:RESERVE].set(tables.closing[at]),
         queue_at=jnp.int32(0),
-        queue_length=tables.closing_length[branch.grammar_state, own],
+        queue_length=tables.closing_length[at],
         after=jnp.int32(st.END),
         cut=reason,
     )
@@ -132,9 +134,7 @@ def act(branch: Branch, planned: Plan, sampled: Int[Array, ""], tables: Tables) 
         sampled: the token drawn for it, one that its plan allows; not read unless the plan is to sample.
     """
     winds = planned.wind_up > 0
-    state = branch.grammar_state
-    in_map = (state == t.BLOCK) | (state == t.GOAL) | (state == t.OUTLINE)
-    abandoned = winds & in_map
+    abandoned = winds & jnp.isin(branch.grammar_state, jnp.array(MAP_STATES))
     branch = choose(winds, wound_up(branch, planned.wind_up, tables), branch)
     writes = branch.active & ~planned.sample & (planned.event == st.NOTHING)
 
@@ -159,23 +159,13 @@ def react(branch: Branch, kind: Int[Array, ""], token: Int[Array, ""], tables: T
         return jnp.isin(kind, jnp.array(kinds))
 
     opens_outline, closes_outline = kind == tags.OUTLINE_OPEN, kind == tags.OUTLINE_CLOSE
-    stand_after = {
-        tags.PARALLEL_OPEN: t.BLOCK,
-        tags.GOAL_OPEN: t.GOAL,
-        tags.OUTLINE_OPEN: t.OUTLINE,
-        tags.OUTLINE_CLOSE: t.GOAL,
-        tags.CONCLUSION_CLOSE: t.CONCLUDED,
-        tags.PARALLEL_CLOSE: t.BODY,
-    }
+    state = tables.next_state[branch.grammar_state, kind + 1]
+    state = jnp.where(state == RETURN, branch.body_state, state)
     branch = read_label(branch, kind, token, tables)
     ends = at(tags.GOAL_CLOSE, tags.PATH_CLOSE)
     return branch._replace(
-        grammar_state=jnp.select(
-            [kind == tag for tag in stand_after], list(stand_after.values()), branch.grammar_state
-        ),
-        think=jnp.select(
-            [kind == tags.THINK_OPEN, kind == tags.THINK_CLOSE], [st.THINK_OPEN, st.THINK_CLOSED], branch.think
-        ),
+        grammar_state=state,
+        body_state=jnp.where(state <= max(BODIES), state, branch.body_state),
         outlines=jnp.where(kind == tags.GOAL_OPEN, 0, branch.outlines + closes_outline),
         reading=jnp.select([opens_outline, closes_outline], [st.READING_FIRST, st.READING_NOT], branch.reading),
         letters=jnp.where(opens_outline, 0, branch.letters),

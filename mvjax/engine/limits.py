@@ -6,12 +6,7 @@ import dataclasses
 from typing import Literal
 
 from mvjax.errors import UserError
-
-RESERVE = 8
-"""Tokens and positions that a segment keeps to close what is open: at worst </Outline>, </Goal>, </Parallel>, then
-</Path> or </Think>, each with its separator. A segment samples only while it has more than that."""
-CONCLUSION_RESERVE = 2
-"""Tokens and positions that a fork takes off for <Conclusion> and its separator."""
+from mvjax.language.grammar import RESERVE
 
 Mode = Literal["parallel", "sequential", "autoregressive"]
 UNLIMITED = 2**30

@@ -78,7 +78,7 @@ class Request:
             max_depth=np.int32(0 if self.mode == "autoregressive" else limits.max_depth),
             min_block_share=np.int32(limits.min_block_share),
             sampling=on_device(self.sampling),
-            cancelled=np.bool_(self.cancelled),
+            wind_up=np.int32(st.CANCELLED if self.cancelled else 0),
         )
 
     def root(self) -> st.Root:

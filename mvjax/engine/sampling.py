@@ -23,7 +23,6 @@ WEIGHT_ONE = 2**23
 """Weight of the most probable token. Weights are probabilities relative to it, rounded to integers."""
 BLOCK = 128
 """Tokens whose weights are added up as integers (below 2**31)."""
-LOGIT_FLOOR = -3e38
 
 FIELDS = tuple(field for field in dataclasses.fields(SamplingParams) if field.name != "seed")
 """The parameters that the device keeps per request; of the seed it keeps the key."""
@@ -40,10 +39,16 @@ def on_device(params: SamplingParams) -> SamplingParams:
     return SamplingParams(**{field.name: scalar(field) for field in FIELDS})
 
 
-def sanitised(logits_WV: Float[Array, "W V"], barred_WV: Bool[Array, "W V"]) -> Float[Array, "W V"]:
-    """Barred tokens at -inf, all others finite (NaN and -inf become the floor), so that one always can be chosen."""
-    finite_WV = jnp.where(logits_WV > LOGIT_FLOOR, jnp.minimum(logits_WV, -LOGIT_FLOOR), LOGIT_FLOOR)
-    return jnp.where(barred_WV, -jnp.inf, finite_WV)
+def bar(logits_WV: Float[Array, "W V"], barred_WV: Bool[Array, "W V"]) -> tuple[Float[Array, "W V"], Bool[Array, "W"]]:
+    """Logits with barred tokens at -inf, and whether a token can be drawn from each row.
+
+    It can where no open (not barred) logit is NaN or +inf and at least one is finite. A model may mask tokens with
+    -inf; they are never drawn. What stands at barred tokens does not matter. Only comparisons are used, which NaN
+    fails on every backend.
+    """
+    too_large_WV = ~barred_WV & ~(logits_WV < jnp.inf)
+    open_WV = jnp.where(barred_WV, -jnp.inf, logits_WV)
+    return open_WV, ~jnp.any(too_large_WV, axis=1) & jnp.any(open_WV > -jnp.inf, axis=1)
 
 
 def first_largest(logits_WV: Float[Array, "W V"]) -> Int[Array, "W"]:
@@ -88,7 +93,7 @@ def sample(
     probable ones up to mass p of the k-set, the one that crosses p included (with its ties).
 
     Args:
-        logits_WV: float32, barred tokens -inf, the others finite (`sanitised`).
+        logits_WV: float32, barred tokens -inf (`bar`). Tokens of other rows than those it says yes to mean nothing.
         key_W2: raw threefry key of each row's segment.
         index_W: index of the token to draw in its segment.
         params_W: fields are arrays [W]. A temperature of 0 takes the largest logit (lowest id on ties).

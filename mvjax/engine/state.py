@@ -10,18 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt
 
-from mvjax.engine import tables as t
 from mvjax.engine.limits import SamplingParams
 from mvjax.engine.sampling import on_device
+from mvjax.language.grammar import RESERVE
 from mvjax.language.tags import LABEL_LIMIT
 
 NOTHING, FORK, END = range(3)
 """What a branch does when its pending tokens are written and fed; also the events of a step."""
-THINK_NONE, THINK_OPEN, THINK_CLOSED = range(3)
 READING_NOT, READING_FIRST, READING_LABEL, READING_DONE = range(4)
-STOP, TOKENS, POSITIONS, CANCELLED = range(4)
+STOP, TOKENS, POSITIONS, CANCELLED, NOT_FINITE = range(5)
 """Why a request ended; also, from 1 on, why a segment was cut."""
-REASONS = ("stop", "tokens", "positions", "cancelled")
+REASONS = ("stop", "tokens", "positions", "cancelled", "not finite")
 
 NO_SEGMENT = -1
 """Segment of an empty slot."""
@@ -65,7 +64,7 @@ class Sizes:
     @property
     def queue(self) -> int:
         """Tokens of the longest pending text: a path's head, or a closing."""
-        return max(3 + self.label, t.CLOSING)
+        return max(3 + self.label, RESERVE)
 
 
 class Branch(NamedTuple):
@@ -84,7 +83,9 @@ class Branch(NamedTuple):
     index: Int[Array, "*frames"]
     key: UInt[Array, "*frames 2"]
     grammar_state: Int[Array, "*frames"]
-    think: Int[Array, "*frames"]
+    """Where the next token stands, see `language.grammar.GrammarState`."""
+    body_state: Int[Array, "*frames"]
+    """The body that the segment is in, or returns to behind its block: BODY, THINK or PATH."""
     blocks: Int[Array, "*frames"]
     outlines: Int[Array, "*frames"]
     reading: Int[Array, "*frames"]
@@ -182,7 +183,8 @@ class Settings(NamedTuple):
     min_block_share: Int[Array, "*requests"]
     sampling: SamplingParams
     """Its fields are arrays [*requests]."""
-    cancelled: Bool[Array, "*requests"]
+    wind_up: Int[Array, "*requests"]
+    """Reason to close every branch where it stands, CANCELLED or NOT_FINITE; 0: none."""
 
 
 class Root(NamedTuple):
@@ -259,7 +261,7 @@ def empty_request(sizes: Sizes) -> RequestState:
 
     zero = jnp.zeros((), jnp.int32)
     sampling = jax.tree.map(jnp.zeros_like, on_device(SamplingParams()))
-    settings = dict.fromkeys(Settings._fields, zero) | {"sampling": sampling, "cancelled": jnp.zeros((), bool)}
+    settings = dict.fromkeys(Settings._fields, zero) | {"sampling": sampling}
     frame = frames_of(empty_branch(sizes))
     return RequestState(
         settings=Settings(**settings),

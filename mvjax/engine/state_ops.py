@@ -46,7 +46,8 @@ def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.R
 def cancel(state: State, place: Int[Array, ""]) -> State:
     """The state with a request that will be wound up."""
     settings = state.request.settings
-    settings = settings._replace(cancelled=settings.cancelled.at[place].set(True))
+    reason = jnp.maximum(settings.wind_up[place], st.CANCELLED)
+    settings = settings._replace(wind_up=settings.wind_up.at[place].set(reason))
     return state._replace(request=state.request._replace(settings=settings))
 
 

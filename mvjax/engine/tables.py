@@ -9,28 +9,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from mvjax.errors import UserError
-from mvjax.language import tags
+from mvjax.language import grammar, tags
+from mvjax.language.grammar import GrammarState
 
 END_OF_TEXT = len(tags.TAGS)
 """Kind of an end-of-text token; the kinds below are the tags' ordinals, tags.TEXT is text."""
-KINDS = END_OF_TEXT + 1
-
-# Where a segment stands.
-BODY, BLOCK, GOAL, OUTLINE, RUNNING_BLOCK, CONCLUSION, CONCLUDED = range(7)
-STANDS = 7
-# What closing the segment itself needs beyond its blocks.
-CLOSE_NOTHING, CLOSE_PATH, CLOSE_THINK = range(3)
-
-_CLOSING_OF_STAND = {
-    OUTLINE: (tags.OUTLINE_CLOSE, tags.GOAL_CLOSE, tags.PARALLEL_CLOSE),
-    GOAL: (tags.GOAL_CLOSE, tags.PARALLEL_CLOSE),
-    BLOCK: (tags.PARALLEL_CLOSE,),
-    CONCLUSION: (tags.CONCLUSION_CLOSE, tags.PARALLEL_CLOSE),
-    CONCLUDED: (tags.PARALLEL_CLOSE,),
-}
-_CLOSING_OF_SEGMENT = {CLOSE_PATH: (tags.PATH_CLOSE,), CLOSE_THINK: (tags.THINK_CLOSE,)}
-CLOSING = 8
-"""Tokens of the longest closing."""
 
 
 class Tables(NamedTuple):
@@ -52,9 +35,18 @@ class Tables(NamedTuple):
     number: Int[Array, "N P"]
     """Tokens of "1", "2", ..., padded with -1."""
     number_length: Int[Array, "N"]
-    closing: Int[Array, "7 3 8"]
-    """What a wind-up writes, by where the segment stands and by what closes the segment itself."""
-    closing_length: Int[Array, "7 3"]
+    allowed: Int[Array, "states"]
+    """Kinds that may be sampled in each state of the grammar, as bits."""
+    next_state: Int[Array, "states 14"]
+    """State behind each kind (text first, end-of-text last); `grammar.RETURN`: that of the segment's body."""
+    closing: Int[Array, "states bodies 8"]
+    """What a wind-up writes, by the state and by the body of the segment."""
+    closing_length: Int[Array, "states bodies"]
+
+
+def bits(*kinds: int) -> int:
+    """Bit set of kinds."""
+    return sum(1 << kind for kind in kinds)
 
 
 def build_tables(vocabulary: Any, eos_ids: Sequence[int], max_paths: int) -> Tables:
@@ -85,14 +77,15 @@ def build_tables(vocabulary: Any, eos_ids: Sequence[int], max_paths: int) -> Tab
         row[: len(ids)] = ids
 
     separator = int(vocabulary.separator_id)
-    closing = np.full((STANDS, 3, CLOSING), -1, np.int32)
-    closing_length = np.zeros((STANDS, 3), np.int32)
-    for stand in range(STANDS):
-        for segment in range(3):
-            kinds = _CLOSING_OF_STAND.get(stand, ()) + _CLOSING_OF_SEGMENT.get(segment, ())
-            ids = [token for kind in kinds for token in (int(tag_id[kind]), separator)]
-            closing[stand, segment, : len(ids)] = ids
-            closing_length[stand, segment] = len(ids)
+    closing = np.full((len(GrammarState), len(grammar.BODIES), grammar.RESERVE), -1, np.int32)
+    closing_length = np.zeros(closing.shape[:2], np.int32)
+    for state in GrammarState:
+        for body in grammar.BODIES:
+            ids = [token for tag in grammar.closing_tags(state, body) for token in (int(tag_id[tag]), separator)]
+            closing[state, body, : len(ids)] = ids
+            closing_length[state, body] = len(ids)
+    same_state = np.arange(len(GrammarState))[:, None]
+    sampled = grammar.ALLOWED[grammar.Audience.SAMPLER]
 
     eos_ids = list(eos_ids)
     return Tables(
@@ -108,6 +101,10 @@ def build_tables(vocabulary: Any, eos_ids: Sequence[int], max_paths: int) -> Tab
         dot=np.int32(vocabulary.dot_id),
         number=number,
         number_length=np.array([len(ids) for ids in numbers], np.int32),
+        allowed=np.array(
+            [bits(*sampled[state], *[END_OF_TEXT] * (state in grammar.MAY_END)) for state in GrammarState], np.int32
+        ),
+        next_state=np.concatenate([same_state, grammar.NEXT, same_state], axis=1).astype(np.int32),
         closing=closing,
         closing_length=closing_length,
     )

@@ -1,4 +1,4 @@
-"""The grammar of a transcript (arXiv 2506.09991, section 4): which tags may stand where.
+"""The grammar of a transcript (arXiv 2506.09991, section 4) as data: which tags may stand where, and what they lead to.
 
     response   := Think? body
     Think      := "<Think>" body "</Think>"
@@ -9,9 +9,8 @@
     Path       := "<Path>" label ":" body "</Path>"
     Conclusion := "<Conclusion>" text "</Conclusion>"
 
-What an interpreter makes from free-running logits is a little wider (`engine_output`): a block may have no path (it was
-abandoned), fewer paths than outlines (it was cancelled), outlines without a label, and text beside the elements of a
-map or after a conclusion. Training data may contain none of these.
+The only copy of these rules: the reader of transcripts (`scan`) and the engine's interpreter look them up here. What
+depends on counts (outlines, paths, depth, tokens left, `<Think>` as the first token) is code where it is counted.
 """
 
 from __future__ import annotations
@@ -20,61 +19,170 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 
+import numpy as np
+from jaxtyping import Int8
+
 from mvjax.language import tags
 
 NONE = -1
 """Index of what a cut transcript does not reach."""
 
 
-class Stand(IntEnum):
-    """Where a block stands between two tags."""
+class GrammarState(IntEnum):
+    """Where the next token stands. The first three are bodies: they hold text and blocks."""
 
-    BLOCK = 0
-    GOAL = 1
-    OUTLINE = 2
-    MAPPED = 3
-    PATH = 4
-    BETWEEN = 5
-    CONCLUSION = 6
-    CONCLUDED = 7
+    BODY = 0
+    """In the root, outside Think."""
+    THINK = 1
+    PATH = 2
+    BLOCK = 3
+    """After `<Parallel>`."""
+    GOAL = 4
+    OUTLINE = 5
+    MAPPED = 6
+    """After `</Goal>`."""
+    BETWEEN = 7
+    """After `</Path>`."""
+    CONCLUSION = 8
+    CONCLUDED = 9
+    """After `</Conclusion>`."""
 
 
-WORDS = (
-    "after <Parallel>",
-    "in <Goal>",
-    "in <Outline>",
-    "after </Goal>",
-    "in <Path>",
-    "after </Path>",
-    "in <Conclusion>",
-    "after </Conclusion>",
+S = GrammarState
+
+BODIES = (S.BODY, S.THINK, S.PATH)
+
+MAP_STATES = (S.BLOCK, S.GOAL, S.OUTLINE)
+"""Where a block that is wound up is abandoned: its map is not complete."""
+
+TAGS_ONLY = frozenset((S.BLOCK, S.GOAL, S.MAPPED, S.BETWEEN, S.CONCLUDED))
+"""Where training data has nothing but separators between two tags. (An engine may sample text there.)"""
+
+
+class Audience(IntEnum):
+    """For whom a tag is allowed. Each may do what those before it may."""
+
+    SAMPLER = 0
+    """What the engine may sample."""
+    TRAINING = 1
+    """What training data may hold: also what the interpreter writes at a fork and at a reduce."""
+    TRANSCRIPT = 2
+    """What a finished transcript of an engine may hold: also what it writes when it winds up."""
+
+
+_SAMPLED: dict[GrammarState, tuple[int, ...]] = {
+    S.BODY: (tags.PARALLEL_OPEN, tags.THINK_OPEN),
+    S.THINK: (tags.PARALLEL_OPEN, tags.THINK_CLOSE),
+    S.PATH: (tags.PARALLEL_OPEN, tags.PATH_CLOSE),
+    S.BLOCK: (tags.GOAL_OPEN,),
+    S.GOAL: (tags.OUTLINE_OPEN, tags.GOAL_CLOSE),
+    S.OUTLINE: (tags.OUTLINE_CLOSE,),
+    S.MAPPED: (),
+    S.BETWEEN: (),
+    S.CONCLUSION: (tags.CONCLUSION_CLOSE,),
+    S.CONCLUDED: (tags.PARALLEL_CLOSE,),
+}
+_AT_FORK_AND_REDUCE = {S.MAPPED: (tags.PATH_OPEN,), S.BETWEEN: (tags.PATH_OPEN, tags.CONCLUSION_OPEN)}
+_AT_WIND_UP = {S.BLOCK: (tags.PARALLEL_CLOSE,), S.MAPPED: (tags.PARALLEL_CLOSE,)}
+
+
+def _with(allowed: dict, more: dict) -> dict[GrammarState, tuple[int, ...]]:
+    return {state: allowed[state] + more.get(state, ()) for state in GrammarState}
+
+
+ALLOWED: dict[Audience, dict[GrammarState, tuple[int, ...]]] = {
+    Audience.SAMPLER: _SAMPLED,
+    Audience.TRAINING: _with(_SAMPLED, _AT_FORK_AND_REDUCE),
+    Audience.TRANSCRIPT: _with(_with(_SAMPLED, _AT_FORK_AND_REDUCE), _AT_WIND_UP),
+}
+"""The tags that may come next. Counts may bar some of them: see `Block.allowed` and `engine.interpreter`."""
+
+MAY_END = (S.BODY, S.PATH)
+"""Where the engine may sample an end of text; inside a path it counts as `</Path>`."""
+
+RETURN, ILLEGAL = -1, -2
+"""In NEXT: the state of the body that holds the block; nowhere."""
+
+LEADS_TO: tuple[GrammarState | int, ...] = (
+    *(S.THINK, S.BODY),
+    *(S.BLOCK, RETURN),
+    *(S.GOAL, S.MAPPED),
+    *(S.OUTLINE, S.GOAL),
+    *(S.PATH, S.BETWEEN),
+    *(S.CONCLUSION, S.CONCLUDED),
 )
-"""The stands for error messages."""
+"""Per tag the state behind it, wherever it may stand."""
 
-TAGS_ONLY = frozenset((Stand.BLOCK, Stand.GOAL, Stand.MAPPED, Stand.BETWEEN, Stand.CONCLUDED))
-"""Where nothing but separators may stand between two tags."""
+NEXT: Int8[np.ndarray, "states tags"] = np.array(
+    [
+        [LEADS_TO[tag] if tag in ALLOWED[Audience.TRANSCRIPT][state] else ILLEGAL for tag in range(len(tags.TAGS))]
+        for state in GrammarState
+    ],
+    np.int8,
+)
+"""The state behind a tag in a state."""
+
+CLOSING: dict[GrammarState, tuple[int, ...]] = {
+    S.BODY: (),
+    S.THINK: (tags.THINK_CLOSE,),
+    S.PATH: (tags.PATH_CLOSE,),
+    S.BLOCK: (tags.PARALLEL_CLOSE,),
+    S.GOAL: (tags.GOAL_CLOSE, tags.PARALLEL_CLOSE),
+    S.OUTLINE: (tags.OUTLINE_CLOSE, tags.GOAL_CLOSE, tags.PARALLEL_CLOSE),
+    S.MAPPED: (tags.PARALLEL_CLOSE,),
+    S.BETWEEN: (tags.CONCLUSION_OPEN, tags.CONCLUSION_CLOSE, tags.PARALLEL_CLOSE),
+    S.CONCLUSION: (tags.CONCLUSION_CLOSE, tags.PARALLEL_CLOSE),
+    S.CONCLUDED: (tags.PARALLEL_CLOSE,),
+}
+"""The tags that close a body, or a block up to the body that holds it."""
+
+WRITTEN_SEPARATOR = (tags.GOAL_CLOSE, tags.PATH_OPEN, tags.PATH_CLOSE, tags.CONCLUSION_OPEN)
+"""The tags whose separator the interpreter writes."""
+
+CONCLUSION_RESERVE = 2
+"""Tokens and positions that a fork takes off for `<Conclusion>` and its separator."""
+
+
+def closing_tags(state: GrammarState, body: GrammarState) -> tuple[int, ...]:
+    """The tags that close all that is open in a segment: a block's in `body`, then the body's own."""
+    return CLOSING[state] + (CLOSING[body] if state not in BODIES else ())
+
+
+RESERVE = 2 * max(len(closing_tags(state, body)) for state in GrammarState for body in BODIES)
+"""Tokens and positions of the longest closing, each tag with its separator. Where a block may open a segment keeps as
+many, and samples only while it has more; where none can, it keeps what closes that which is open."""
+
+
+def least_share(max_depth: int) -> int:
+    """The fewest new tokens and positions that a request can do with; `max_depth`: 0 where no block may open."""
+    return RESERVE + 1 if max_depth > 0 else 1
+
+
+WORDS: dict[GrammarState, str] = {
+    S.BLOCK: "after <Parallel>",
+    S.GOAL: "in <Goal>",
+    S.OUTLINE: "in <Outline>",
+    S.MAPPED: "after </Goal>",
+    S.PATH: "in <Path>",
+    S.BETWEEN: "after </Path>",
+    S.CONCLUSION: "in <Conclusion>",
+    S.CONCLUDED: "after </Conclusion>",
+}
+"""The states of a block for error messages."""
 
 
 @cache
-def allowed_in_block(stand: Stand, has_outlines: bool, more_paths: bool, engine_output: bool) -> tuple[int, ...]:
+def allowed_in_block(audience: Audience, state: GrammarState, has_outlines: bool, more_paths: bool) -> tuple[int, ...]:
     """The tags that may come next in a block; `more_paths`: it has more outlines than paths so far."""
-    match stand:
-        case Stand.BLOCK:
-            return (tags.GOAL_OPEN, tags.PARALLEL_CLOSE) if engine_output else (tags.GOAL_OPEN,)
-        case Stand.GOAL:
-            return (tags.OUTLINE_OPEN, tags.GOAL_CLOSE) if has_outlines or engine_output else (tags.OUTLINE_OPEN,)
-        case Stand.OUTLINE:
-            return (tags.OUTLINE_CLOSE,)
-        case Stand.MAPPED:
-            return (tags.PATH_OPEN,) * (more_paths or not engine_output) + (tags.PARALLEL_CLOSE,) * engine_output
-        case Stand.PATH:
-            return (tags.PARALLEL_OPEN, tags.PATH_CLOSE)
-        case Stand.BETWEEN:
-            return (tags.PATH_OPEN,) * more_paths + (tags.CONCLUSION_OPEN,) * (engine_output or not more_paths)
-        case Stand.CONCLUSION:
-            return (tags.CONCLUSION_CLOSE,)
-        case Stand.CONCLUDED:
-            return (tags.PARALLEL_CLOSE,)
+    engine = audience is Audience.TRANSCRIPT
+    barred = set()
+    if not has_outlines and not engine:
+        barred.add(tags.GOAL_CLOSE)
+    if not more_paths and (engine or state is not S.MAPPED):
+        barred.add(tags.PATH_OPEN)
+    if more_paths and not engine:
+        barred.add(tags.CONCLUSION_OPEN)
+    return tuple(tag for tag in ALLOWED[audience][state] if tag not in barred)
 
 
 @dataclass(slots=True)
@@ -97,8 +205,8 @@ class Block:
     """Index of `<Parallel>`."""
     level: int
     """How many paths enclose the block."""
-    stand: Stand = Stand.BLOCK
-    """Where the block stands at the end of the transcript; without meaning once it is closed."""
+    state: GrammarState = S.BLOCK
+    """The state at the end of the transcript; without meaning once the block is closed."""
     goal: Span | None = None
     outlines: list[Span] = field(default_factory=list)
     paths: list[Span] = field(default_factory=list)
@@ -106,34 +214,34 @@ class Block:
     close: int = NONE
     """Index of `</Parallel>`."""
 
-    def allowed(self, engine_output: bool = False) -> tuple[int, ...]:
+    def allowed(self, audience: Audience) -> tuple[int, ...]:
         """The tags that may come next in this block."""
         n_outlines = len(self.outlines)
-        return allowed_in_block(self.stand, n_outlines > 0, len(self.paths) < n_outlines, engine_output)
+        return allowed_in_block(audience, self.state, n_outlines > 0, len(self.paths) < n_outlines)
 
     def take(self, index: int, code: int) -> None:
         """Move on over the tag at `index`, one of this block's own (not `<Parallel>`)."""
         match code:
             case tags.GOAL_OPEN:
-                self.goal, self.stand = Span(index), Stand.GOAL
+                self.goal = Span(index)
             case tags.OUTLINE_OPEN:
                 self.outlines.append(Span(index))
-                self.stand = Stand.OUTLINE
             case tags.OUTLINE_CLOSE:
-                self.outlines[-1].close, self.stand = index, Stand.GOAL
-            case tags.GOAL_CLOSE:
-                self.goal.close, self.stand = index, Stand.MAPPED
+                self.outlines[-1].close = index
+            case tags.GOAL_CLOSE if self.goal is not None:
+                self.goal.close = index
             case tags.PATH_OPEN:
                 self.paths.append(Span(index))
-                self.stand = Stand.PATH
             case tags.PATH_CLOSE:
-                self.paths[-1].close, self.stand = index, Stand.BETWEEN
+                self.paths[-1].close = index
             case tags.CONCLUSION_OPEN:
-                self.conclusion, self.stand = Span(index), Stand.CONCLUSION
-            case tags.CONCLUSION_CLOSE:
-                self.conclusion.close, self.stand = index, Stand.CONCLUDED
+                self.conclusion = Span(index)
+            case tags.CONCLUSION_CLOSE if self.conclusion is not None:
+                self.conclusion.close = index
             case tags.PARALLEL_CLOSE:
                 self.close = index
+                return
+        self.state = GrammarState(LEADS_TO[code])
 
 
 def describe_expected(allowed: tuple[int, ...], block: Block | None, text: bool) -> str:
@@ -158,6 +266,6 @@ def describe_found(code: int, block: Block | None, think_open: bool) -> str:
         return f"{word} outside a block"
     if code == tags.PARALLEL_CLOSE and not block.paths:
         return f"{word} of a block without a path"
-    if code == tags.PATH_OPEN and block.stand is Stand.BETWEEN:
+    if code == tags.PATH_OPEN and block.state is S.BETWEEN:
         return f"{word} beyond the block's {len(block.outlines)} outlines"
-    return f"{word} {WORDS[block.stand]}"
+    return f"{word} {WORDS[block.state]}"

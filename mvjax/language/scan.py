@@ -9,15 +9,20 @@ from jaxtyping import Bool, Int
 
 from mvjax.language import tags
 from mvjax.language.errors import TranscriptError
-from mvjax.language.grammar import NONE, TAGS_ONLY, Block, Stand, describe_expected, describe_found
-
-WRITTEN_SEPARATOR = (tags.GOAL_CLOSE, tags.PATH_OPEN, tags.PATH_CLOSE, tags.CONCLUSION_OPEN)
-"""The tags whose separator the interpreter writes."""
-
-BEFORE_TAGS = (
-    *(tags.PARALLEL_OPEN, tags.GOAL_OPEN, tags.OUTLINE_CLOSE, tags.GOAL_CLOSE),
-    *(tags.PATH_CLOSE, tags.CONCLUSION_CLOSE),
+from mvjax.language.grammar import (
+    ALLOWED,
+    LEADS_TO,
+    NONE,
+    TAGS_ONLY,
+    WRITTEN_SEPARATOR,
+    Audience,
+    Block,
+    GrammarState,
+    describe_expected,
+    describe_found,
 )
+
+BEFORE_TAGS = tuple(tag for tag, state in enumerate(LEADS_TO) if state in TAGS_ONLY)
 """The tags behind which only separators may stand up to the next tag."""
 
 LABEL = f'a label of at most {tags.LABEL_LIMIT} tokens and ":"'
@@ -149,11 +154,14 @@ class _Walk:
     """The state between two tags: the stack of open blocks, and Think."""
 
     def __init__(self, record: str, engine_output: bool, max_depth: int, faults: list[TranscriptError] | None):
-        self.record, self.engine_output, self.max_depth, self.faults = record, engine_output, max_depth, faults
+        self.record, self.max_depth, self.faults = record, max_depth, faults
+        self.audience = Audience.TRANSCRIPT if engine_output else Audience.TRAINING
         self.events: list[tuple[int, int, Block | None]] = []
         self.blocks: list[Block] = []
         self.stack: list[Block] = []
-        self.think_open = self.in_prompt = self.text_seen = False
+        self.root = GrammarState.BODY
+        """The state outside all blocks."""
+        self.in_prompt = self.text_seen = False
         self.last = NONE
         """Index of the last tag."""
         self.begun = False
@@ -168,16 +176,19 @@ class _Walk:
     def allowed(self) -> tuple[int, ...]:
         """The tags that the grammar allows here."""
         if self.stack:
-            return self.stack[-1].allowed(self.engine_output)
-        if self.think_open:
-            return (tags.PARALLEL_OPEN, tags.THINK_CLOSE)
-        if self.in_prompt or not (self.begun or self.text_seen):
-            return (tags.PARALLEL_OPEN, tags.THINK_OPEN)
-        return (tags.PARALLEL_OPEN,)
+            return self.stack[-1].allowed(self.audience)
+        allowed = ALLOWED[self.audience][self.root]
+        first = self.in_prompt or not (self.begun or self.text_seen)
+        return allowed if first else tuple(tag for tag in allowed if tag != tags.THINK_OPEN)
+
+    @property
+    def think_open(self) -> bool:
+        """Whether Think is open."""
+        return self.root is GrammarState.THINK
 
     def expected(self) -> str:
         block = self.stack[-1] if self.stack else None
-        return describe_expected(self.allowed(), block, text=block is None or block.stand not in TAGS_ONLY)
+        return describe_expected(self.allowed(), block, text=block is None or block.state not in TAGS_ONLY)
 
     def step(self, index: int, code: int) -> Block | None:
         """Take the tag at `index`; returns the block that it belongs to, None for Think and for a tag passed over."""
@@ -189,7 +200,7 @@ class _Walk:
                 return None
         self.begun = True
         if code in (tags.THINK_OPEN, tags.THINK_CLOSE):
-            self.think_open = code == tags.THINK_OPEN
+            self.root = GrammarState(LEADS_TO[code])
             self.events.append((index, code, None))
             return None
         if code == tags.PARALLEL_OPEN:
@@ -209,15 +220,15 @@ class _Walk:
         if code == tags.PARALLEL_OPEN:
             return True
         if code == tags.PATH_CLOSE:
-            while len(self.stack) > 1 and self.stack[-1].stand is not Stand.PATH:
+            while len(self.stack) > 1 and self.stack[-1].state is not GrammarState.PATH:
                 self.stack.pop()
-        return bool(self.stack) and self.stack[-1].stand in {
-            tags.OUTLINE_OPEN: (Stand.OUTLINE,),
-            tags.GOAL_CLOSE: (Stand.GOAL, Stand.OUTLINE),
-            tags.PATH_OPEN: (Stand.GOAL, Stand.OUTLINE, Stand.PATH, Stand.BETWEEN),
-            tags.PATH_CLOSE: (Stand.PATH,),
-            tags.CONCLUSION_OPEN: (Stand.MAPPED, Stand.PATH, Stand.BETWEEN),
-            tags.PARALLEL_CLOSE: tuple(Stand),
+        return bool(self.stack) and self.stack[-1].state in {
+            tags.OUTLINE_OPEN: (GrammarState.OUTLINE,),
+            tags.GOAL_CLOSE: (GrammarState.GOAL, GrammarState.OUTLINE),
+            tags.PATH_OPEN: (GrammarState.GOAL, GrammarState.OUTLINE, GrammarState.PATH, GrammarState.BETWEEN),
+            tags.PATH_CLOSE: (GrammarState.PATH,),
+            tags.CONCLUSION_OPEN: (GrammarState.MAPPED, GrammarState.PATH, GrammarState.BETWEEN),
+            tags.PARALLEL_CLOSE: tuple(GrammarState),
         }.get(code, ())
 
     def fail_text(self, index: int, code: int) -> None:
@@ -230,7 +241,7 @@ class _Walk:
     def end_prompt(self, prompt_length: int) -> None:
         """Earlier responses must be whole; a new one begins."""
         self.check_closed(prompt_length, "end of the prompt")
-        self.stack, self.think_open, self.begun, self.in_prompt = [], False, False, False
+        self.stack, self.root, self.begun, self.in_prompt = [], GrammarState.BODY, False, False
 
     def check_closed(self, index: int, found: str) -> None:
         if self.stack or self.think_open:

@@ -10,7 +10,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hash_model import HashModel, forward
+from hash_model import SpoiledHashModel, forward
 from random_requests import CODES, TABLES, VOCABULARY, WORDS, limits_of, random_bias, random_prompt, random_rules
 from reference_interpreter import Interpreter
 
@@ -20,15 +20,15 @@ from mvjax.language import lay_out
 
 @functools.cache
 def compiled_engine(requests: int, rows: int) -> Engine:
-    model = HashModel(np.zeros(VOCABULARY))
+    model = SpoiledHashModel(np.zeros(VOCABULARY))
     config = EngineConfig(requests=requests, max_branches=rows, stream_step=1280, sync_steps=64)
     return Engine(model, model.params, TABLES, config)
 
 
-def make_engine(bias_V, requests=4, rows=4) -> Engine:
+def make_engine(bias_V, requests=4, rows=4, spoil=0) -> Engine:
     """An engine of that size whose model has that taste; one per size, so that programs are compiled once."""
     engine = compiled_engine(requests, rows)
-    engine.params = jnp.asarray(bias_V)
+    engine.params = jnp.asarray(bias_V), jnp.uint32(spoil)
     return engine
 
 
@@ -60,6 +60,8 @@ def check_layout(result, prompt, bias_V, reference) -> None:
     for start_T, end_T in zip(layout.hide_start, layout.hide_end):
         rows_TT = np.arange(len(tokens_T))[:, None]
         visible_TT &= ~((rows_TT >= start_T) & (rows_TT < end_T))
+    if reference is None:
+        return
     logits_TV = forward(tokens_T, layout.position, visible_TT, bias_V)
     addresses = list(dict.fromkeys(address for *_, address in reference.transcript())) or [()]
     last_prompt = len(prompt) - 1
@@ -130,6 +132,28 @@ def test_sequential_mode_equals_parallel_mode():
         assert one.tokens.tolist() == other.tokens.tolist()
         assert one.position.tolist() == other.position.tolist()
         assert one.decode_steps <= other.decode_steps
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+def test_logits_that_are_not_finite_end_the_request_and_no_other(seed):
+    """Wound up like a cancelled one: the transcript is well-formed, and the requests beside it go on."""
+    rng = np.random.default_rng(500 + seed)
+    bias_V = random_bias(rng)
+    reasons, nested = [], 0
+    for spoil in (20, 150, 700):
+        engine = make_engine(bias_V, spoil=spoil)
+        batch = [(random_prompt(rng), random_rules(rng)) for _ in range(16)]
+        results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
+        for (prompt, rules), result in zip(batch, results, strict=True):
+            rules.rows, rules.autoregressive = 4, False
+            reference = Interpreter(WORDS, rules, bias_V, prompt, spoil=spoil).run()
+            check_equal(result, reference)
+            check_layout(result, prompt, bias_V, None)
+            assert (result.reason == "not finite") == reference.failed
+            reasons.append(result.reason)
+            nested += reference.failed and len(result.parent) > 1
+    assert nested
+    assert {"not finite"} < set(reasons)  # Some in the middle of a block, and some requests none at all.
 
 
 @pytest.mark.slow

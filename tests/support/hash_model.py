@@ -25,12 +25,33 @@ def logits_of(state, bias_V, np=np):
     return hashed.astype(np.float32) * np.float32(2.0**-18) + bias_V
 
 
+def spoiled(logits_V, state, every, np=np):
+    """Logits of which one row in `every` is spoiled, in one of five ways; 0: none.
+
+    NaN at a token (which may be barred), +inf at one, -inf at all, -inf at all text but one, NaN at a tag.
+    """
+    hashed = mix(state, np.uint32(every), np)
+    way, token = (hashed >> np.uint32(4)) % np.uint32(5), (hashed >> np.uint32(8)) % np.uint32(logits_V.shape[-1])
+    here_V = np.arange(logits_V.shape[-1]) == token[..., None].astype(np.int32)
+    tag_V = np.arange(logits_V.shape[-1]) == (token % np.uint32(12))[..., None].astype(np.int32)
+    way = way[..., None]
+    bad_V = np.where((way == 0) & here_V, np.float32("nan"), logits_V)
+    bad_V = np.where((way == 1) & here_V, np.float32("inf"), bad_V)
+    bad_V = np.where((way == 2) | (way == 3) & ~here_V, np.float32("-inf"), bad_V)
+    bad_V = np.where((way == 4) & tag_V, np.float32("nan"), bad_V)
+    on = (every > 0) & (hashed % np.maximum(np.uint32(every), np.uint32(1)) == 0)
+    return np.where(on[..., None], bad_V, logits_V)
+
+
 class HashModel:
     """Implements the engine's StepModel protocol; the stream holds tokens and positions instead of keys and values."""
 
     def __init__(self, bias_V):
         self.params = jnp.asarray(bias_V, jnp.float32)
         self.vocab_size = len(bias_V)
+
+    def logits(self, params, state_W):
+        return logits_of(state_W, params, jnp)
 
     def init_kv(self, requests: int, slots: int):
         return {"token": jnp.zeros((requests, slots), jnp.int32), "position": jnp.zeros((requests, slots), jnp.int32)}
@@ -54,7 +75,7 @@ class HashModel:
         visibility_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
         seen_WS = (visibility_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
         state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
-        return logits_of(state_W, params, jnp), kv
+        return self.logits(params, state_W), kv
 
 
 class PagedHashModel(HashModel):
@@ -103,7 +124,7 @@ class PagedHashModel(HashModel):
         visibility_WS = visibility_RS[rows.request_W].astype(jnp.uint32)
         seen_WS = (visibility_WS >> rows.lane_W[:, None].astype(jnp.uint32)) & jnp.uint32(1)
         state_W = jnp.sum(seen_WS * mixed_RS[rows.request_W], axis=1, dtype=jnp.uint32)
-        return logits_of(state_W, params, jnp), kv
+        return self.logits(params, state_W), kv
 
 
 def forward(tokens_T, positions_T, visible_TT, bias_V):
@@ -111,3 +132,15 @@ def forward(tokens_T, positions_T, visible_TT, bias_V):
     mixed_T = mix(np.asarray(tokens_T, np.uint32), np.asarray(positions_T, np.uint32))
     state_T = (np.asarray(visible_TT, np.uint32) * mixed_T[None, :]).sum(axis=1, dtype=np.uint32)
     return logits_of(state_T, np.asarray(bias_V, np.float32))
+
+
+class SpoiledHashModel(HashModel):
+    """The hash model, some of whose logits are not finite. Parameters: bias [V] and how rare that is, see `spoiled`."""
+
+    def __init__(self, bias_V, every: int = 0):
+        super().__init__(bias_V)
+        self.params = self.params, jnp.uint32(every)
+
+    def logits(self, params, state_W):
+        bias_V, every = params
+        return spoiled(logits_of(state_W, bias_V, jnp), state_W, every, jnp)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from hash_model import logits_of, mix
+from hash_model import logits_of, mix, spoiled
 
 (
     THINK,
@@ -97,7 +97,7 @@ class Segment:
 class Interpreter:
     """Runs one request on the hash model. `prompt` is token ids at positions 0, 1, ..."""
 
-    def __init__(self, words: Words, rules: Rules, bias_V, prompt, cancel_after=None):
+    def __init__(self, words: Words, rules: Rules, bias_V, prompt, cancel_after=None, spoil=0):
         self.words, self.rules, self.bias_V = words, rules, np.asarray(bias_V, np.float32)
         seen = np.uint32(0)
         with np.errstate(over="ignore"):
@@ -112,6 +112,7 @@ class Interpreter:
         self.cuts: list[tuple] = []
         self.blocks: list[Block] = []  # open ones, in the order of their forks
         self.cancelled, self.cancel_after = False, cancel_after
+        self.spoil, self.failing, self.failed = spoil, False, False
         self.logits: list[tuple] = []  # (segment, index, logits row) of every sampled token
 
     def run(self):
@@ -128,6 +129,9 @@ class Interpreter:
             for _, s in running:
                 s.state = s.state + mix(np.uint32(s.token), np.uint32(s.token_pos))
         events = [(row, s, event) for row, s in running if (event := self.decide(s))]
+        # Logits that are not finite wind up the whole request, from the events of this step on.
+        self.failed |= self.failing
+        self.cancelled |= self.failed
         for row, s, event in events:
             if event == "end":
                 self.end(row, s)
@@ -158,15 +162,24 @@ class Interpreter:
             return self.write(s)
         if s.after:
             return s.after
-        if s.left <= RESERVE or s.room <= RESERVE or self.cancelled:
-            s.cut = "tokens" if s.left <= RESERVE else "positions" if s.room <= RESERVE else "cancelled"
-            self.cuts.append((s.address, s.cut))
-            self.abandoned += s.stand in ("outline", "goal", "block")
-            s.pending, s.after = self.closing(s), "end"
-            if not s.pending:
-                return "end"
-            return self.write(s)
+        kept = RESERVE if self.blocks_may_open else len(self.closing(s))
+        if s.left <= kept or s.room <= kept or self.cancelled:
+            limit = "tokens" if s.left <= kept else "positions" if s.room <= kept else "cancelled"
+            return self.wind_up(s, "not finite" if self.failed else limit)
         return self.sample(s)
+
+    @property
+    def blocks_may_open(self):
+        return not self.rules.autoregressive and self.rules.max_depth > 0
+
+    def wind_up(self, s, reason):
+        s.cut = reason
+        self.cuts.append((s.address, s.cut))
+        self.abandoned += s.stand in ("outline", "goal", "block")
+        s.pending, s.after = self.closing(s), "end"
+        if not s.pending:
+            return "end"
+        return self.write(s)
 
     def closing(self, s):
         tags = {
@@ -191,7 +204,7 @@ class Interpreter:
                 tags.add(PARALLEL)
             if s.parent is not None:
                 tags.add(PATH_END)
-            elif s.index == 0:
+            elif s.index == 0 and share >= 3:  # <Think>, </Think> and its separator
                 tags.add(THINK)
             if s.parent is None and s.think == "open":
                 tags.add(THINK_END)
@@ -210,11 +223,16 @@ class Interpreter:
 
     def sample(self, s):
         words = self.words
-        logits_V = logits_of(np.asarray(s.state, np.uint32)[None], self.bias_V)[0]
+        state_1 = np.asarray(s.state, np.uint32)[None]
+        logits_V = spoiled(logits_of(state_1, self.bias_V), state_1, self.spoil)[0]
         self.logits.append((s.address, s.index, logits_V.copy()))
         tags, eos = self.allowed(s)
         barred = {words.tags[t] for t in range(12) if t not in tags} | (set() if eos else set(words.eos))
-        self.barred += int(np.argmax(logits_V)) in barred
+        open_V = np.array([logit for token, logit in enumerate(logits_V) if token not in barred])
+        if np.isnan(open_V).any() or not np.isfinite(open_V.max()):
+            self.failing = True
+            return self.wind_up(s, "not finite")
+        self.barred += any(logits_V[token] > open_V.max() for token in barred) or int(np.argmax(logits_V)) in barred
         self.sampled += 1
         for token in barred:
             logits_V[token] = -np.inf
