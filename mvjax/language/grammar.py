@@ -153,11 +153,6 @@ RESERVE = 2 * max(len(closing_tags(state, body)) for state in GrammarState for b
 many, and samples only while it has more; where none can, it keeps what closes that which is open."""
 
 
-def least_share(max_depth: int) -> int:
-    """The fewest new tokens and positions that a request can do with; `max_depth`: 0 where no block may open."""
-    return RESERVE + 1 if max_depth > 0 else 1
-
-
 WORDS: dict[GrammarState, str] = {
     S.BLOCK: "after <Parallel>",
     S.GOAL: "in <Goal>",

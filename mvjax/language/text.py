@@ -19,12 +19,14 @@ from mvjax.language.scan import MAX_DEPTH, Structure, scan
 from mvjax.language.tree import Transcript, build
 
 _TAG = re.compile("|".join(map(re.escape, tags.TAGS)))
-_WORD = re.compile(r"\n|[^\S\n]?[^\s:]+:?|[^\S\n]|:")
+_WORD = re.compile(r"[^\S\n]{0,64}\n(?:[^\S\n]{1,64}\Z)?|[^\S\n]?[^\s:]+:?|[^\S\n]|:")
+"""A newline with the blanks before it (so CRLF is one newline), and behind it where a tag follows; a word; a blank."""
 _ORDINAL = {tag: ordinal for ordinal, tag in enumerate(tags.TAGS)}
 
 
 def split_text(text: str, prompt_length: int = 0) -> list[str]:
-    """Split text into tags, newlines, and words with the space before and a ":" behind them; their sum is the text.
+    """Split text into tags, newlines (with blanks beside them that mean nothing), and words with the space before and a
+    ":" behind them; their sum is the text.
 
     The first `prompt_length` characters hold no tags.
     """
@@ -38,10 +40,16 @@ def split_text(text: str, prompt_length: int = 0) -> list[str]:
 
 
 def piece_facts(pieces: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, colons and separators of pieces: the arguments that `lay_out` wants."""
+    """Codes, colons and separators of pieces: the arguments that `lay_out` wants.
+
+    A separator is a newline, or blanks beside a tag; other blanks are text, those of a label ("1 :") too.
+    """
     codes_T = np.fromiter(map(_ORDINAL.get, pieces, repeat(tags.TEXT)), np.int8, len(pieces))
     colon_T = np.fromiter(map(contains, pieces, repeat(":")), bool, len(pieces))
     separator_T = np.fromiter(map(str.isspace, pieces), bool, len(pieces))
+    newline_T = np.fromiter(map(contains, pieces, repeat("\n")), bool, len(pieces))
+    tag_T = np.pad(codes_T != tags.TEXT, 1)
+    separator_T &= newline_T | tag_T[:-2] | tag_T[2:]
     return codes_T, colon_T, separator_T
 
 
@@ -107,14 +115,14 @@ def _line_faults(structure: Structure, pieces: list[str], known: set[int]) -> li
     faults = []
     for index, code, _ in structure.events:
         before, after = index - 1, index + 1
-        while before >= 0 and pieces[before].isspace() and pieces[before] != "\n":
+        while before >= 0 and pieces[before].isspace() and "\n" not in pieces[before]:
             before -= 1
-        while after < len(pieces) and pieces[after].isspace() and pieces[after] != "\n":
+        while after < len(pieces) and pieces[after].isspace() and "\n" not in pieces[after]:
             after += 1
-        if before >= 0 and pieces[before] != "\n":
+        if before >= 0 and "\n" not in pieces[before]:
             faults.append(TranscriptError(index, f"{tags.TAGS[code]} in the middle of a line", "a newline before it"))
         # A tag that follows at once is itself reported as in the middle of a line.
-        if after < len(pieces) and pieces[after] != "\n" and pieces[after] not in _ORDINAL and after not in known:
+        if after < len(pieces) and "\n" not in pieces[after] and pieces[after] not in _ORDINAL and after not in known:
             faults.append(TranscriptError(after, f"text on the line of {tags.TAGS[code]}", "a newline after the tag"))
     return faults
 

@@ -193,8 +193,9 @@ class Tokenizer:
         The very tokens that the interpreter writes (arXiv 2506.09991, section 4): the newline after a tag is always a
         token of its own, and the head of a path or an outline, `<Path>` newline label ":", is spelt number by number,
         "." and the canonical ":". So training data and generated streams are cut alike, and
-        `decode(encode_response(text)) == text`.
+        `decode(encode_response(text)) == text`, but that CRLF line ends become newlines.
         """
+        text = text.replace("\r\n", "\n")
         ids, tags, after = [], self._tags(), None
         for part in _TAG.split(text):
             if part in tags:

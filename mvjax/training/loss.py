@@ -20,10 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from mvjax.language import PARTS
 from mvjax.models.placement import RULES, Placement
-
-PARTS = ("prompt", "sequential", "path", "tag", "conclusion")
-"""Names of the parts of a transcript that the loss is split into, by their number in `part_BT`."""
 
 
 class Targets(NamedTuple):
@@ -36,7 +34,7 @@ class Targets(NamedTuple):
     weight_BT: Float[Array, "B T"]
     """Weight of the token in the loss; 0: no target."""
     part_BT: Int[Array, "B T"]
-    """Part of the transcript (index into PARTS)."""
+    """Part of the transcript (index into `language.PARTS`)."""
 
 
 class LossSums(NamedTuple):

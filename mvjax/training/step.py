@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from mvjax.language import PARTS
 from mvjax.models.placement import Placement
-from mvjax.training.loss import PARTS, Head, LossSums, Targets, cross_entropy_on_mesh
+from mvjax.training.loss import Head, LossSums, Targets, cross_entropy_on_mesh
 from mvjax.training.mesh import batch_sharding
 from mvjax.training.model import TrainableModel
 

@@ -79,6 +79,52 @@ def test_text_comes_back(tokens, prompt, data):
     assert render(parse_text(text, len(prompt), engine_output=True, faults=faults)) == text
 
 
+def shape(nodes, join):
+    """Kinds, labels and texts of a tree, whatever its contents are made of."""
+    for node in nodes:
+        if isinstance(node, Text):
+            yield join(node.content)
+        else:
+            label = join(node.label).strip() if isinstance(node, Outline | PathElement) else None
+            yield type(node), label, node.closed, list(shape(node.children, join))
+
+
+@settings(max_examples=150, deadline=None)
+@given(transcripts(ENGINE), st.sampled_from(["\n", "\r\n"]))
+def test_text_of_an_engine_says_what_its_tokens_say(tokens, newline):
+    """Whatever labels the model chose ("1 :", " :"), and with line ends of any system."""
+    codes_T, colon_T, _ = token_facts(tokens)
+    from_tokens = parse_tokens(tokens, codes_T, colon_T, engine_output=True)
+    text = "".join(tokens).replace("\n", newline)
+    from_text = parse_text(text, engine_output=True, complete=True)
+    assert list(shape(from_text.children, lambda part: part.replace("\r\n", "\n"))) == list(
+        shape(from_tokens.children, lambda part: "".join(part))
+    )
+    assert render(from_text) == text
+
+
+def test_blanks_in_a_label_are_text_and_crlf_is_one_newline():
+    spaced = A_BLOCK.replace("1: so", "1 : so")
+    for text in (spaced, A_BLOCK.replace("\n", "\r\n"), A_BLOCK.replace("<Outline>\n", "  <Outline>  \n")):
+        transcript = parse_text(text, text.index("<Think>"), complete=True)
+        assert [path.label for path in transcript.blocks[0].paths] == ["1", "2"]
+        assert render(transcript) == text
+    with pytest.raises(TranscriptError, match="no separator after <Path>"):
+        parse_text(A_BLOCK.replace("<Path>\n1: so", "<Path> 1 : so"), len("Ask.\n"))
+    assert split_text("a b \r\n  <Goal> \n  1 :\r\n") == [
+        "a",
+        " b",
+        " \r\n  ",
+        "<Goal>",
+        " \n",
+        " ",
+        " 1",
+        " ",
+        ":",
+        "\r\n",
+    ]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from([*TAGS, "\n", " ", "1: x", "ü\r\n\t", "<Path", "</", ":"]), max_size=30), st.booleans())
 def test_text_comes_back_however_malformed(parts, engine_output):
@@ -201,6 +247,11 @@ def test_labels_inside_a_path_begin_with_its_own():
     assert [path.label for block in parse_text(text).blocks for path in block.paths] == ["1", "1.1", "1.1.1", "1.1"]
     with pytest.raises(TranscriptError, match=r"label '1'; expected '1\.1'"):
         parse_text(block("1", block("1")))
+
+
+def test_a_long_run_of_blanks_is_split_in_linear_time():
+    text = "a" + " " * 200_000 + "b"
+    assert "".join(split_text(text)) == text
 
 
 def test_piece_facts():

@@ -30,7 +30,8 @@ class TreeConfig:
     merged_labels: bool = True
     """Whether a label and its ":" may be one token, "1:"."""
     engine_output: bool = False
-    """Also what only an engine makes: abandoned and cancelled blocks, outlines without labels, text in the map."""
+    """Also what only an engine makes: abandoned and cancelled blocks, outlines without labels, text in the map, and
+    labels that hold blanks."""
 
 
 def random_transcript(choose: Callable[[int, int], int], config: TreeConfig = TreeConfig()) -> list[str]:
@@ -73,6 +74,12 @@ class _Writer:
         return self.config.engine_output and self.choose(0, 3) == 0
 
     def head(self, label: str) -> None:
+        if self.loose():
+            self.tokens += [
+                ("1 ", "a", " ", "\t", "2.", " b", "\r")[self.choose(0, 6)] for _ in range(self.choose(0, 4))
+            ]
+            self.tokens.append(":")
+            return
         if self.config.merged_labels and self.choose(0, 1):
             self.tokens.append(f"{label}:")
         else:

@@ -224,7 +224,8 @@ class Interpreter:
     def sample(self, s):
         words = self.words
         state_1 = np.asarray(s.state, np.uint32)[None]
-        logits_V = spoiled(logits_of(state_1, self.bias_V), state_1, self.spoil)[0]
+        with np.errstate(over="ignore"):
+            logits_V = spoiled(logits_of(state_1, self.bias_V), state_1, self.spoil)[0]
         self.logits.append((s.address, s.index, logits_V.copy()))
         tags, eos = self.allowed(s)
         barred = {words.tags[t] for t in range(12) if t not in tags} | (set() if eos else set(words.eos))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax.training.loss import PARTS, Head, LossSums, Targets, cross_entropy
+from mvjax.language import PARTS
+from mvjax.training.loss import Head, LossSums, Targets, cross_entropy
 
 B, T, D, V = 3, 17, 12, 40
 

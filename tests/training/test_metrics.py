@@ -12,10 +12,10 @@ from tiny_training import ROW, RandomBatches
 
 from mvjax.data.schedule import BatchFacts
 from mvjax.errors import UserError
+from mvjax.language import PARTS
 from mvjax.training import metrics
 from mvjax.training.clock import Clock
 from mvjax.training.flops import ModelFlops, count_visible
-from mvjax.training.loss import PARTS
 from mvjax.training.metrics import TIMES, Display, MetricsFile, TensorBoard, duration, read_metrics
 from mvjax.training.step_metrics import StepMetrics, memory
 
