@@ -75,10 +75,8 @@ class _Writer:
 
     def head(self, label: str) -> None:
         if self.loose():
-            self.tokens += [
-                ("1 ", "a", " ", "\t", "2.", " b", "\r")[self.choose(0, 6)] for _ in range(self.choose(0, 4))
-            ]
-            self.tokens.append(":")
+            pieces = ("1 ", "a", " ", "\t", "2.", " b", "\r")
+            self.tokens += [*(pieces[self.choose(0, 6)] for _ in range(self.choose(0, 4))), ":"]
             return
         if self.config.merged_labels and self.choose(0, 1):
             self.tokens.append(f"{label}:")
