@@ -172,13 +172,15 @@ def restarting(once: Callable[[int], tuple[int, bool]], *, pause: float) -> int:
 
     `once(start)` runs one start and returns its status and whether it may be followed by another.
     """
-    limit = restart_limit()
-    for start in range(limit + 1):
+    limit, start = restart_limit(), 0
+    while True:
         status, may_follow = once(start)
         if status in FINAL or not may_follow:
             return status
-        if start < limit:
-            say(f"ended with status {status}; restart {start + 1} of {limit}")
-            time.sleep(pause)
+        if start == limit:
+            break
+        start += 1
+        say(f"ended with status {status}; restart {start} of {limit}")
+        time.sleep(pause)
     print(f"error: given up after {limit} restart(s) (MVJAX_RESTARTS), the last status was {status}", file=sys.stderr)
     return status

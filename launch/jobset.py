@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from common import CRASHED, FINISHED, INTERRUPTED, USER_ERROR, UserError, say
 
@@ -186,7 +187,9 @@ class Pods:
     """The logs of the pods of a start, read by one kubectl: a file for each, that of host 0 of slice 0 shown."""
 
     def __init__(self, job: Job):
-        self._job, self._reader, self._thread, self._start = job, None, None, -1
+        self._job, self._start = job, -1
+        self._reader: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
 
     def read(self, start: int, logs: Path) -> None:
         """Begin to read once all pods of a start run; again where reading was cut off."""
@@ -201,19 +204,20 @@ class Pods:
         self.end()
         self._start = start
         limit = f"--max-log-requests={self._job.slices * self._job.hosts}"
-        self._reader = subprocess.Popen(
+        reader = subprocess.Popen(
             ["kubectl", "logs", "--follow", "--prefix", "--tail=-1", limit, selector, place],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         first = f"{self._job.name}-slice-0-0-"
-        self._thread = threading.Thread(target=sort_lines, args=(self._reader.stdout, logs, first), daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=sort_lines, args=(reader.stdout, logs, first), daemon=True)
+        thread.start()
+        self._reader, self._thread = reader, thread
 
     def end(self) -> None:
         """Read what is there and stop."""
-        if self._reader is not None:
+        if self._reader is not None and self._thread is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._reader.wait(5)
             self._reader.kill()
@@ -222,11 +226,11 @@ class Pods:
             self._reader = None
 
 
-def sort_lines(stream, logs: Path, first: str) -> None:
+def sort_lines(stream: IO[bytes], logs: Path, first: str) -> None:
     """Lines of several pods into logs/POD.log; those of the first pod to the screen."""
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        files: dict[str, object] = {}
+        files: dict[str, IO[bytes]] = {}
         for line in stream:
             match = PREFIX.match(line.rstrip(b"\n"))
             if not match:

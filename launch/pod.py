@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from common import AGAIN, FINISHED, INTERRUPTED, ROOT, UserError, forwarded_settings, overall_status, say, setting
 from processes import CRASH_GRACE, Signals
@@ -191,9 +192,9 @@ class Pod:
             say(str(error))
 
 
-def read(stream, ended: Ended, shown: bool) -> None:
+def read(stream: IO[bytes], ended: Ended, shown: bool) -> None:
     """Sort the lines of all workers into their logs."""
-    files: dict[str, object] = {}
+    files: dict[str, IO[bytes]] = {}
     for line in stream:
         match = LINE.match(line.rstrip(b"\r\n"))
         name = f"worker-{int(match[1])}" if match else "gcloud"

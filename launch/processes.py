@@ -127,7 +127,7 @@ def run(
         try:
             for process in processes:
                 process.start()
-            started([process.popen.pid for process in processes])
+            started([process.popen.pid for process in processes if process.popen])
             while True:
                 running = [process for process in processes if process.poll()]
                 tail.show()
@@ -154,15 +154,15 @@ def run(
                 if process.status is None:
                     process.send(signal.SIGKILL)
     counted = [process for process in processes if not process.ended_here]
-    ordered = sorted(counted, key=lambda process: process is not bad)
-    lost = any(process.status > 128 and process.status != INTERRUPTED for process in counted)
-    return Outcome(overall_status(process.status for process in ordered), signalled, lost and not signalled)
+    statuses = [process.status or 0 for process in sorted(counted, key=lambda process: process is not bad)]
+    lost = any(status > 128 and status != INTERRUPTED for status in statuses)
+    return Outcome(overall_status(statuses), signalled, lost and not signalled)
 
 
 def first_bad(processes: list[Process]) -> Process | None:
     """The process that has ended badly; of several found at the same time, the one whose status is the overall one."""
     ended = [process for process in processes if process.status]
-    worst = overall_status(process.status for process in ended)
+    worst = overall_status(process.status or 0 for process in ended)
     return next((process for process in ended if process.status == worst), None)
 
 
@@ -218,7 +218,12 @@ class Tail:
         self._at = path.stat().st_size if path and path.exists() else 0
 
     def show(self) -> None:
-        if self._shown is None or not self._path.exists() or self._path.stat().st_size <= self._at:
+        if (
+            self._path is None
+            or self._shown is None
+            or not self._path.exists()
+            or self._path.stat().st_size <= self._at
+        ):
             return
         with self._path.open("rb") as file:
             file.seek(self._at)

@@ -6,12 +6,12 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike) -> Generator[Path]:
     """Yield a temporary name in the directory of `path`; what is written there takes the place of `path` at the end.
 
     The temporary name keeps the suffix of `path`. Its contents reach the disk before the rename. If the body raises
@@ -33,10 +33,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike) -> Generator[Path]:
     """Yield a new empty sibling directory of `path`; at the end it takes the place of `path`, whole.
 
-    What `path` held before is deleted only once the new directory stands in its place: the caller decides whether it
+    What `path` held before is deleted only once the new directory is in its place: the caller decides whether it
     may go. If the body raises anything, the new directory is removed and the old one stays. Every file reaches the disk
     before the rename. Only a crash of the machine between the two renames can leave the old directory under the name
     `.NAME.XXXXXXXX.old` beside an absent `path`.

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -32,7 +32,7 @@ BENCHES: dict[str, type[Bench]] = {
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    commands = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in BENCHES.items()]
+    commands: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in BENCHES.items()]
     commands.append(Annotated[settings.AllBench, tyro.conf.subcommand("all")])
     union = commands[0]
     for command in commands[1:]:
@@ -77,7 +77,7 @@ def run_all(chosen: settings.AllBench) -> None:
     """Run all benchmarks; what cannot run here is named with its reason."""
     skipped = []
     for name, kind in BENCHES.items():
-        own = {"output": chosen.output}
+        own: dict[str, Any] = {"output": chosen.output}
         if chosen.repeat is not None:
             own["repeat"] = chosen.repeat
         if issubclass(kind, settings.ModelBench):

@@ -18,7 +18,7 @@ VERBS = {
     "show": ("show", "Show", "run", "one problem's stages side by side, or as a page"),
     "export": ("export", "Export", "run", "write a store's records for mvjax train"),
     "analyze": ("analyze", "Analyze", "run_analyze", "how much of given traces is parallelisable"),
-    "probe": ("analyze", "Probe", "run_probe", "whether a model's hidden states foretell a parallel part"),
+    "probe": ("analyze", "Probe", "run_probe", "whether a model's hidden states predict a parallel part"),
 }
 """Sub-verb -> module `mvjax.cli.curate_...`, dataclass of its options, what runs it, one line of help."""
 

@@ -57,7 +57,7 @@ class Analyze:
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a model's hidden states at the ends of lines foretell that what follows is parallel.
+    """Whether a model's hidden states at the ends of lines predict that what follows is parallel.
 
     A logistic regression on the states, judged on problems that it has not seen, beside chance.
     """
@@ -135,10 +135,10 @@ def label(command: Analyze) -> int:
     kept = {"producer": STAGE, "model": command.model, "retries": settings.retries, "max_tokens": settings.max_tokens}
     prompts = settings.prompts.fingerprint()
     with Store.open(command.store, kept | {"prompts": {name: prompts[name] for name in ("system", STAGE)}}) as store:
-        curate_llm.tell_input(store.add(curate_llm.problems(asked), str(command.input)), command.input)
+        curate_llm.report_input(store.add(curate_llm.problems(asked), str(command.input)), command.input)
         producer = partial(label, settings=settings)
         totals = run(store, producer, client, concurrency=command.concurrency, progress=progress())
-        curate_llm.tell_end(totals, asked)
+        curate_llm.report_end(totals, asked)
     return curate_llm.EXIT_INTERRUPTED if totals.stopped == INTERRUPTED else 0
 
 

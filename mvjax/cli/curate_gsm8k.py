@@ -11,7 +11,7 @@ from mvjax.cli.curate_output import (
     EXIT_INTERRUPTED,
     check_files,
     check_not_negative,
-    tell_stopped,
+    report_stopped,
     write,
     write_rejected,
 )
@@ -53,7 +53,7 @@ def run(command: Gsm8k) -> int:
         store.add(ready.gsm8k_problems(command.input, limit=command.limit or None), str(command.input))
         totals = run(store, ready.gsm8k_production, progress=progress())
         if totals.stopped:
-            tell_stopped(totals, command.store is not None)
+            report_stopped(totals, command.store is not None)
             return EXIT_INTERRUPTED
         if command.rejected is not None:
             write_rejected(store, command.rejected)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, check_not_negative, say, tell_stopped, write
+from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, check_not_negative, report_stopped, say, write
 from mvjax.curator.production import Problem
 from mvjax.curator.store.stored import Added
 from mvjax.curator.totals import BUDGET, INTERRUPTED, Totals
@@ -57,7 +57,7 @@ class Llm:
     answer: str = ""
     """Name of the field with the final answer."""
     attempt: str = ""
-    """Name of the field with what the model told its user after its reasoning."""
+    """Name of the field with what the model answered its user after its reasoning."""
     id: str = ""
     """Name of the field with the problem's name; without one it is named after its line."""
     prompts: Path | None = None
@@ -128,7 +128,7 @@ def run(command: Llm) -> int:
     kept = {"producer": "llm", **sampling, "likelihood_model": scorer, **settings.fingerprint()}
     spending = Spending(Prices(command.price_in, command.price_out), command.budget, command.token_budget)
     with Store.open(command.store, kept, accept_new_settings=command.accept_new_settings) as store:
-        tell_input(store.add(problems(command), str(command.input)), command.input)
+        report_input(store.add(problems(command), str(command.input)), command.input)
         for reason in command.again:
             say(f"taken up again: {store.again(reason):,} that were rejected ({reason})")
         totals = run(
@@ -139,7 +139,7 @@ def run(command: Llm) -> int:
             spending=spending,
             progress=progress(),
         )
-        tell_end(totals, command)
+        report_end(totals, command)
         if totals.stopped == INTERRUPTED:
             return EXIT_INTERRUPTED
         if command.output is not None:
@@ -271,22 +271,22 @@ def dry_run(command: Llm, settings: Settings) -> int:
     return 0
 
 
-def tell_input(added: Added, path: Path) -> None:
+def report_input(added: Added, path: Path) -> None:
     """What came of the input."""
-    told = [f"{added.new:,} new problems", f"{added.known:,} that the store has already"]
+    parts = [f"{added.new:,} new problems", f"{added.known:,} that the store has already"]
     if added.duplicates:
-        told.append(f"{added.duplicates:,} of the new ones are duplicates")
-    say(f"{path}: {', '.join(told)}")
+        parts.append(f"{added.duplicates:,} of the new ones are duplicates")
+    say(f"{path}: {', '.join(parts)}")
     if added.first_fault is not None:
         first = added.first_fault
         say(f"{path}: {added.faults:,} lines cannot be used; {first.name}: {first.reason}")
 
 
-def tell_end(totals: Totals, command: Llm) -> None:
+def report_end(totals: Totals, command: Llm) -> None:
     """How the run ended, and how to go on."""
     done = f"{totals.done:,} of {totals.total:,} records are done"
     if totals.stopped == INTERRUPTED:
-        tell_stopped(totals)
+        report_stopped(totals)
     elif totals.stopped == BUDGET:
         spent = f"the budget is reached, {totals.cost:,.2f} is spent"
         say(f"{spent}: {done}, {totals.left:,} are left; the same command with a larger budget goes on from here")

@@ -84,7 +84,7 @@ def write_rejected(store: Store, path: Path) -> None:
             file.write(f"{fault.name}\t{' '.join(fault.reason.split())}\n")
 
 
-def tell_stopped(totals: Totals, kept: bool = True) -> None:
+def report_stopped(totals: Totals, kept: bool = True) -> None:
     """Say that a run was interrupted and, where a file holds its store, how to go on."""
     how = "every reply is kept; the same command goes on from here" if kept else "nothing is kept without --store"
     say(f"stopped: {totals.done:,} of {totals.total:,} records are done, {how}")

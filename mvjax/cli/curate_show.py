@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SUGGESTED = 3
 LOOKED_THROUGH = 100_000
-"""So many ids are compared with one that is not there."""
+"""Most ids that are compared with one that is not there."""
 
 
 @dataclass(frozen=True)

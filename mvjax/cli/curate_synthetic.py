@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, tell_stopped, write
+from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, report_stopped, write
 from mvjax.errors import UserError
 
 
@@ -63,7 +63,7 @@ def run(command: Synthetic) -> int:
         store.add(ready.synthetic_problems(config, command.count))
         totals = run(store, ready.synthetic_producer(config), progress=progress())
         if totals.stopped:
-            tell_stopped(totals, command.store is not None)
+            report_stopped(totals, command.store is not None)
             return EXIT_INTERRUPTED
         write(store, command.output, Selection(), command.tokenizer, command.json)
     return 0

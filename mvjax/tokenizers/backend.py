@@ -24,7 +24,7 @@ class ControlToken:
 class Backend(Protocol):
     """A vocabulary and its way to cut text.
 
-    `encode` is plain: no control token, ever. `start` says that the text stands at the start of a document, where some
+    `encode` is plain: no control token, ever. `start` says that the text is the start of a document, where some
     vocabularies (`prefix_space`) put a space before the first word; elsewhere they must not.
     """
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import jinja2.ext
@@ -57,8 +57,9 @@ def _compile(template: str) -> jinja2.Template:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    functions = cast(dict[str, Any], environment.globals)
+    functions["raise_exception"] = raise_exception
+    functions["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     return environment.from_string(template)
 
 
@@ -69,7 +70,7 @@ class Protection:
     stand_ins: Mapping[str, str]
     """First characters of control literals -> private-use characters."""
     answer: str
-    """Private-use character that stands where the model's own answer of an earlier turn begins."""
+    """Private-use character put where the model's own answer of an earlier turn begins."""
 
     @classmethod
     def choose(cls, literals: Sequence[str], texts: Sequence[str]) -> "Protection":
@@ -93,7 +94,7 @@ class Protection:
     def mark(self, text: str, special: re.Pattern[str] | None) -> str:
         """An earlier answer: only literals matching `special` are hidden, its beginning is marked.
 
-        The mark stands after leading white space, so that templates that trim still do.
+        The mark follows leading white space, so that templates that trim still do.
         """
         if special is not None:
             text = special.sub(lambda match: self.stand_ins[match[0][0]] + match[0][1:], text)

@@ -38,7 +38,7 @@ _ENDS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a checkpoint says about its tokenizer beside the vocabulary."""
+    """What a checkpoint says about its tokenizer apart from the vocabulary."""
 
     bos: str | None = None
     """Token that begins a text."""
@@ -94,7 +94,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, control tags included once added; a model needs at least so many rows."""
+        """Number of ids, control tags included once added; a model needs at least this many rows."""
         return self.backend.size
 
     @cached_property
@@ -152,7 +152,7 @@ class Tokenizer:
         Raises:
             UserError: an id outside the vocabulary.
         """
-        ids = [int(i) for i in ids]
+        ids = list(map(int, ids))  # NumPy integers too
         data = b"".join(map(self.token_bytes, ids))
         if self.backend.prefix_space and ids and ids[0] not in self._controls and data.startswith(b" "):
             data = data[1:]
@@ -355,7 +355,7 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def check_model_vocabulary(tokenizer: Tokenizer, rows: int) -> None:
-    """Raises UserError unless a model with so many embedding rows can be used with the tokenizer.
+    """Raises UserError unless a model with this number of embedding rows can be used with the tokenizer.
 
     More rows than tokens is common (matrices are padded); fewer means that the two do not belong together.
     """
