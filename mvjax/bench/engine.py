@@ -15,7 +15,6 @@ from mvjax.bench.scripted import (
     Script,
     drive,
     fitting_steps,
-    loop_programs,
     scripted_engine,
 )
 from mvjax.bench.timing import CompilationCounter, Spread, ratios
@@ -141,7 +140,7 @@ def find_copies(engine: Engine, bare: dict[int, BareLoop], model: StepModel) -> 
     slots = engine.config.stream_step
     kv = jax.eval_shape(lambda: model.init_kv(1, slots))
     shapes = {leaf.shape for leaf in jax.tree.leaves(kv)}
-    programs = {f"engine, {name}": text for name, text in loop_programs(engine).items()}
+    programs = {f"engine, {name}": text for name, text in engine.loop_programs().items()}
     programs |= {f"bare, {rows} rows": loop.program for rows, loop in bare.items()}
     return [
         f"{name}: {copy}" for name, text in programs.items() for shape in shapes for copy in loop_copies(text, shape)

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvjax.bench.config import SYNC
+from mvjax.engine import SamplingParams
 from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits, SamplingParams
+from mvjax.engine.limits import EngineConfig, Limits
 from mvjax.engine.model import StepModel
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
@@ -257,9 +258,3 @@ def split_stays(live: Sequence[int], config: EngineConfig) -> list[list[int]]:
         else:
             stays.append([rows])
     return stays
-
-
-def loop_programs(engine: Engine) -> dict[str, str]:
-    """The engine's compiled loops as text."""
-    programs = engine._programs._compiled
-    return {name: program.as_text() for (name, _), program in programs.items() if name.startswith("run ")}

@@ -10,6 +10,8 @@ from typing import Literal
 
 import tyro
 
+from mvjax.engine.limits import Limits
+from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 
 
@@ -27,16 +29,8 @@ class EvaluateArguments:
     """How to generate; autoregressive also asks with the autoregressive prompt suffix."""
     limit: int | None = None
     """Only the first so many problems."""
-    max_new_tokens: int = 1024
-    """Most tokens of an answer, those of all paths together."""
-    temperature: float = 0.0
-    """0 picks the likeliest token."""
-    top_k: int = 0
-    """Sample among the k likeliest tokens; 0: all."""
-    top_p: float = 1.0
-    """Sample among the likeliest tokens that hold this much probability."""
-    seed: int = 0
-    """Seed of the sampling."""
+    limits: Limits = Limits()
+    sampling: SamplingParams = SamplingParams()
     requests: int = 4
     """Problems answered at the same time."""
     max_branches: int = 8
@@ -60,7 +54,7 @@ def main(argv: list[str]) -> int:
     from mvjax.evaluation.problems import read_problems
 
     problems = read_problems(arguments.data, arguments.limit)
-    summary = evaluate(arguments, problems)
+    summary, failed = evaluate(arguments, problems)
     if arguments.output is not None:
         from mvjax.files import atomic_path
 
@@ -74,23 +68,24 @@ def main(argv: list[str]) -> int:
         from mvjax.evaluation.report import table
 
         Console().print(table({arguments.data.stem: summary}))
-    return 0
+    if failed:
+        print(f"error: {len(failed)} of {len(problems)} problems have no answer; {failed[0]}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def evaluate(arguments: EvaluateArguments, problems) -> dict:
-    """Load the model, run the problems, return the totals."""
+def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
+    """Load the model, run the problems, return the totals and what went wrong with problems that have no answer."""
     from rich.console import Console
     from rich.progress import track
 
     from mvjax.data.encode import with_suffix
-    from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
+    from mvjax.engine import Engine, EngineConfig
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
     from mvjax.evaluation.settings import claim
     from mvjax.models.load import demo_adapter, load_for_generation
 
-    limits = Limits(max_new_tokens=arguments.max_new_tokens)
-    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).validate()
+    limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
     tokenizer, model = load_for_generation(arguments.model, adapter)
     if arguments.check:
@@ -103,7 +98,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     requests = 1 if arguments.check else arguments.requests
     # Few row counts and one stream size: compiling takes longer than what finer ones would save.
     rows = arguments.max_branches if arguments.mode == "parallel" else 1
-    longest = max(map(len, prompts), default=1) + arguments.max_new_tokens + rows
+    longest = max(map(len, prompts), default=1) + limits.max_new_tokens + rows
     longest = -(-longest // EngineConfig.stream_step) * EngineConfig.stream_step
     config = EngineConfig(
         requests=requests,
@@ -142,18 +137,20 @@ def evaluate(arguments: EvaluateArguments, problems) -> dict:
     done = list(track(outcomes, total=len(problems), description=arguments.data.stem, console=console))
     summary = totals(done)
     if arguments.check:
-        summary |= sum((ConsistencyReport(**outcome.check) for outcome in done), ConsistencyReport()).summary()
-    return summary
+        reports = [ConsistencyReport(**outcome.check) for outcome in done if outcome.check is not None]
+        summary |= sum(reports, ConsistencyReport()).summary()
+    return summary, [f"{outcome.id}: {outcome.error}" for outcome in done if outcome.error is not None]
 
 
 def settings_of(arguments: EvaluateArguments, adapter: Path | None) -> dict[str, object]:
     """What the outcomes depend on."""
     from mvjax.evaluation.settings import fingerprint
 
-    names = ("mode", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
     return {
         "data": fingerprint(arguments.data),
         "model": fingerprint(arguments.model),
         "adapter": None if adapter is None else fingerprint(Path(adapter)),
-        **{name: getattr(arguments, name) for name in names},
+        "mode": arguments.mode,
+        **asdict(arguments.limits),
+        **asdict(arguments.sampling),
     }

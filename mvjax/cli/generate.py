@@ -10,6 +10,8 @@ from typing import Literal
 
 import tyro
 
+from mvjax.engine.limits import Limits
+from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 
 DEMO_PROMPT = (
@@ -43,18 +45,8 @@ class GenerateArguments:
     """Run the sequential schedule as well: wall clock of both, and whether the tokens are the same."""
     system: str | None = None
     """System prompt; the model's own where it is not given."""
-    max_new_tokens: int = 1024
-    """Most tokens of an answer, those of all paths together."""
-    max_positions: int | None = None
-    """Longest critical path of an answer, in tokens."""
-    temperature: float = 0.0
-    """0 picks the likeliest token."""
-    top_k: int = 0
-    """Sample among the k likeliest tokens; 0: all."""
-    top_p: float = 1.0
-    """Sample among the likeliest tokens that hold this much probability."""
-    seed: int = 0
-    """The same seed gives the same answer, whatever the schedule."""
+    limits: Limits = Limits()
+    sampling: SamplingParams = SamplingParams()
     max_branches: int = 8
     """Branches of one answer that run at the same time; further ones wait."""
     svg: Path | None = None
@@ -67,13 +59,14 @@ def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
 
     arguments = tyro.cli(GenerateArguments, args=argv, prog="mvjax generate", config=(tyro.conf.OmitArgPrefixes,))
-    from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
+    from mvjax.engine import Engine, EngineConfig
+    from mvjax.evaluation.run import error_of
     from mvjax.models.load import demo_adapter, load_for_generation
 
     prompts = questions(arguments)
     if arguments.svg is not None and (len(prompts) != 1 or arguments.svg.suffix.lower() != ".svg"):
         raise UserError(f"{arguments.svg}: draws the answer to one prompt, as SVG; give one prompt and a name in .svg")
-    sampling = SamplingParams(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed).validate()
+    arguments.sampling.validate()
     adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
     status = Status(quiet=arguments.json)
     with status("loading the model"):
@@ -82,28 +75,33 @@ def main(argv: list[str]) -> int:
     from mvjax.data.encode import with_suffix
 
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
-    limits = Limits(max_new_tokens=arguments.max_new_tokens, max_positions=arguments.max_positions)
     rows = arguments.max_branches if arguments.mode == "parallel" else 1
     # Few row counts: the first answer waits for every program that is compiled.
     config = EngineConfig(requests=1, max_branches=rows, row_counts=(1, rows) if rows > 1 else (1,))
     engine = Engine(model, model.params, tokenizer, config)
     for ids in encoded:
-        engine.check(ids, limits, sampling, arguments.mode)
+        engine.check(ids, arguments.limits, arguments.sampling, arguments.mode)
     compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
     with status("compiling (kept for the next time)"):
         lengths = [len(ids) for ids in encoded]
-        room = max(lengths) + min(arguments.max_new_tokens, ROOM) + rows
+        room = max(lengths) + min(arguments.limits.max_new_tokens, ROOM) + rows
         engine.compile_ahead(1, min(room, config.max_slots), lengths)
+    settings = {"limits": arguments.limits, "sampling": arguments.sampling}
+    exit_status = 0
     for text, ids in zip(prompts, encoded, strict=True):
-        result = show(engine, tokenizer, text, ids, limits, sampling, arguments)
+        result = show(engine, tokenizer, text, ids, arguments, mode=arguments.mode, **settings)
+        if error := error_of(result):
+            print(f"error: no answer to {text[:60]!r}: {error}", file=sys.stderr)
+            exit_status = 1
+            continue
         other = None
         if compare:
             with status("the same once more, one path after the other"):
-                other = engine.generate([ids], limits=limits, sampling=sampling, mode="sequential")[0]
+                other = engine.generate([ids], mode="sequential", **settings)[0]
         report(result, other, tokenizer, text, arguments)
         if arguments.svg is not None:
             draw(arguments.svg, result, tokenizer, text)
-    return 0
+    return exit_status
 
 
 def questions(arguments: GenerateArguments) -> tuple[str, ...]:
@@ -144,7 +142,7 @@ class Status:
         return nullcontext() if self.quiet else self.console.status(what)
 
 
-def show(engine, tokenizer, text, ids, limits, sampling, arguments):
+def show(engine, tokenizer, text, ids, arguments, **settings):
     """Generate one answer; on a terminal draw it while it grows."""
     from rich.console import Console
     from rich.live import Live
@@ -153,9 +151,8 @@ def show(engine, tokenizer, text, ids, limits, sampling, arguments):
     from mvjax.display.live_tree import LiveTree, SegmentTokens
 
     console = Console()
-    generate = {"limits": limits, "sampling": sampling, "mode": arguments.mode}
     if arguments.json or not console.is_terminal:
-        return engine.generate([ids], **generate)[0]
+        return engine.generate([ids], **settings)[0]
     view, so_far = LiveTree(tokenizer.decode, tag_ordinals(tokenizer).get, console.width), SegmentTokens()
     console.print(f"[bold]{escape(text)}[/bold]\n")
     with Live(view.render(so_far), console=console, refresh_per_second=8, vertical_overflow="visible") as live:
@@ -165,7 +162,7 @@ def show(engine, tokenizer, text, ids, limits, sampling, arguments):
                 so_far.add(segment, parent, tokens)
             live.update(view.render(so_far))
 
-        result = engine.generate([ids], on_tokens=grow, **generate)[0]
+        result = engine.generate([ids], on_tokens=grow, **settings)[0]
         live.update(view.render(so_far), refresh=True)
     return result
 

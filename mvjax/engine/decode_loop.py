@@ -7,38 +7,20 @@ back to the host when another W suits better, a request has finished, a stream i
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from mvjax.engine import interpreter, sampling
 from mvjax.engine import state as st
 from mvjax.engine.fork_join import any_event, apply_events
-from mvjax.engine.limits import SamplingParams
 from mvjax.engine.model import RowPlacement, StepModel
+from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.state import Branch, State, frames_of, view
 from mvjax.engine.tables import Tables
-
-
-class Report(NamedTuple):
-    """What the host learns from one stay in the loop."""
-
-    running: int
-    """Branches with a token to feed."""
-    steps: int
-    """Steps taken in this stay."""
-    alive_R: np.ndarray
-    used_R: np.ndarray
-
-
-def read_report(packed: np.ndarray) -> Report:
-    """The report that `run` packs into one array (one transfer)."""
-    alive_R, used_R = np.split(np.asarray(packed)[2:], 2)
-    return Report(int(packed[0]), int(packed[1]), alive_R.astype(bool), used_R)
 
 
 def lanes_of(max_branches: int, width: int) -> int:
@@ -196,7 +178,9 @@ def run(
     width: int,
     narrower: int,
 ) -> tuple[Any, State, Int[Array, "Report"]]:
-    """Steps on `width` rows until the host is needed (see the first lines of the module). Report: `read_report`.
+    """Steps on `width` rows until the host is needed (see the first lines of the module). The last result
+    packs into one array (one transfer) running branches, steps taken, and of each request whether it is alive and its
+    slots in use.
 
     Args:
         room_R: slots that each request may fill.

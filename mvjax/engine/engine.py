@@ -1,4 +1,4 @@
-"""The engine: requests in, results out. Admission, the host's side of the loop, growth, streaming, cancel."""
+"""The engine: requests in, results out."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mvjax.engine import decode_loop
-from mvjax.engine import state as st
 from mvjax.engine.kv_cache import KVCache
-from mvjax.engine.limits import EngineConfig, Limits, Mode, SamplingParams
+from mvjax.engine.limits import EngineConfig, Limits, Mode
 from mvjax.engine.model import KVArrays, StepModel
 from mvjax.engine.model_runner import ModelRunner
 from mvjax.engine.program_cache import ProgramCache
-from mvjax.engine.prompt import Prompt, chunk_plan
+from mvjax.engine.prompt import Prompt
 from mvjax.engine.request import Request, TokenUpdate
 from mvjax.engine.result import Result
+from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.scheduler import Scheduler
 from mvjax.engine.tables import build_tables
 from mvjax.errors import UserError
 
 DEFAULT_LIMITS = Limits()
 GREEDY = SamplingParams()
+PromptLike = Prompt | Sequence[int] | str
+"""Token ids; a `Prompt`, with a layout; or a question as text, for the tokenizer's chat template."""
+OnTokens = Callable[[list[TokenUpdate]], None]
 
 
 class Engine:
     """Generates with a step model. One caller at a time; `cancel` may come from another thread.
 
+    Every request ends in a result of its own: with its answer, or with reason "failed" and what made it fail. A fault
+    in one request leaves the tokens of the others as they are.
+
     Args:
         model: a `StepModel`.
         params: its parameters.
-        tokenizer: a tokenizer (`.tables()`, `.decode()`) or its `VocabularyTables` alone.
+        tokenizer: a tokenizer (`.tables()`, `.decode()`, `.render_chat()`) or its `VocabularyTables` alone.
         config: sizes.
 
     Raises:
@@ -53,136 +57,140 @@ class Engine:
         self._has_tags = bool((tables.tag_id >= 0).all())
         self._vocab_size = len(vocabulary.codes)
         self._programs = ProgramCache()
-        self._streams = KVCache(model, self.config, self._programs, tables.number.shape[1])
-        self._calls = ModelRunner(model, self.config, self._streams, *jax.tree.map(jnp.asarray, (tables, params)))
-        self._scheduler = Scheduler(self._streams, self._calls)
+        self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
+        arrays = jax.tree.map(jnp.asarray, (tables, params))
+        self._runner = ModelRunner(model, self.config, self._cache, self._programs, *arrays)
+        self._scheduler = Scheduler(self._cache, self._runner)
+        self._requests: dict[int, Request] = {}
+        """Requests whose results have not been returned, by number."""
+        self._finished: dict[int, Result] = {}
+        self._updates: list[TokenUpdate] = []
         self._next = 0
 
     # What callers use.
 
     @property
     def compilations(self) -> int:
-        """Programs compiled so far. It stands still once every size in use has been seen."""
-        return self._programs.compilations
+        """Programs compiled so far. The count is constant once every size in use has been seen."""
+        return len(self._programs)
 
     @property
     def kv(self) -> KVArrays:
-        """The model's stream as it stands: content of finished requests stays until others take their place."""
-        return self._streams.stream
+        """The model's arrays: content of finished requests stays until others take their slots."""
+        return self._cache.kv
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests run or wait, or results have not been returned."""
+        return bool(self._requests)
 
     def generate(
         self,
-        prompts: Sequence[Prompt | Sequence[int]],
+        prompts: Sequence[PromptLike],
         *,
         limits: Limits | Sequence[Limits] = DEFAULT_LIMITS,
         sampling: SamplingParams | Sequence[SamplingParams] = GREEDY,
         mode: Mode = "parallel",
-        on_tokens: Callable[[list[TokenUpdate]], None] | None = None,
+        on_tokens: OnTokens | None = None,
     ) -> list[Result]:
-        """Answer prompts; results in their order. More prompts than `EngineConfig.requests` wait for a free place.
+        """Answer prompts; results in their order. More prompts than `EngineConfig.requests` wait in a queue.
 
         Args:
-            prompts: token ids, or `Prompt`s with a layout. A prompt is text: tags in it mean nothing.
+            prompts: token ids, `Prompt`s with a layout, or questions as text. Tags in a prompt mean nothing.
             limits, sampling: one for all, or one per prompt.
-            mode: "parallel"; "sequential": the same answers with one row per request; "autoregressive": no blocks.
-            on_tokens: called after every stay in the loop with the new tokens of each branch.
+            mode: "parallel"; "sequential": the same answers, branch by branch; "autoregressive": no blocks.
+            on_tokens: called after every stay in the loop with the new tokens of each branch. If it raises, all these
+                requests are dropped.
 
         Raises:
             UserError: bad settings, or a prompt that does not fit with its limits.
         """
         if self.busy:
-            raise UserError("this engine is busy with other requests; wait for them, or use submit and advance")
+            raise UserError("this engine is busy with other requests; wait for them, or use submit and step")
         each_limits = [limits] * len(prompts) if isinstance(limits, Limits) else list(limits)
         each_sampling = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
         if len(each_limits) != len(prompts) or len(each_sampling) != len(prompts):
             raise UserError(f"{len(prompts)} prompts, {len(each_limits)} limits, {len(each_sampling)} samplings")
-        self._next = 0
-        jobs = [
-            self._job(prompt, its_limits, its_sampling, mode, index)
-            for index, (prompt, its_limits, its_sampling) in enumerate(zip(prompts, each_limits, each_sampling))
+        requests = [
+            self._request(prompt, its_limits, its_sampling, mode, number)
+            for number, (prompt, its_limits, its_sampling) in enumerate(zip(prompts, each_limits, each_sampling))
         ]
-        self._scheduler.queue.extend(jobs)
-        self._next = len(jobs)
-        self._scheduler.resize = True
-        results = {}
+        self._next = len(requests)
+        results: dict[int, Result] = {}
         try:
+            self._enqueue(requests)
             while len(results) < len(prompts):
                 results |= {result.request: result for result in self.step(on_tokens)}
         finally:
             if len(results) < len(prompts):
-                self._scheduler.reset()
-        return [results[index] for index in range(len(prompts))]
+                self.reset()
+        return [results[number] for number in range(len(prompts))]
 
     def submit(
         self,
-        prompt: Prompt | Sequence[int],
+        prompt: PromptLike,
         *,
         limits: Limits = DEFAULT_LIMITS,
         sampling: SamplingParams = GREEDY,
         mode: Mode = "parallel",
     ) -> int:
-        """Put a request into the queue; returns its number. `advance` runs it. Raises UserError as `generate`."""
-        job = self._job(prompt, limits, sampling, mode, self._next)
+        """Put a request into the queue; returns its number. `step` runs it. Raises UserError as `generate`."""
+        request = self._request(prompt, limits, sampling, mode, self._next)
         self._next += 1
-        self._scheduler.resize |= not self.busy
-        self._scheduler.queue.append(job)
-        return job.request
+        self._enqueue([request])
+        return request.number
 
     def check(
-        self, prompt: Prompt | Sequence[int], limits: Limits, sampling: SamplingParams = GREEDY, mode: Mode = "parallel"
+        self, prompt: PromptLike, limits: Limits, sampling: SamplingParams = GREEDY, mode: Mode = "parallel"
     ) -> None:
         """Raise the UserError that `generate` would raise for this request; nothing is compiled or run."""
-        self._job(prompt, limits, sampling, mode, 0)
+        self._request(prompt, limits, sampling, mode, 0)
 
-    @property
-    def params(self) -> Any:
-        """The model's parameters. Set new ones of the same shapes between requests: nothing is compiled again."""
-        return self._calls.params
+    def cancel(self, number: int) -> None:
+        """Wind up a request: branches are closed where they are, waiting paths are left out. It ends in a result."""
+        request = self._requests.get(number)
+        if request is not None:
+            request.cancelled = True
 
-    @params.setter
-    def params(self, params: Any) -> None:
-        if self.busy:
-            raise UserError("this engine is busy; set parameters when no request runs or waits")
-        self._calls.params = jax.tree.map(jnp.asarray, params)
+    def step(self, on_tokens: OnTokens | None = None) -> list[Result]:
+        """Admit what fits, stay in the loop once, and return the requests that have ended.
 
-    @property
-    def busy(self) -> bool:
-        """Whether requests run or wait."""
-        return self._scheduler.busy
-
-    def cancel(self, request: int) -> None:
-        """Wind up a request: branches are closed where they stand, waiting paths are left out. It ends in a result."""
-        for job in [*self._scheduler.queue, *self._scheduler.jobs]:
-            if job is not None and job.request == request:
-                job.cancelled = True
-
-    def step(self, on_tokens: Callable[[list[TokenUpdate]], None] | None = None) -> list[Result]:
-        """Admit what fits, stay in the loop once, and return the requests that finished."""
-        streams, scheduler = self._streams, self._scheduler
-        scheduler.schedule()
-        if not scheduler.running:
-            return []
-        width = scheduler.width
-        scheduler.reserve_ahead(decode_loop.lanes_of(self.config.max_branches, width) * self.config.sync_steps)
-        streams.stream, streams.state, told = streams.call(*self._calls.loop(width))
-        report = decode_loop.read_report(told)
-        scheduler.running, streams.used_R = report.running, report.used_R.astype(np.int64)
-        results, fresh = [], []
-        for place, job in enumerate(scheduler.jobs):
-            if job is None or (report.alive_R[place] and on_tokens is None):
-                continue
-            record_SC, segment_S, counts = self._fetch(place)
-            if on_tokens is not None:
-                fresh += job.token_updates(record_SC)
-            if not report.alive_R[place]:
-                results.append(job.result(record_SC, segment_S, counts, self._programs.seconds, self.tokenizer))
-                scheduler.release(place)
-        if fresh:
-            on_tokens(fresh)
+        Args:
+            on_tokens: gets the new tokens of each branch. If it raises, the results come with the next call.
+        """
+        scheduler, report = self._scheduler, None
+        try:
+            batch = scheduler.schedule()
+            if batch is not None:
+                report = self._runner.decode(batch.width, batch.narrower)
+                scheduler.running = report.running
+        except BaseException as error:
+            scheduler.recover(error)
+            if not isinstance(error, Exception):
+                raise
+        if report is not None:
+            for index, alive in enumerate(report.alive_R.tolist()):
+                request = scheduler.on_device[index]
+                if request is not None and not (alive and on_tokens is None):
+                    self._read(index, request, alive, on_tokens is not None)
+        for request in scheduler.ended:
+            self._finished[request.number] = request.ended_off_device(self.tokenizer)
+        scheduler.ended.clear()
+        updates, self._updates = self._updates, []
+        if updates and on_tokens is not None:
+            on_tokens(updates)
+        results, self._finished = list(self._finished.values()), {}
+        for result in results:
+            self._requests.pop(result.request, None)
         return results
 
+    def reset(self) -> None:
+        """Drop all requests, without results."""
+        self._scheduler.reset()
+        self._requests, self._finished, self._updates = {}, {}, []
+
     def compile_ahead(self, requests: int = 1, slots: int | None = None, prompt_lengths: Sequence[int] = ()) -> None:
-        """Compile for so many requests in streams of so many slots, which later requests that fit will use.
+        """Compile for this number of requests and slots; later requests that fit will use these programs.
 
         Args:
             slots: prompt, new tokens and `EngineConfig.max_branches` spare ones; `EngineConfig.stream_step` by default.
@@ -193,46 +201,82 @@ class Engine:
         """
         if self.busy:
             raise UserError("this engine is busy; compile ahead before the first request")
-        requests, streams = self._scheduler.places_for(requests), self._streams
-        self._scheduler.allocate(requests, streams.slots_for(slots or self.config.stream_step))
-        plans = [chunk_plan(length - 1, self.config.prefill_chunks) for length in prompt_lengths]
-        chunks = {size for plan in plans for _, size, _ in plan}
+        requests, scheduler = self._scheduler.indices_for(requests), self._scheduler
+        scheduler.allocate(requests, self._cache.slots_for(slots or self.config.stream_step))
         blank = Request(0, Prompt([0]), DEFAULT_LIMITS, GREEDY, "parallel")
-        hidden = blank.prompt.hidden(self.config.prompt_levels, streams.sizes.slots)
-        columns = [np.zeros(size, np.int32) for size in chunks]
-        programs = [self._calls.loop(width) for width in self._calls.row_counts(requests)]
-        programs += [self._calls.prefill(column, column, hidden, 0, 0, 1) for column in columns]
-        programs += [self._calls.admission(0, blank), self._calls.fetching(0)]
-        self._programs.compile_ahead(streams.sizes, programs)
+        settings = blank.settings(self.config.max_branches, cancelled=False)
+        self._runner.compile_ahead(scheduler.batches(requests), prompt_lengths, settings, blank.root())
+
+    @property
+    def params(self) -> Any:
+        """The model's parameters. Set new ones of the same shapes between requests: nothing is compiled again."""
+        return self._runner.params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        if self.busy:
+            raise UserError("this engine is busy; set parameters when no request runs or waits")
+        self._runner.params = jax.tree.map(jnp.asarray, params)
+
+    def loop_programs(self) -> dict[str, str]:
+        """The compiled generation loops as text, by their rows."""
+        loops = self._runner.decode_programs()
+        return {f"{key.width} rows over {key.narrower}": program.as_text() for key, program in loops.items()}
 
     # The host's side.
 
-    def _job(self, prompt, limits: Limits, sampling: SamplingParams, mode: Mode, request: int) -> Request:
+    def _enqueue(self, requests: Sequence[Request]) -> None:
+        self._scheduler.resize |= not self.busy
+        self._requests |= {request.number: request for request in requests}
+        self._scheduler.queue.extend(requests)
+
+    def _read(self, index: int, request: Request, alive: bool, streams_tokens: bool) -> None:
+        """Take new tokens, and the result of a request that has ended, off the device."""
+        try:
+            record_SC, segment_S, counts = self._runner.fetch(index)
+            if streams_tokens:
+                self._updates += request.token_updates(record_SC)
+            if not alive:
+                result = request.result(record_SC, segment_S, counts, self._programs.seconds, self.tokenizer)
+                self._finished[request.number] = result
+                self._scheduler.finish(index)
+        except Exception as error:
+            self._scheduler.fail(index, error)
+
+    def _request(
+        self, prompt: PromptLike, limits: Limits, sampling: SamplingParams, mode: Mode, number: int
+    ) -> Request:
+        """A request that can be kept, or UserError."""
         if mode not in ("parallel", "sequential", "autoregressive"):
             raise UserError(f"mode is {mode!r}; give parallel, sequential or autoregressive")
         if not self._has_tags and mode != "autoregressive":
             raise UserError("the tokenizer has no control tags; add them, or use mode autoregressive")
-        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-        prompt.validate(f"prompt {request}", self._vocab_size, self.config.prompt_levels)
-        limits = limits.validate(self.config.max_paths, self.config.max_depth)
-        room = self._streams.most_slots - self.config.max_branches
+        prompt = self._prompt(prompt, mode).validate(f"prompt {number}", self._vocab_size, self.config.prompt_levels)
+        limits = limits.validate(self.config.max_paths, self.config.max_depth, mode)
+        room = self._cache.max_slots - self.config.max_branches
         if len(prompt.tokens) + limits.max_new_tokens > room:
             raise UserError(
-                f"prompt {request} has {len(prompt.tokens)} tokens; with max_new_tokens {limits.max_new_tokens} it "
+                f"prompt {number} has {len(prompt.tokens)} tokens; with max_new_tokens {limits.max_new_tokens} it "
                 f"needs more than the {room} slots of a stream; shorten it, or raise EngineConfig.max_slots"
-                + (" or pages" if self._streams.pages else "")
+                + (" or pages" if self._cache.pages else "")
             )
         positions = limits.max_positions or limits.max_new_tokens
         most = getattr(self.model, "max_position", None)
         if most is not None and prompt.last_position + min(positions, limits.max_new_tokens) >= most:
             raise UserError(
-                f"prompt {request} ends at position {prompt.last_position}; with {positions} positions more it goes "
+                f"prompt {number} ends at position {prompt.last_position}; with {positions} positions more it goes "
                 f"beyond the model's {most}; shorten it, or lower max_positions"
             )
-        return Request(request, prompt, limits, sampling.validate(), mode)
+        return Request(number, prompt, limits, sampling.validate(), mode)
 
-    def _fetch(self, place: int) -> tuple[np.ndarray, np.ndarray, st.Counts]:
-        """Records and segments of the slots that a request uses, and its counts."""
-        record_SC, segment_S, counts = self._streams.call(*self._calls.fetching(place))
-        used = int(self._streams.used_R[place])
-        return np.asarray(record_SC)[:used], np.asarray(segment_S)[:used], st.Counts(*map(int, counts))
+    def _prompt(self, prompt: PromptLike, mode: Mode) -> Prompt:
+        if isinstance(prompt, Prompt):
+            return prompt
+        if not isinstance(prompt, str):
+            return Prompt(prompt)
+        from mvjax.data.encode import with_suffix
+
+        if self.tokenizer is None:
+            raise UserError("a prompt is text, but the engine was built without a tokenizer; give token ids")
+        form = "autoregressive" if mode == "autoregressive" else "multiverse"
+        return Prompt(self.tokenizer.render_chat(with_suffix([{"role": "user", "content": prompt}], form)))

@@ -1,10 +1,11 @@
-"""What a caller may set: limits of a request, how it samples, and the sizes of the engine."""
+"""What a caller may set: limits of a request, and the sizes of the engine."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
 
+from mvjax.engine.checks import check_integer, shown
 from mvjax.errors import UserError
 from mvjax.language.grammar import RESERVE
 
@@ -29,46 +30,18 @@ class Limits:
     min_block_share: int = 64
     """A block may open only while the segment has this many tokens and positions left."""
 
-    def validate(self, max_paths: int, max_depth: int) -> Limits:
-        """These limits, or UserError when they cannot be kept by an engine of that size."""
-        if self.max_new_tokens <= RESERVE:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}; give more than {RESERVE}, kept for closing")
-        if self.max_positions is not None and self.max_positions <= RESERVE:
-            raise UserError(f"max_positions is {self.max_positions}; give more than {RESERVE}, kept for closing")
-        if self.max_path_tokens is not None and self.max_path_tokens < 1:
-            raise UserError(f"max_path_tokens is {self.max_path_tokens}; give 1 or more, or None for no limit")
-        if not 1 <= self.max_paths <= max_paths:
-            raise UserError(f"max_paths is {self.max_paths}; give 1 to {max_paths} (EngineConfig.max_paths)")
-        if not 0 <= self.max_depth <= max_depth:
-            raise UserError(f"max_depth is {self.max_depth}; give 0 to {max_depth} (EngineConfig.max_depth)")
-        if self.max_new_tokens >= UNLIMITED:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}; give less than {UNLIMITED}")
-        return self
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingParams:
-    """How tokens are drawn. Order: temperature, top-k, top-p of what is left (as in the usual samplers)."""
-
-    temperature: float = 0.0
-    """0: the most probable token (lowest id on ties)."""
-    top_k: int = 0
-    """Keep the k most probable tokens, and any that tie with the last of them; 0: all."""
-    top_p: float = 1.0
-    """Keep the most probable tokens up to this mass, the one that crosses it included; 1: all."""
-    seed: int = 0
-    """With the prompt and the other settings it fixes the answer, whatever the schedule."""
-
-    def validate(self) -> SamplingParams:
-        """These settings, or UserError when one is out of range."""
-        if not 0.0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}; give 0 (greedy) or more")
-        if self.top_k < 0:
-            raise UserError(f"top_k is {self.top_k}; give 0 (all tokens) or more")
-        if not 0.0 < self.top_p <= 1.0:
-            raise UserError(f"top_p is {self.top_p}; give more than 0 and at most 1 (all tokens)")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed is {self.seed}; give a number from 0 to 2**32 - 1")
+    def validate(self, max_paths: int, max_depth: int, mode: Mode = "parallel") -> Limits:
+        """These limits, or UserError when one is of a wrong type or cannot be kept by an engine of that size."""
+        # Where nothing can be open, nothing is reserved for closing it.
+        least, why = (1, "") if mode == "autoregressive" else (RESERVE + 1, f" ({RESERVE} are kept for closing)")
+        check_integer("max_new_tokens", self.max_new_tokens, least, UNLIMITED - 1, why)
+        if self.max_positions is not None:
+            check_integer("max_positions", self.max_positions, least, note=f"{why}, or None for max_new_tokens")
+        if self.max_path_tokens is not None:
+            check_integer("max_path_tokens", self.max_path_tokens, 1, note=", or None for no limit")
+        check_integer("max_paths", self.max_paths, 1, max_paths, " (EngineConfig.max_paths)")
+        check_integer("max_depth", self.max_depth, 0, max_depth, " (EngineConfig.max_depth)")
+        check_integer("min_block_share", self.min_block_share, 0)
         return self
 
 
@@ -102,15 +75,21 @@ class EngineConfig:
     """Interval levels of laid-out prompts (the document, then nesting), for conversations."""
 
     def __post_init__(self):
-        if not 1 <= self.max_branches <= 32:
-            raise UserError(f"max_branches is {self.max_branches}; give 1 to 32, the bits of a visibility word")
-        if self.requests < 1 or self.sync_steps < 1 or self.stream_step < 1 or self.max_depth < 1:
-            raise UserError("requests, sync_steps, stream_step and max_depth must be 1 or more")
-        if self.pages is not None and self.pages < 1:
-            raise UserError(f"pages is {self.pages}; give 1 or more, or None")
-        if not 1 <= self.max_paths <= 64:
-            raise UserError(f"max_paths is {self.max_paths}; give 1 to 64, the numbers that labels are made of")
-        if not self.row_counts or list(self.row_counts) != sorted(set(self.row_counts)) or self.row_counts[0] < 1:
-            raise UserError("row_counts must be rising numbers, at least one")
-        if not self.prefill_chunks or list(self.prefill_chunks) != sorted(set(self.prefill_chunks)):
-            raise UserError("prefill_chunks must be rising sizes, at least one")
+        check_integer("requests", self.requests, 1)
+        check_integer("max_branches", self.max_branches, 1, 32, ", the bits of a visibility word")
+        check_integer("max_depth", self.max_depth, 1)
+        check_integer("max_paths", self.max_paths, 1, 64, ", the numbers that labels are made of")
+        check_integer("stream_step", self.stream_step, 1)
+        check_integer("max_slots", self.max_slots, 1)
+        check_integer("sync_steps", self.sync_steps, 1)
+        check_integer("prompt_levels", self.prompt_levels, 1)
+        if self.pages is not None:
+            check_integer("pages", self.pages, 1, note=", or None")
+        for name in ("row_counts", "prefill_chunks"):
+            sizes = getattr(self, name)
+            if not isinstance(sizes, (tuple, list)) or not sizes:
+                raise UserError(f"{name} is {shown(sizes)}; give rising sizes, at least one")
+            for size in sizes:
+                check_integer(f"a size of {name}", size, 1)
+            if list(sizes) != sorted(set(sizes)):
+                raise UserError(f"{name} is {shown(sizes)}; give rising sizes")

@@ -1,70 +1,161 @@
-"""The engine's programs on the device, each with the arguments of the moment."""
+"""Runs the model's programs on the device: prefill, admit, decode, cancel, fetch."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Bool, Int32, Int64
 
 from mvjax.engine import decode_loop, state_ops
+from mvjax.engine import program_cache as pc
+from mvjax.engine import state as st
 from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.model import StepModel
-from mvjax.engine.request import Request
+from mvjax.engine.program_cache import Program, ProgramCache
+from mvjax.engine.prompt import Prompt, chunk_plan
 from mvjax.engine.tables import Tables
 
 
+class DecodeReport(NamedTuple):
+    """What the host learns from one stay in the loop."""
+
+    running: int
+    """Branches with a token to feed."""
+    steps: int
+    """Steps taken in this stay."""
+    alive_R: Bool[np.ndarray, "R"]
+    used_R: Int64[np.ndarray, "R"]
+    """Slots in use."""
+
+
+class Fetched(NamedTuple):
+    """What the host reads of a request. S: the slots in use, those of the prompt included."""
+
+    record_SC: Int32[np.ndarray, "S 6"]
+    segment_S: Int32[np.ndarray, "S"]
+    counts: st.Counts
+
+
 class ModelRunner:
-    """Calls as `Programs` takes them: name, function, donated arguments, arguments.
+    """The model on the arrays of a `KVCache`. Methods wait for the device where they return what it made.
 
     Attributes:
         params: the model's parameters.
     """
 
-    def __init__(self, model: StepModel, config: EngineConfig, streams: KVCache, tables: Tables, params: Any):
-        self.model, self.config, self.streams, self.tables, self.params = model, config, streams, tables, params
+    def __init__(
+        self,
+        model: StepModel,
+        config: EngineConfig,
+        cache: KVCache,
+        programs: ProgramCache,
+        tables: Tables,
+        params: Any,
+    ):
+        self.model, self.config, self.cache, self.programs = model, config, cache, programs
+        self.tables, self.params = tables, params
+        self._sync_steps = np.int32(config.sync_steps)
 
-    def row_counts(self, requests: int) -> list[int]:
-        """Row counts in use for so many requests: up to the first that holds all rows they can have."""
-        most = requests * self.config.max_branches
-        counts = [count for count in self.config.row_counts if count < most]
-        return [*counts, min([count for count in self.config.row_counts if count >= most], default=most)]
+    def decode(self, width: int, narrower: int) -> DecodeReport:
+        """A stay in the generation loop on `width` rows.
 
-    def loop(self, width: int) -> tuple:
-        """A stay in the generation loop with so many rows."""
-        streams = self.streams
-        narrower = max([count for count in self.row_counts(streams.sizes.requests) if count < width], default=0)
+        Args:
+            narrower: the next smaller row count that there is a program for; the loop ends when that many rows suffice.
+        """
+        cache = self.cache
+        if cache.table_stale:
+            cache.refresh_table()
+        program = self._decode_program(width, narrower)
+        compiled = self.programs.get(program.key) or self.programs.compile(program)
+        cache.valid = False
+        cache.kv, cache.state, packed = compiled(*program.arguments)
+        packed = np.asarray(packed)
+        cache.valid = True
+        alive_R, used_R = np.split(packed[2:], 2)
+        cache.used_R = used_R.astype(np.int64)
+        return DecodeReport(int(packed[0]), int(packed[1]), alive_R.astype(bool), cache.used_R)
+
+    def prefill(self, request_index: int, prompt: Prompt) -> None:
+        """Put a prompt but for its last token into a request's slots."""
+        cache = self.cache
+        tokens_T, positions_T = np.asarray(prompt.tokens, np.int32), prompt.position_array()
+        hidden = prompt.hidden(self.config.prompt_levels, cache.sizes.slots)
+        for offset, size, length in chunk_plan(len(tokens_T) - 1, self.config.prefill_chunks):
+            if cache.table_stale:
+                cache.refresh_table()
+            chunk, padding = slice(offset, offset + length), (0, size - length)
+            columns = np.pad(tokens_T[chunk], padding), np.pad(positions_T[chunk], padding)
+            program = self._prefill_program(*columns, hidden, request_index, offset, length)
+            compiled = self.programs.compile(program)
+            cache.valid = False
+            cache.kv = compiled(*program.arguments)
+            jax.block_until_ready(cache.kv)
+            cache.valid = True
+
+    def admit(self, request_index: int, settings: st.Settings, root: st.Root) -> None:
+        """Start the root of a prefilled request."""
+        self.cache.change_state(self._admit_program(request_index, settings, root))
+        self.cache.used_R[request_index] = root.fed
+
+    def cancel(self, request_index: int) -> None:
+        """Let a request be wound up."""
+        key = pc.CancelKey(self.cache.sizes)
+        self.cache.change_state(Program(key, state_ops.cancel, (self.cache.state, np.int32(request_index)), (0,)))
+
+    def fetch(self, request_index: int) -> Fetched:
+        """Records and segments of the slots that a request uses, and its counts."""
+        program = self._fetch_program(request_index)
+        compiled = self.programs.get(program.key) or self.programs.compile(program)
+        record_SC, segment_S, counts = compiled(*program.arguments)
+        used = self.cache.used_R[request_index]
+        return Fetched(np.asarray(record_SC)[:used], np.asarray(segment_S)[:used], st.Counts(*map(int, counts)))
+
+    def compile_ahead(
+        self, decodes: Iterable[tuple[int, int]], prompt_lengths: Iterable[int], blank: st.Settings, root: st.Root
+    ) -> None:
+        """Compile what requests with prompts of these lengths, without a layout, will need in the sizes of the cache.
+
+        Args:
+            decodes: width and narrower row count of each loop.
+            settings, root: of any request.
+        """
+        hidden = Prompt([0]).hidden(self.config.prompt_levels, self.cache.sizes.slots)
+        plans = [chunk_plan(length - 1, self.config.prefill_chunks) for length in prompt_lengths]
+        columns = [np.zeros(size, np.int32) for size in {size for plan in plans for _, size, _ in plan}]
+        if self.cache.table_stale:
+            self.cache.refresh_table()
+        programs = [self._decode_program(width, narrower) for width, narrower in decodes]
+        programs += [self._prefill_program(column, column, hidden, 0, 0, 1) for column in columns]
+        programs += [self._admit_program(0, settings, root), self._fetch_program(0)]
+        self.programs.compile_ahead(programs)
+
+    def decode_programs(self) -> dict[pc.DecodeKey, Any]:
+        """The compiled loops."""
+        return {key: program for key, program in self.programs.items() if isinstance(key, pc.DecodeKey)}
+
+    def _decode_program(self, width: int, narrower: int) -> Program:
+        cache = self.cache
         run = functools.partial(decode_loop.run, self.model, width=width, narrower=narrower)
-        numbers = streams.room_R(), np.int32(self.config.sync_steps)
-        arguments = self.params, self.tables, streams.stream, streams.state, *numbers
-        return f"run {width} over {narrower}", run, (2, 3), *arguments
+        arguments = self.params, self.tables, cache.kv, cache.state, cache.room_R, self._sync_steps
+        return Program(pc.DecodeKey(cache.sizes, width, narrower), run, arguments, (2, 3))
 
-    def prefill(self, tokens_T, positions_T, hidden: tuple, place: int, offset: int, length: int) -> tuple:
-        """One chunk of a prompt."""
-        name = f"prefill {len(tokens_T)} with {len(hidden[0])} levels"
-        numbers = np.int32(place), np.int32(offset), np.int32(length)
-        arguments = self.params, self.streams.stream, tokens_T, positions_T, *hidden, *numbers
-        return name, self.model.prefill, (1,), *arguments
+    def _prefill_program(self, tokens_T, positions_T, hidden, request_index: int, offset: int, length: int) -> Program:
+        key = pc.PrefillKey(self.cache.sizes, len(tokens_T), len(hidden[0]))
+        numbers = np.int32(request_index), np.int32(offset), np.int32(length)
+        arguments = self.params, self.cache.kv, tokens_T, positions_T, *hidden, *numbers
+        return Program(key, self.model.prefill, arguments, (1,))
 
-    def admission(self, place: int, job: Request) -> tuple:
-        """A prefilled request starts."""
-        admit = functools.partial(state_ops.admit, sizes=self.streams.sizes)
-        return (
-            "admit",
-            admit,
-            (0,),
-            self.streams.state,
-            np.int32(place),
-            job.settings(self.config.max_branches),
-            job.root(),
-        )
+    def _admit_program(self, request_index: int, settings: st.Settings, root: st.Root) -> Program:
+        sizes = self.cache.sizes
+        admit = functools.partial(state_ops.admit, sizes=sizes)
+        arguments = self.cache.state, np.int32(request_index), settings, root
+        return Program(pc.AdmitKey(sizes), admit, arguments, (0,))
 
-    def fetching(self, place: int) -> tuple:
-        """What the host reads of a request."""
-        return "fetch", state_ops.fetch, (), self.streams.state, np.int32(place)
-
-
-def next_power(count: int) -> int:
-    """Smallest power of two that is at least `count`."""
-    return 1 << max(count - 1, 0).bit_length()
+    def _fetch_program(self, request_index: int) -> Program:
+        arguments = self.cache.state, np.int32(request_index)
+        return Program(pc.FetchKey(self.cache.sizes), state_ops.fetch, arguments)

@@ -1,4 +1,4 @@
-"""Pages of the requests' streams: a page has one owner, is taken as a stream grows, is given back at one point."""
+"""Pages of the KV streams: a page has one owner, is taken as a stream grows, and is given back at one point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WASTE = 0
 
 
 class PagePool:
-    """Who owns which page.
+    """Which request owns which page.
 
     Attributes:
         pages: pages in all, the wasted one included.
@@ -28,29 +28,29 @@ class PagePool:
         return len(self._free)
 
     def count_for(self, slots: int) -> int:
-        """Pages that so many slots need."""
+        """Pages that this number of slots needs."""
         return -(-slots // self.page_size)
 
-    def room(self, place: int) -> int:
-        """Slots that the request at a place has pages for."""
-        return len(self._owned.get(place, ())) * self.page_size
+    def room(self, request_index: int) -> int:
+        """Slots that a request has pages for."""
+        return len(self._owned.get(request_index, ())) * self.page_size
 
-    def reserve(self, place: int, slots: int) -> bool:
-        """Give a request pages for so many slots, or as many as there are; whether there were enough."""
-        owned = self._owned.setdefault(place, [])
+    def reserve(self, request_index: int, slots: int) -> bool:
+        """Give a request pages for this number of slots, or as many as are free; whether there were enough."""
+        owned = self._owned.setdefault(request_index, [])
         while len(owned) < self.count_for(slots) and self._free:
             owned.append(self._free.pop())
         return len(owned) >= self.count_for(slots)
 
-    def owned(self, place: int, width: int) -> Int32[np.ndarray, "M"]:
+    def owned(self, request_index: int, width: int) -> Int32[np.ndarray, "M"]:
         """The pages of a request in order, `WASTE` behind them."""
-        owned = self._owned.get(place, [])
+        owned = self._owned.get(request_index, [])
         return np.array(owned + [WASTE] * (width - len(owned)), np.int32)
 
-    def release(self, place: int) -> None:
+    def release(self, request_index: int) -> None:
         """Take all pages of a request back."""
-        self._free += reversed(self._owned.pop(place, []))
+        self._free += reversed(self._owned.pop(request_index, []))
 
     def table(self, requests: int, width: int) -> Int32[np.ndarray, "R M"]:
         """Page of each stretch of each request's stream."""
-        return np.stack([self.owned(place, width) for place in range(requests)])
+        return np.stack([self.owned(request_index, width) for request_index in range(requests)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from mvjax.engine.limits import UNLIMITED
 from mvjax.errors import UserError
 
 
@@ -51,6 +52,8 @@ class Prompt:
             positions = np.asarray(self.positions)
             if positions.shape != (count,) or positions.min() < 0:
                 raise UserError(f"{name} has {count} tokens but positions of shape {positions.shape}")
+            if not np.issubdtype(positions.dtype, np.integer) or positions.max() > UNLIMITED - 2:
+                raise UserError(f"{name}: positions must be whole numbers up to {UNLIMITED - 2}")
             if count > 1 and positions[-1] <= positions[:-1].max():
                 raise UserError(f"{name} ends inside a block (its last position is not the largest); close it first")
         if (self.hide_start is None) != (self.hide_end is None):
@@ -63,6 +66,9 @@ class Prompt:
                 raise UserError(
                     f"{name} nests {len(start)} levels deep; the engine takes {levels} (EngineConfig.prompt_levels)"
                 )
+            for interval in (start, end):
+                if not np.issubdtype(interval.dtype, np.integer) or interval.min(initial=0) < 0:
+                    raise UserError(f"{name}: hide_start and hide_end must be whole numbers, 0 or more")
             if (end[start < end] > count).any():
                 raise UserError(f"{name} ends inside a block; close it before the model goes on")
         return self

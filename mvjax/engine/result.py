@@ -9,7 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mvjax.engine import state as st
+from mvjax.engine.prompt import Prompt
+from mvjax.errors import UserError
 from mvjax.language.tree import Transcript, parse_tokens
+
+NOT_FINITE = "the model's logits are not finite numbers; check its weights, or take a wider number format"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,7 @@ class StreamRecord:
     written: Bool[np.ndarray, "T"]
     """The interpreter wrote the token."""
     cut: Int32[np.ndarray, "T"]
-    """1, 2, 3 (tokens, positions, cancelled) at the first token of a wind-up, else 0."""
+    """Reason (an index of `state.REASONS`) at the first token of a wind-up, else 0."""
     fork: Int32[np.ndarray, "T"]
     """Number of path 1 of the block that forks at this separator; 0: none."""
     paths: Int32[np.ndarray, "T"]
@@ -54,20 +58,20 @@ class Result:
     """A finished request. Arrays are over the new tokens in transcript order (parent, paths by number, conclusion)."""
 
     request: int
-    """Its place in the call, or the number that `submit` gave."""
+    """Its index in the call, or the number that `submit` gave."""
     prompt_length: int
     tokens: Int32[np.ndarray, "T"]
     """Token ids, without the prompt and without the end-of-text token."""
     written: Bool[np.ndarray, "T"]
     """Tokens that the interpreter wrote; the model sampled the others."""
     segment: Int32[np.ndarray, "T"]
-    """Segment of each token, numbered by the place of its `<Path>`; 0 is the root."""
+    """Segment of each token, numbered in the order of the `<Path>` tags; 0 is the root."""
     position: Int32[np.ndarray, "T"]
     """Rotary position."""
     parent: Int32[np.ndarray, "segments"]
     """Parent of each segment; -1 for the root."""
     reason: str
-    """Why it ended: stop, tokens, positions or cancelled."""
+    """Why it ended: stop, tokens, positions, cancelled, not finite (its logits were not), or failed (see `error`)."""
     cuts: dict[int, str]
     """Segments that were wound up, and why."""
     abandoned: int
@@ -82,6 +86,16 @@ class Result:
     stream: StreamRecord = dataclasses.field(repr=False)
     """What the stream held, slot by slot."""
     tokenizer: Any = dataclasses.field(default=None, repr=False, compare=False)
+    error: Exception | None = None
+    """What made it fail; it has no tokens then. Other requests are not touched."""
+
+    def raise_if_failed(self) -> Result:
+        """This result; raises what made it fail, and a UserError where the model's logits were not finite."""
+        if self.error is not None:
+            raise self.error
+        if self.reason == "not finite":
+            raise UserError(f"request {self.request}: {NOT_FINITE}")
+        return self
 
     @property
     def new_tokens(self) -> int:
@@ -110,7 +124,44 @@ class Result:
         return parse_tokens(self.tokens.tolist(), codes_T, colon_T, engine_output=True, max_depth=len(self.parent))
 
 
-def stream_record(record_TC: np.ndarray, segment_T: np.ndarray) -> StreamRecord:
+def make_result(
+    number: int,
+    prompt: Prompt,
+    stream: StreamRecord,
+    reason: str,
+    counts: st.Counts,
+    timings: Timings,
+    tokenizer: Any,
+    error: Exception | None = None,
+) -> Result:
+    """The result of request `number` from what its stream holds behind the prompt."""
+    order_T, segment_T, parent = transcript_order(stream)
+    position_T, cut_T = stream.position[order_T], stream.cut[order_T]
+    cuts = {int(segment_T[at]): st.REASONS[cut_T[at]] for at in np.flatnonzero(cut_T)}
+    if reason in st.REASONS[st.TOKENS :]:
+        cuts[0] = reason
+    return Result(
+        request=number,
+        prompt_length=len(prompt.tokens),
+        tokens=stream.token[order_T],
+        written=stream.written[order_T],
+        segment=segment_T,
+        position=position_T,
+        parent=parent,
+        reason=reason,
+        cuts=cuts,
+        abandoned=int(counts.abandoned),
+        barred=int(counts.barred),
+        decode_steps=int(counts.decode_steps),
+        critical_path=int(position_T[-1]) - prompt.last_position if len(position_T) else 0,
+        timings=timings,
+        stream=stream,
+        tokenizer=tokenizer,
+        error=error,
+    )
+
+
+def stream_record(record_TC: Int32[np.ndarray, "T 6"], segment_T: Int32[np.ndarray, "T"]) -> StreamRecord:
     """The record from the device's arrays, slots of the new tokens only."""
     flags_T = record_TC[:, st.RECORD_FLAGS]
     return StreamRecord(

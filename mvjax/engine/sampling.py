@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from mvjax.engine.limits import UNLIMITED, SamplingParams
+from mvjax.engine.limits import UNLIMITED
+from mvjax.engine.sampling_params import SamplingParams
 
 CANDIDATES = 64
 """Largest logits that are looked at first; rows whose kept set may be larger take the slow way over the vocabulary."""

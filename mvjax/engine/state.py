@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt
 
-from mvjax.engine.limits import SamplingParams
 from mvjax.engine.sampling import on_device
+from mvjax.engine.sampling_params import SamplingParams
 from mvjax.language.grammar import RESERVE
 from mvjax.language.tags import LABEL_LIMIT
 

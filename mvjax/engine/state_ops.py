@@ -13,8 +13,8 @@ from mvjax.engine import state as st
 from mvjax.engine.state import Sizes, State
 
 
-def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.Root, *, sizes: Sizes) -> State:
-    """The state with a new request at `place`: its prompt is prefilled but for the last token, which is chosen."""
+def admit(state: State, request_index: Int[Array, ""], settings: st.Settings, root: st.Root, *, sizes: Sizes) -> State:
+    """The state with a new request: its prompt is prefilled but for the last token, which is chosen."""
     branch = st.empty_branch(sizes)
     branch = branch._replace(
         active=jnp.bool_(True),
@@ -37,52 +37,51 @@ def admit(state: State, place: Int[Array, ""], settings: st.Settings, root: st.R
     )
     segment_S = jnp.where(jnp.arange(sizes.slots) < root.fed, 0, st.NO_SEGMENT)
     return State(
-        request=jax.tree.map(lambda leaf, value: leaf.at[place].set(value), state.request, request),
-        segment_RS=state.segment_RS.at[place].set(segment_S),
-        record_RSC=state.record_RSC.at[place].set(0),
+        request=jax.tree.map(lambda leaf, value: leaf.at[request_index].set(value), state.request, request),
+        segment_RS=state.segment_RS.at[request_index].set(segment_S),
+        record_RSC=state.record_RSC.at[request_index].set(0),
     )
 
 
-def cancel(state: State, place: Int[Array, ""]) -> State:
+def cancel(state: State, request_index: Int[Array, ""]) -> State:
     """The state with a request that will be wound up."""
     settings = state.request.settings
-    reason = jnp.maximum(settings.wind_up[place], st.CANCELLED)
-    settings = settings._replace(wind_up=settings.wind_up.at[place].set(reason))
+    reason = jnp.maximum(settings.wind_up[request_index], st.CANCELLED)
+    settings = settings._replace(wind_up=settings.wind_up.at[request_index].set(reason))
     return state._replace(request=state.request._replace(settings=settings))
 
 
-def fetch(state: State, place: Int[Array, ""]) -> tuple[Int[Array, "S 6"], Int[Array, "S"], st.Counts]:
+def fetch(state: State, request_index: Int[Array, ""]) -> tuple[Int[Array, "S 6"], Int[Array, "S"], st.Counts]:
     """A request's slot records, the segment of each slot, and its counts."""
-    counts = st.Counts(*[getattr(state.request, name)[place] for name in st.Counts._fields])
-    return state.record_RSC[place], state.segment_RS[place], counts
+    counts = st.Counts(*[getattr(state.request, name)[request_index] for name in st.Counts._fields])
+    return state.record_RSC[request_index], state.segment_RS[request_index], counts
 
 
-def park(state: State, place: Int[Array, ""]) -> tuple[State, State]:
-    """The state without a request (its slots are nobody's, it has no branch), and all that it was."""
-    preempted = jax.tree.map(lambda leaf: leaf[place], state)
-    request = jax.tree.map(lambda leaf: leaf.at[place].set(jnp.zeros_like(leaf[place])), state.request)
-    state = State(request, state.segment_RS.at[place].set(st.NO_SEGMENT), state.record_RSC.at[place].set(0))
-    return state, preempted
+def evict(state: State, request_index: Int[Array, ""]) -> State:
+    """The state without a request: its slots are nobody's, it has no branch."""
+    request = jax.tree.map(lambda leaf: leaf.at[request_index].set(jnp.zeros_like(leaf[request_index])), state.request)
+    segment_RS = state.segment_RS.at[request_index].set(st.NO_SEGMENT)
+    return State(request, segment_RS, state.record_RSC.at[request_index].set(0))
 
 
-def resume(state: State, place: Int[Array, ""], preempted: State) -> State:
-    """The state with a parked request at a place."""
-    return jax.tree.map(lambda leaf, value: leaf.at[place].set(value), state, preempted)
+def preempt(state: State, request_index: Int[Array, ""]) -> tuple[State, State]:
+    """The state without a request, and all that it was."""
+    return evict(state, request_index), jax.tree.map(lambda leaf: leaf[request_index], state)
 
 
-def running(state: State) -> Int[Array, ""]:
-    """Branches with a token to feed."""
-    return jnp.sum(st.view(state.request.branches).active, dtype=jnp.int32)
+def resume(state: State, request_index: Int[Array, ""], preempted: State) -> State:
+    """The state with a preempted request under an index."""
+    return jax.tree.map(lambda leaf, value: leaf.at[request_index].set(value), state, preempted)
 
 
 def grow_state(state: State, *, sizes: Sizes) -> State:
-    """The state with more slots or places; what it holds stays where it is."""
+    """The state with more slots or requests; what it holds stays where it is."""
     return put_into(st.empty_state(sizes), state)
 
 
-def grow(stream: Any, state: State, *, model: Any, sizes: Sizes) -> tuple[Any, State]:
-    """Contiguous streams and the state with more slots or places; what they hold stays where it is."""
-    return put_into(model.init_kv(sizes.requests, sizes.slots), stream), grow_state(state, sizes=sizes)
+def grow(kv: Any, state: State, *, model: Any, sizes: Sizes) -> tuple[Any, State]:
+    """Contiguous streams and the state with more slots or requests; what they hold stays where it is."""
+    return put_into(model.init_kv(sizes.requests, sizes.slots), kv), grow_state(state, sizes=sizes)
 
 
 def put_into(larger: Any, smaller: Any) -> Any:

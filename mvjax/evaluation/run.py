@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from mvjax.engine.result import NOT_FINITE, Result
 from mvjax.evaluation.grading import is_correct
 from mvjax.evaluation.problems import Problem, outer_paths
 
@@ -37,6 +38,8 @@ class Outcome:
     response: str
     check: dict[str, float] | None = None
     """What `check` found; None if there was none."""
+    error: str | None = None
+    """Why there is no answer: the request failed, or its logits were not finite. Such an outcome is not kept."""
 
     @property
     def right_paths(self) -> bool:
@@ -44,7 +47,7 @@ class Outcome:
         return self.blocks == self.reference_blocks
 
 
-def outcome_of(problem: Problem, result, text: str) -> Outcome:
+def outcome_of(problem: Problem, result: Result, text: str) -> Outcome:
     """Grade one engine result against its problem."""
     return Outcome(
         id=problem.id,
@@ -59,7 +62,15 @@ def outcome_of(problem: Problem, result, text: str) -> Outcome:
         barred=result.barred,
         sampled=result.sampled,
         response=text,
+        error=error_of(result),
     )
+
+
+def error_of(result: Result) -> str | None:
+    """In one line, why a result holds no answer; None where it does."""
+    if result.error is not None:
+        return " ".join(f"{type(result.error).__name__}: {result.error}".split())[:300]
+    return NOT_FINITE if result.reason == "not finite" else None
 
 
 def run_benchmark(
@@ -104,9 +115,9 @@ def run_benchmark(
             for result in engine.step():
                 problem = running.pop(result.request)
                 outcome = outcome_of(problem, result, tokenizer.decode(result.tokens.tolist()))
-                if check is not None:
+                if check is not None and outcome.error is None:
                     outcome = replace(outcome, check=check(problem, result))
-                if log is not None:
+                if log is not None and outcome.error is None:
                     with open(log, "a", encoding="utf-8") as file:
                         file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
                 yield outcome

@@ -117,7 +117,7 @@ class Sampler:
     def _generate(self, params: dict[str, jax.Array]) -> Result:
         try:
             self._engine.params = self._weights(params)
-            return self._engine.generate([self._ids], limits=self._limits, mode=self._mode)[0]
+            return self._engine.generate([self._ids], limits=self._limits, mode=self._mode)[0].raise_if_failed()
         finally:
             self._engine.params = None
 

@@ -11,6 +11,7 @@ from random_requests import TABLES, VOCABULARY
 
 from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
 from mvjax.engine.page_pool import WASTE, PagePool
+from mvjax.engine.program_cache import GrowKey, PreemptKey
 from mvjax.errors import UserError
 from mvjax.language import tags
 
@@ -26,27 +27,27 @@ class Owners(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.pager, self.asked = PagePool(12, 4), {}
+        self.pool, self.asked = PagePool(12, 4), {}
 
     @rule(place=st.integers(0, 3), slots=st.integers(0, 40))
     def reserve(self, place, slots):
-        free, had = self.pager.free, self.pager.room(place)
-        enough = self.pager.reserve(place, slots)
-        assert enough == (slots <= self.pager.room(place))
+        free, had = self.pool.free, self.pool.room(place)
+        enough = self.pool.reserve(place, slots)
+        assert enough == (slots <= self.pool.room(place))
         assert enough == (-(-max(slots - had, 0) // 4) <= free)
 
     @rule(place=st.integers(0, 3))
     def release(self, place):
-        self.pager.release(place)
-        assert self.pager.room(place) == 0
+        self.pool.release(place)
+        assert self.pool.room(place) == 0
 
     @invariant()
     def pages_are_all_there(self):
-        table_RM = self.pager.table(4, 11)
+        table_RM = self.pool.table(4, 11)
         owned = table_RM[table_RM != WASTE].tolist()
         assert len(set(owned)) == len(owned)
-        assert len(owned) + self.pager.free == 11
-        assert [4 * int((row != WASTE).sum()) for row in table_RM] == [self.pager.room(place) for place in range(4)]
+        assert len(owned) + self.pool.free == 11
+        assert [4 * int((row != WASTE).sum()) for row in table_RM] == [self.pool.room(place) for place in range(4)]
 
 
 TestOwners = Owners.TestCase
@@ -84,7 +85,7 @@ def test_pages_change_no_answer(pages):
 
 def test_all_pages_are_free_in_the_end():
     answers(13)
-    assert engine(13)._streams._pager.free == 13
+    assert engine(13)._cache.pool.free == 13
 
 
 def run(running: Engine, cancel=None):
@@ -98,7 +99,7 @@ def run(running: Engine, cancel=None):
 
     while running.busy:
         results |= {result.request - numbers[0]: result for result in running.step(hear)}
-        preempted = [job.request - numbers[0] for job in running._scheduler.queue if job.preempted is not None]
+        preempted = [one.number - numbers[0] for one in running._scheduler.queue if one.preempted is not None]
         if cancel is not None and preempted:
             running.cancel(cancel(preempted) + numbers[0])
     assert sorted(results) == list(range(len(PROMPTS)))
@@ -115,7 +116,7 @@ def assert_told(result, told, number):
 def test_a_request_that_finds_no_page_comes_back_as_it_was():
     running = engine(13)
     results, told = run(running)
-    assert any(name == "park" for name, _ in running._programs._compiled)
+    assert any(isinstance(key, PreemptKey) for key in running._programs)
     for number, wanted in enumerate(answers(None)):
         np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
         assert results[number].decode_steps == wanted.decode_steps
@@ -146,9 +147,9 @@ def test_streams_grow_under_requests_that_come_and_go(pages):
     sizes = SIZES | {"stream_step": 64, "sync_steps": 32, "requests": 4}
     growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**sizes, pages=pages))
     results, _ = run(growing)
-    names = [name for name, _ in growing._programs._compiled]
-    assert sum(name.startswith("grow") for name in names) >= 2
-    assert ("park" in names) == (pages == 13)
+    kinds = [type(key) for key in growing._programs]
+    assert kinds.count(GrowKey) >= 2
+    assert (PreemptKey in kinds) == (pages == 13)
     for number, wanted in enumerate(answers(None)):
         np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
 
