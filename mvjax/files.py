@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+DEFAULT_MODEL = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+"""Weights that commands use where none are named; `make model` fetches them."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Generator[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ import tyro
 from mvjax.engine.limits import Limits
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
+from mvjax.files import DEFAULT_MODEL
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class EvaluateArguments:
 
     data: tyro.conf.Positional[Path]
     """JSONL: curated records, GSM8K lines (question, answer) or problem/answer lines."""
-    model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+    model: Path = DEFAULT_MODEL
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
     adapter: Path | None = None
     """LoRA adapter (safetensors); `demo` names the one that ships with mvjax."""
@@ -29,8 +30,8 @@ class EvaluateArguments:
     """How to generate; autoregressive also asks with the autoregressive prompt suffix."""
     limit: int | None = None
     """Only the first so many problems."""
-    limits: Limits = Limits()
-    sampling: SamplingParams = SamplingParams()
+    limits: Limits = field(default_factory=Limits)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     requests: int = 4
     """Problems answered at the same time."""
     max_branches: int = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ import tyro
 from mvjax.engine.limits import Limits
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
+from mvjax.files import DEFAULT_MODEL
 
 DEMO_PROMPT = (
     "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. "
@@ -33,7 +34,7 @@ class GenerateArguments:
 
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Questions. None: one is read from standard input (or the demo's, with --demo)."""
-    model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+    model: Path = DEFAULT_MODEL
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
     adapter: Path | None = None
     """LoRA adapter (safetensors) to merge into the weights."""
@@ -45,8 +46,8 @@ class GenerateArguments:
     """Run the sequential schedule as well: wall clock of both, and whether the tokens are the same."""
     system: str | None = None
     """System prompt; the model's own where it is not given."""
-    limits: Limits = Limits()
-    sampling: SamplingParams = SamplingParams()
+    limits: Limits = field(default_factory=Limits)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_branches: int = 8
     """Branches of one answer that run at the same time; further ones wait."""
     svg: Path | None = None

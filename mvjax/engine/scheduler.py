@@ -196,14 +196,16 @@ class Scheduler:
                 self.running += request.preempted.running
                 request.preempted = None
         except Exception as error:
-            if index < len(self.on_device):
-                self.on_device[index] = None
             self.queue.popleft()
             self._end(request, error)
+            began = request in self.on_device
+            self.on_device = [None if one is request else one for one in self.on_device]
             if not self.cache.valid:
                 self.restart()
             elif index < len(self.on_device):
                 self.cache.release(index)
+                if began:
+                    self.cache.evict(index)
             return False
         self.queue.popleft()
         return True

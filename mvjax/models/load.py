@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mvjax.errors import UserError
+from mvjax.files import DEFAULT_MODEL
 from mvjax.models.checkpoint import from_checkpoint
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
@@ -59,6 +60,8 @@ def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tup
     Raises:
         UserError: a file is missing, damaged or does not belong to the others.
     """
+    if path == DEFAULT_MODEL and not path.exists():
+        raise UserError(f"{path}: the default model is not there; fetch it with make model, or name one with --model")
     checkpoint, tokenizer = with_tag_rows(load_checkpoint(path), load_tokenizer(path))
     decoder = from_checkpoint(checkpoint, **options)
     if adapter is not None:

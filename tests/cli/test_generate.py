@@ -1,5 +1,6 @@
 """`mvjax generate` and `mvjax evaluate` on a toy model: answers, measures, what is refused."""
 
+import dataclasses
 import io
 import json
 
@@ -7,7 +8,9 @@ import pytest
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
+from mvjax.engine import Engine
 from mvjax.language import tags
+from mvjax.tokenizers import Tokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,127 @@ def test_evaluate_checks_every_transcript(toy, capsys, tmp_path):
         assert totals["transcripts checked"] == limit
         assert totals["contradictions"] == 0
         assert totals["largest error of a logit"] < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential", "autoregressive"])
+def test_the_prompt_ends_with_the_suffix_of_its_mode(toy, capsys, monkeypatch, mode):
+    """arXiv 2506.09991, appendix: only the parallel modes are asked to think in parallel."""
+    asked = []
+    render = Tokenizer.render_chat
+    monkeypatch.setattr(
+        Tokenizer, "render_chat", lambda self, messages, **k: asked.append(messages) or render(self, messages, **k)
+    )
+    words = "--model", toy, *FEW, "--mode", mode, "--json"
+    assert run(capsys, "generate", "What is 1+1? ", *words)[0] == 0
+    (messages,) = asked
+    suffix = (
+        " Think step by step before answering."
+        if mode == "autoregressive"
+        else (" Think step by step and in parallel before answering.")
+    )
+    assert messages[-1] == {"role": "user", "content": "What is 1+1?" + suffix}
+
+
+def test_max_positions_limits_the_critical_path(toy, capsys):
+    words = ("generate", "What is 1+1?", "--model", toy, "--max-branches", 1, "--temperature", 1, "--json")
+    for positions in (9, 25):
+        record = json.loads(run(capsys, *words, "--max-new-tokens", 100, "--max-positions", positions)[1])
+        assert 0 < record["critical_path"] <= positions
+        assert record["finish"] == "positions"
+
+
+def test_speed_up_is_the_ratio_of_both_times(toy, capsys, monkeypatch):
+    """`--compare` generates the same again path after path; seconds are those that the results name."""
+    generate, modes = Engine.generate, []
+
+    def timed(engine, prompts, mode="parallel", **settings):
+        (result,) = generate(engine, prompts, mode=mode, **settings)
+        modes.append(mode)
+        seconds = {"parallel": 2.0, "sequential": 5.0}[mode]
+        return [dataclasses.replace(result, timings=dataclasses.replace(result.timings, decode=seconds))]
+
+    monkeypatch.setattr(Engine, "generate", timed)
+    words = ("generate", "hi", "--model", toy, *FEW, "--compare", "--json")
+    record = json.loads(run(capsys, *words)[1])
+    assert modes == ["parallel", "sequential"]
+    assert (record["seconds"], record["seconds,_path_after_path"], record["speed-up"]) == (2.0, 5.0, 2.5)
+    assert record["same_tokens"] == "yes"
+
+
+def test_autoregressive_answers_may_be_short(toy, capsys):
+    words = ("generate", "hi", "--model", toy, "--mode", "autoregressive", "--json")
+    for count in (1, 8):
+        record = json.loads(run(capsys, *words, "--max-new-tokens", count)[1])
+        assert record["tokens"] <= count
+        assert record["tokens"] == count or record["finish"] == "stop"
+
+
+@pytest.mark.parametrize("verb", ["generate", "evaluate"])
+@pytest.mark.parametrize("reason", ["failed", "not finite"])
+def test_an_answer_that_is_none_is_status_1_and_one_line(toy, capsys, monkeypatch, tmp_path, verb, reason):
+    """The first of two requests fails; the second is answered as usual."""
+    step = Engine.step
+
+    def spoilt(engine, on_tokens=None):
+        results = step(engine, on_tokens)
+        error = RuntimeError("out of\nmemory") if reason == "failed" else None
+        return [
+            dataclasses.replace(result, reason=reason, error=error) if result.prompt_length % 2 else result
+            for result in results
+        ]
+
+    monkeypatch.setattr(Engine, "step", spoilt)
+    lengths = [len(load_tokenizer(toy).encode(text)) for text in ("ab", "abc")]
+    assert lengths[0] % 2 != lengths[1] % 2
+    words = ("--model", toy, *FEW)
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps({"question": text, "answer": "1"}) + "\n" for text in ("ab", "abc")))
+    if verb == "generate":
+        status, output, error = run(capsys, verb, "ab", "abc", *words, "--json")
+        assert len(output.splitlines()) == 1
+    else:
+        status, output, error = run(capsys, verb, data, *words, "--requests", 1, "--json", "--output", tmp_path / "out")
+        assert json.loads(output)["problems"] == 2
+        assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) == 1
+    assert status == 1
+    assert error.startswith("error: ")
+    assert ("RuntimeError: out of memory" if reason == "failed" else "not finite numbers") in error
+
+
+def test_the_missing_default_model_names_the_way_to_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words in (("generate", "hi"), ("evaluate", tmp_path / "data.jsonl")):
+        (tmp_path / "data.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+        status, _, error = run(capsys, *words)
+        assert status == 2
+        assert "make model" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max-new-tokens", 10**400),
+        ("--max-new-tokens", 2**30),
+        ("--max-new-tokens", 8),
+        ("--max-positions", 2**31),
+        ("--max-path-tokens", 0),
+        ("--max-paths", 17),
+        ("--max-depth", -1),
+        ("--min-block-share", 2**31),
+        ("--temperature", "nan"),
+        ("--temperature", "inf"),
+        ("--top-k", 2**31),
+        ("--top-p", "nan"),
+        ("--seed", 2**32),
+    ],
+)
+@pytest.mark.parametrize("verb", ["generate", "evaluate"])
+def test_settings_out_of_range_are_one_line(toy, capsys, tmp_path, verb, option, value):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1+1", "answer": "2"}\n')
+    status, _, error = run(capsys, verb, "hi" if verb == "generate" else data, "--model", toy, option, value)
+    assert status == 2
+    assert error.startswith(f"error: {option[2:].replace('-', '_')} is ")
 
 
 @pytest.mark.parametrize(
