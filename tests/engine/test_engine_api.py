@@ -306,7 +306,7 @@ def test_tags_in_a_prompt_are_text(engine):
         (Prompt([1], hide_start=np.zeros((1, 1))), {}, "only one of hide_start and hide_end"),
         (Prompt([1], hide_start=np.zeros((1, 2)), hide_end=np.zeros((1, 2))), {}, "intervals of shapes"),
         (Prompt([1], hide_start=np.zeros((9, 1)), hide_end=np.zeros((9, 1))), {}, "9 levels deep"),
-        (Prompt([1], hide_start=np.zeros((1, 1)), hide_end=np.full((1, 1), 2**31 - 1)), {}, "ends inside a block"),
+        (Prompt([1], hide_start=np.zeros((1, 1), int), hide_end=np.full((1, 1), 2**31 - 1)), {}, "ends inside a block"),
         ([1], {"limits": Limits(max_new_tokens=8)}, "max_new_tokens is 8"),
         ([1], {"limits": Limits(max_positions=8)}, "max_positions is 8"),
         ([1], {"limits": Limits(max_path_tokens=0)}, "max_path_tokens is 0"),

@@ -366,4 +366,5 @@ def test_settings_are_read_once(engine):
     request = Request(0, engine._prompt([1], "parallel"), LIMITS, DRAWN[0], "parallel", cancelled=True)
     made = request.settings(4, cancelled=False)
     assert isinstance(made, Settings)
-    assert not made.cancelled
+    assert made.wind_up == 0
+    assert request.settings(4, cancelled=True).wind_up > 0
