@@ -17,30 +17,41 @@ Its autoregressive twin is configs/demo_autoregressive.py.
 Result: the adapter in mvjax/assets; loss 0.01 to 0.73 in the last 12 steps. README has its accuracy.
 """  # noqa: E501
 
-from mvjax.training.config import TrainConfig
+from mvjax.training.config import (
+    AdapterConfig,
+    BaseModelConfig,
+    CheckpointConfig,
+    DataConfig,
+    OptimizerConfig,
+    StepsConfig,
+    TrainConfig,
+)
 
 topology = "cpu:1"
 shape = "smollm2-135m"
 
 config = TrainConfig(
     name="demo",
-    model="downloads/SmolLM2-135M-Instruct.Q4_1.gguf",
-    data=(
-        "runs/data/synthetic.jsonl",
-        "runs/data/nested.jsonl",
-        "runs/data/gsm8k_parallel.jsonl",
-        "runs/data/gsm8k_both.jsonl",
+    model=BaseModelConfig(path="downloads/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    lora=AdapterConfig(rank=16, alpha=32.0),
+    data=DataConfig(
+        files=(
+            "runs/data/synthetic.jsonl",
+            "runs/data/nested.jsonl",
+            "runs/data/gsm8k_parallel.jsonl",
+            "runs/data/gsm8k_both.jsonl",
+        ),
+        row_length=1024,
+        levels=4,
+        rows=2,
+        equal_records=True,
     ),
-    row_length=1024,
-    levels=4,
-    rows=2,
-    equal_records=True,
-    steps=100,
-    learning_rate=1e-3,
-    final_learning_rate=0.05,
-    warmup=0.05,
-    tag_multiplier=5.0,
-    lora_rank=16,
-    lora_alpha=32.0,
-    steps_per_save=10,
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3,
+        final_learning_rate=0.05,
+        warmup=0.05,
+        tag_multiplier=5.0,
+    ),
+    steps=StepsConfig(total=100),
+    checkpoints=CheckpointConfig(every=10),
 )

@@ -10,15 +10,13 @@ Leaves the adapter in runs/demo_autoregressive/adapter.safetensors.
 Result: README has its accuracy, beside that of the demo model.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
 demo = runpy.run_path(str(Path(__file__).with_name("demo.py")))
 topology, shape = demo["topology"], demo["shape"]
 
-config = dataclasses.replace(
-    demo["config"],
+config = demo["config"].replace(
     name="demo_autoregressive",
-    form="autoregressive",
+    data={"form": "autoregressive"},
 )

@@ -8,7 +8,6 @@ HBM: 12.48 GiB of 15.75 on each chip (`mvjax plan configs/multiverse_1_5b_v5e.py
 Result: not run.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
@@ -17,13 +16,9 @@ recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
 topology = "v5e:2x4"
 shape = "qwen2.5-1.5b"
 
-config = dataclasses.replace(
-    recipe["config"],
+config = recipe["config"].replace(
     name="multiverse_1_5b_v5e",
-    model="downloads/Qwen2.5-1.5B-Instruct",
-    rows=16,
-    accumulation=4,
-    fsdp=4,
-    context_parallel=2,
-    tensor_parallel=1,
+    model={"path": "downloads/Qwen2.5-1.5B-Instruct"},
+    data={"rows": 16, "accumulation": 4},
+    mesh={"fsdp": 4, "context": 2, "tensor": 1},
 )

@@ -11,7 +11,6 @@ HBM: 136.92 GiB of 164.09 on each chip (`mvjax plan configs/multiverse_32b_b200.
 Result: not run.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
@@ -20,11 +19,8 @@ recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
 topology = "b200:8"
 shape = "qwen2.5-32b"
 
-config = dataclasses.replace(
-    recipe["config"],
+config = recipe["config"].replace(
     name="multiverse_32b_b200",
-    rows=16,
-    accumulation=2,
-    fsdp=8,
-    tensor_parallel=1,
+    data={"rows": 16, "accumulation": 2},
+    mesh={"fsdp": 8, "tensor": 1},
 )

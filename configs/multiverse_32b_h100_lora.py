@@ -12,7 +12,6 @@ Leaves the adapter in runs/multiverse_32b_h100_lora/adapter.safetensors.
 Result: not run.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
@@ -21,17 +20,11 @@ recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
 topology = "h100:8"
 shape = "qwen2.5-32b"
 
-config = dataclasses.replace(
-    recipe["config"],
+config = recipe["config"].replace(
     name="multiverse_32b_h100_lora",
-    # Adapters.
-    lora_rank=32,
-    lora_alpha=64.0,
-    learning_rate=1e-4,
-    tag_multiplier=10.0,
+    lora={"rank": 32, "alpha": 64.0},
+    optimizer={"learning_rate": 1e-4, "tag_multiplier": 10.0},
     # The machine.
-    rows=16,
-    accumulation=2,
-    fsdp=8,
-    tensor_parallel=1,
+    data={"rows": 16, "accumulation": 2},
+    mesh={"fsdp": 8, "tensor": 1},
 )

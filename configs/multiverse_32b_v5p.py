@@ -3,46 +3,59 @@
 The recipe: 1,000 transcripts in eight passes that go over from their sequential form to the parallel one, AdamW with a
 learning rate of 1e-5, 5 % warm-up and a cosine to zero, weight decay 1e-4, betas 0.9 and 0.95, bfloat16, all weights
 trained, text up to 32,768 tokens. What differs: rows are packed with whole transcripts instead of one each, so a step
-of 32 rows holds about a million tokens where the paper's held 16 transcripts (`--rows 16 --fsdp 16 --context-parallel
-2` is its number); the weights that Adam works on are float32.
+of 32 rows holds about a million tokens where the paper's held 16 transcripts (`--data.rows 16 --mesh.fsdp 16
+--mesh.context 2` is its number); the weights that Adam works on are float32.
 
 Prepare: the model as a Hugging Face directory in downloads/Qwen2.5-32B-Instruct; the transcripts as records, one JSON
-object a line as `mvjax curate` writes them, in data/multiverse_1k.jsonl. All hosts must see both, and --output.
+object a line as `mvjax curate` writes them, in data/multiverse_1k.jsonl. All hosts must see both, and
+the output directory.
 
-Command: mvjax train configs/multiverse_32b_v5p.py --output gs://BUCKET/runs, on every host (launch/tpu_pod does that)
+Command: mvjax train configs/multiverse_32b_v5p.py --output.directory gs://BUCKET/runs, on all hosts (by launch/tpu_pod)
 Hardware: v5p:4x4x8, 128 chips.
 HBM: 19.43 GiB of 95.74 on each chip (`mvjax plan configs/multiverse_32b_v5p.py`).
 Result: not run.
 """
 
-from mvjax.training.config import TrainConfig
+from mvjax.training.config import (
+    BaseModelConfig,
+    CheckpointConfig,
+    DataConfig,
+    LossConfig,
+    MeshConfig,
+    OptimizerConfig,
+    StepsConfig,
+    TrainConfig,
+)
 
 topology = "v5p:4x4x8"
 shape = "qwen2.5-32b"
 
 config = TrainConfig(
     name="multiverse_32b_v5p",
-    model="downloads/Qwen2.5-32B-Instruct",
-    data=("data/multiverse_1k.jsonl",),
-    # The recipe.
-    row_length=32768,
-    levels=4,
-    rows=32,
-    passes=8,
-    curriculum=(0.0, 0.0, 0.1, 0.5, 0.5, 0.9, 1.0, 1.0),
-    learning_rate=1e-5,
-    final_learning_rate=0.0,
-    warmup=0.05,
-    weight_decay=1e-4,
-    beta1=0.9,
-    beta2=0.95,
-    clip=1.0,
-    dtype="bfloat16",
-    master_dtype="float32",
-    # The machine.
-    fsdp=32,
-    tensor_parallel=4,
-    remat="full",
-    loss_chunk=1024,
-    steps_per_save=20,
+    model=BaseModelConfig(
+        path="downloads/Qwen2.5-32B-Instruct",
+        dtype="bfloat16",
+        master_dtype="float32",
+        remat="full",
+    ),
+    data=DataConfig(
+        files=("data/multiverse_1k.jsonl",),
+        row_length=32768,
+        levels=4,
+        rows=32,
+        curriculum=(0.0, 0.0, 0.1, 0.5, 0.5, 0.9, 1.0, 1.0),
+    ),
+    loss=LossConfig(chunk=1024),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-5,
+        final_learning_rate=0.0,
+        warmup=0.05,
+        weight_decay=1e-4,
+        beta1=0.9,
+        beta2=0.95,
+        clip=1.0,
+    ),
+    mesh=MeshConfig(fsdp=32, tensor=4),
+    steps=StepsConfig(passes=8),
+    checkpoints=CheckpointConfig(every=20),
 )

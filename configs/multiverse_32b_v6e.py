@@ -4,13 +4,12 @@ Chips have a third of a v5p's memory, so every row's text lies over two more of 
 
 Prepare as for configs/multiverse_32b_v5p.py.
 
-Command: mvjax train configs/multiverse_32b_v6e.py --output gs://BUCKET/runs, on every host (launch/tpu_pod does that)
+Command: mvjax train configs/multiverse_32b_v6e.py --output.directory gs://BUCKET/runs, on all hosts (by launch/tpu_pod)
 Hardware: v6e:16x16, 256 chips.
 HBM: 10.47 GiB of 31.25 on each chip (`mvjax plan configs/multiverse_32b_v6e.py`).
 Result: not run.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
@@ -19,10 +18,7 @@ recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
 topology = "v6e:16x16"
 shape = "qwen2.5-32b"
 
-config = dataclasses.replace(
-    recipe["config"],
+config = recipe["config"].replace(
     name="multiverse_32b_v6e",
-    fsdp=32,
-    context_parallel=2,
-    tensor_parallel=4,
+    mesh={"fsdp": 32, "context": 2, "tensor": 4},
 )

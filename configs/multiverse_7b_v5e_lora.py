@@ -9,7 +9,6 @@ Leaves the adapter in runs/multiverse_7b_v5e_lora/adapter.safetensors.
 Result: not run.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
@@ -18,19 +17,13 @@ recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
 topology = "v5e:2x4"
 shape = "qwen2.5-7b"
 
-config = dataclasses.replace(
-    recipe["config"],
+config = recipe["config"].replace(
     name="multiverse_7b_v5e_lora",
-    model="downloads/Qwen2.5-7B-Instruct",
+    model={"path": "downloads/Qwen2.5-7B-Instruct"},
     # Adapters, as in configs/multiverse_32b_h100_lora.py.
-    lora_rank=32,
-    lora_alpha=64.0,
-    learning_rate=1e-4,
-    tag_multiplier=10.0,
+    lora={"rank": 32, "alpha": 64.0},
+    optimizer={"learning_rate": 1e-4, "tag_multiplier": 10.0},
     # The machine.
-    rows=16,
-    accumulation=8,
-    fsdp=2,
-    context_parallel=4,
-    tensor_parallel=1,
+    data={"rows": 16, "accumulation": 8},
+    mesh={"fsdp": 2, "context": 4, "tensor": 1},
 )

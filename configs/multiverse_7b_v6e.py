@@ -2,13 +2,12 @@
 
 Prepare as for configs/multiverse_32b_v5p.py, with the model in downloads/Qwen2.5-7B-Instruct.
 
-Command: mvjax train configs/multiverse_7b_v6e.py --output gs://BUCKET/runs, on every host (launch/tpu_pod does that)
+Command: mvjax train configs/multiverse_7b_v6e.py --output.directory gs://BUCKET/runs, on all hosts (by launch/tpu_pod)
 Hardware: v6e:4x4, 16 chips.
 HBM: 27.06 GiB of 31.25 on each chip (`mvjax plan configs/multiverse_7b_v6e.py`).
 Result: not run.
 """
 
-import dataclasses
 import runpy
 from pathlib import Path
 
@@ -17,13 +16,9 @@ recipe = runpy.run_path(str(Path(__file__).with_name("multiverse_32b_v5p.py")))
 topology = "v6e:4x4"
 shape = "qwen2.5-7b"
 
-config = dataclasses.replace(
-    recipe["config"],
+config = recipe["config"].replace(
     name="multiverse_7b_v6e",
-    model="downloads/Qwen2.5-7B-Instruct",
-    rows=16,
-    accumulation=2,
-    fsdp=8,
-    context_parallel=2,
-    tensor_parallel=1,
+    model={"path": "downloads/Qwen2.5-7B-Instruct"},
+    data={"rows": 16, "accumulation": 2},
+    mesh={"fsdp": 8, "context": 2, "tensor": 1},
 )

@@ -27,7 +27,7 @@ def config(name: str, words: list[str]) -> dict:
     from mvjax.training.config_file import load_config, override
 
     try:
-        chosen = override(load_config(Path(name)), [word for word in words if word != "--restart"]).check()
+        chosen = override(load_config(Path(name)), [word for word in words if word != "--restart"]).validate()
     except UserError as error:
         return {"error": str(error)}
     versions = {"python": ".".join(map(str, sys.version_info[:2])), "mvjax": __version__}
@@ -36,12 +36,12 @@ def config(name: str, words: list[str]) -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    files = {"model": [chosen.model], "tokenizer": [chosen.tokenizer], "data": list(chosen.data)}
+    files = {"model": [chosen.model.path], "tokenizer": [chosen.model.tokenizer], "data": list(chosen.data.files)}
     return {
         "versions": versions,
         "files": {field: [path for path in paths if path] for field, paths in files.items()},
         "missing": [field for field in ("model", "data") if not any(files[field])],
-        "output": chosen.output,
+        "output": chosen.output.directory,
         "name": chosen.name,
     }
 

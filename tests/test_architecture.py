@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = ("host", "kubernetes", "local", "slurm", "tpu_pod", "worker")
 
-GROUND = {"errors", "files", "version"}
+GROUND = {"errors", "files", "settings", "version"}
 """Modules directly under mvjax/ that any room but `language` may use."""
 
 ARROWS: Mapping[str, set[str]] = {
@@ -20,6 +20,7 @@ ARROWS: Mapping[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "files": set(),
+    "settings": {"errors"},
     "chips": set(),
     "mvjax": {"version"},
     "tokenizers": GROUND | {"language"},

@@ -79,7 +79,8 @@ def compiled_bytes(config: MemoryBench, length: int) -> float:
     from mvjax.planning.shapes import find_shape
     from mvjax.training.config import TrainConfig
 
-    chosen = TrainConfig(row_length=length, rows=1, lora_rank=config.rank, lora_alpha=ALPHA, remat=config.remat)
+    lora, data = {"rank": config.rank, "alpha": ALPHA}, {"row_length": length, "rows": 1}
+    chosen = TrainConfig().replace(model={"remat": config.remat}, lora=lora, data=data)
     return compile_step(describe_step(chosen, find_shape(str(config.model)), machine("cpu:1"))).temporaries
 
 

@@ -78,20 +78,17 @@ class JaxTraining:
         import jax.numpy as jnp
 
         from mvjax.models import LoraConfig, add_lora, from_checkpoint
-        from mvjax.training.config import TrainConfig
-        from mvjax.training.feed import shard_batch
+        from mvjax.training.batch import shard_batch
+        from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
         from mvjax.training.mesh import make_placement
         from mvjax.training.model import make_trainable
-        from mvjax.training.optimizer import make_optimizer
-        from mvjax.training.step import init_state, make_step
+        from mvjax.training.train import init_state, make_optimizer, make_update
 
-        config = TrainConfig(learning_rate=LEARNING_RATE, clip=CLIP, lora_rank=rank, lora_alpha=ALPHA)
-        placement = make_placement(config, jax.devices()[:1])
-        options = {"scan_layers": config.scan_layers, "remat": config.remat, "placement": placement}
-        decoder = from_checkpoint(checkpoint, dtype=jnp.float32, **options)
+        placement = make_placement(MeshConfig(), jax.devices()[:1])
+        decoder = from_checkpoint(checkpoint, dtype=jnp.float32, scan_layers=True, placement=placement)
         model = make_trainable(add_lora(decoder, LoraConfig(rank, ALPHA)))
-        optimizer = make_optimizer(config, lambda _: LEARNING_RATE, model.groups)
-        self._step = make_step(model, optimizer, placement, loss_chunk=config.loss_chunk)
+        optimizer = make_optimizer(OptimizerConfig(clip=CLIP), lambda _: LEARNING_RATE, model.groups)
+        self._step = make_update(model, optimizer, placement, LossConfig())
         self._frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
         self._state = init_state(model, optimizer, placement)
         self._batch = shard_batch(batch, 1, placement)

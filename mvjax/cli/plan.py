@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FITS, DOES_NOT_FIT = 0, 2
 
-USAGE = """usage: mvjax plan CONFIG.py [--topology CHIPS] [--json] [--tries N] [--generate ...] [--FIELD VALUE ...]
+USAGE = """usage: mvjax plan CONFIG.py [--topology CHIPS] [--json] [--tries N] [--generate ...] [--SECTION.FIELD VALUE]
 
 Compiles the training step of a configuration for a machine that need not be here, and prints what it needs: memory of a
 chip by kind and whether it fits, bytes over the network by kind and axis of the mesh, operations, a step's time at
@@ -25,14 +25,15 @@ best. Where it does not fit, the nearest change that does. Nothing is allocated;
 
   --topology CHIPS    v5p:4x4x8, v5e:16x16, v6e:16x16, v4:4x4x4, h100:8, h200:8, b200:8, a100:8 (16, 24, ... for several
                       hosts), cpu:1; by default the configuration's `topology`
-  --slices N          so many such slices, joined by the data-centre network (a field of the configuration)
+  --mesh.slices N     N such slices, joined by the data-centre network (a field of the configuration)
   --generate          the engine's loop instead, on one chip, for the trained model
     --requests N          requests at a time (4)
     --max-branches N  branches of each (8)
     --slots N             tokens of each (4096)
   --tries N           programs to compile at most in search of one that fits (4; 0: none)
   --json              print JSON
-  --model shape:NAME  a published shape, where the model is not here; by default the configuration's `shape`
+  --model.path shape:NAME
+                      a published shape, where the model is not here; by default the configuration's `shape`
 
 Every field of the configuration can be given as for `mvjax train`, see mvjax train --help."""
 
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
 
     path = Path(argv[0])
     words = split(argv[1:])
-    config = override(load_config(path), words.fields).check()
+    config = override(load_config(path), words.fields).validate()
     preset = runpy.run_path(str(path))
     topology, shape = words.own.get("topology") or preset.get("topology"), preset.get("shape", "")
     if not topology:
@@ -89,8 +90,8 @@ def train(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
     from mvjax.planning.report import to_json, to_text
     from mvjax.planning.shapes import find_shape
 
-    model = find_shape(config.model, shape)
-    step = describe_step(config, model, machine(topology, config.slices))
+    model = find_shape(config.model.path, shape)
+    step = describe_step(config, model, machine(topology, config.mesh.slices))
     if step.possible:
         say(f"compiling the step of {config.name} for {step.machine.title}")
     plan = plan_step(step)
@@ -107,14 +108,14 @@ def generate(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
     from mvjax.planning.machines import machine
     from mvjax.planning.shapes import find_shape
 
-    model, chips = find_shape(config.model, shape), machine(topology)
+    model, chips = find_shape(config.model.path, shape), machine(topology)
     asked = {"requests": own.get("requests"), "max_branches": own.get("max_branches"), "slots": own.get("slots")}
     load = Load(**{name: value for name, value in asked.items() if value is not None}).check()
     say(f"compiling the generation loop for one chip of {topology}")
-    plan = plan_generation(model, chips, load, config.dtype)
+    plan = plan_generation(model, chips, load, config.model.dtype)
     found, tried = None, 0
     if not plan.fits:
-        found, tried = fewer(plan, config.dtype, own.get("tries", 4), say)
+        found, tried = fewer(plan, config.model.dtype, own.get("tries", 4), say)
     as_json = own.get("json")
     print(json.dumps(generation_json(plan, found, tried), indent=2) if as_json else generation_text(plan, found, tried))
     return FITS if plan.fits else DOES_NOT_FIT

@@ -9,16 +9,17 @@ from mvjax.errors import UserError
 
 EXIT_INTERRUPTED = 130
 
-USAGE = """usage: mvjax train CONFIG.py [--restart] [--FIELD VALUE ...]
+USAGE = """usage: mvjax train CONFIG.py [--restart] [--SECTION.FIELD VALUE ...]
 
 Fine-tunes the model of a configuration (a preset of configs/, or a Python file with `config = TrainConfig(...)`).
-The run lives in OUTPUT/NAME; a second start goes on from its newest checkpoint, and so does a start after Ctrl-C.
---restart begins again. Every field of the configuration can be given on the command line:
+The run lives in OUTPUT.DIRECTORY/NAME; a second start resumes it from its newest checkpoint, and so does a start after
+Ctrl-C. --restart begins again. Every field of the configuration can be given on the command line:
+
 """
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb; returns 0, or 130 (Ctrl-C, `stop_after`) and 75 (SIGTERM) where it was interrupted, and saved."""
+    """Run the verb; returns 0, or 130 (Ctrl-C, `stop_after`) and 75 (SIGTERM) where it was interrupted and saved."""
     from mvjax.training.config_file import describe_fields, load_config, override
 
     if not argv or {"-h", "--help"} & set(argv):
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     if argv[0].startswith("-"):
         raise UserError(f"train: the configuration comes first, as in `mvjax train configs/demo.py {argv[0]} ...`")
     restart = "--restart" in argv
-    config = override(load_config(Path(argv[0])), [word for word in argv[1:] if word != "--restart"]).check()
+    config = override(load_config(Path(argv[0])), [word for word in argv[1:] if word != "--restart"]).validate()
 
     from mvjax.training import distributed
 

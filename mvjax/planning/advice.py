@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mvjax.errors import UserError
 from mvjax.planning.plan import Plan, plan_step
 from mvjax.planning.program import Step, describe_step
+from mvjax.settings import leaves
 from mvjax.training.config import TrainConfig
 from mvjax.training.mesh import mesh_shape
 
@@ -73,45 +74,45 @@ def changes(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
 
 def recompute(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """Keep each layer's input only."""
-    if config.remat != "full":
-        yield replace(config, remat="full")
+    if config.model.remat != "full":
+        yield config.replace(model={"remat": "full"})
 
 
 def accumulate(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """More and smaller micro-batches, as far as the rows go."""
-    data, fsdp, *_ = mesh_shape(config, devices)
-    for count in range(config.accumulation + 1, config.rows // (data * fsdp) + 1):
-        if config.rows % (count * data * fsdp) == 0:
-            yield replace(config, accumulation=count)
+    data, fsdp, *_ = mesh_shape(config.mesh, devices)
+    for count in range(config.data.accumulation + 1, config.data.rows // (data * fsdp) + 1):
+        if config.data.rows % (count * data * fsdp) == 0:
+            yield config.replace(data={"accumulation": count})
 
 
 def shard(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """Copies of the model give way to parts of it."""
-    data = mesh_shape(config, devices)[0]
-    if data > config.slices:
-        yield replace(config, data_parallel=config.slices, fsdp=config.fsdp * (data // config.slices))
+    data = mesh_shape(config.mesh, devices)[0]
+    if data > (slices := config.mesh.slices):
+        yield config.replace(mesh={"data": slices, "fsdp": config.mesh.fsdp * (data // slices)})
 
 
 def spread(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """Fewer rows at a time, each over more chips."""
-    data, fsdp, *_ = mesh_shape(config, devices)
-    if fsdp % 2 or config.rows % (2 * config.accumulation):
+    data, fsdp, *_ = mesh_shape(config.mesh, devices)
+    if fsdp % 2 or config.data.rows % (2 * config.data.accumulation):
         return
-    fewer = replace(config, data_parallel=data, fsdp=fsdp // 2, accumulation=2 * config.accumulation)
-    yield replace(fewer, context_parallel=2 * config.context_parallel)
-    yield replace(fewer, tensor_parallel=2 * config.tensor_parallel)
+    for axis in ("context", "tensor"):
+        mesh = {"data": data, "fsdp": fsdp // 2, axis: 2 * getattr(config.mesh, axis)}
+        yield config.replace(mesh=mesh, data={"accumulation": 2 * config.data.accumulation})
 
 
 def shorten(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """Weights and moments in 16 bits."""
-    if not config.lora_rank and config.master_dtype == "float32":
-        yield replace(config, master_dtype="bfloat16")
+    if not config.lora.rank and config.model.master_dtype == "float32":
+        yield config.replace(model={"master_dtype": "bfloat16"})
 
 
 def adapt(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """Adapters instead of all weights."""
-    if not config.lora_rank:
-        yield replace(config, lora_rank=LORA_RANK)
+    if not config.lora.rank:
+        yield config.replace(lora={"rank": LORA_RANK})
 
 
 CHANGES = (recompute, accumulate, shard, spread, shorten, adapt)
@@ -120,5 +121,5 @@ CHANGES = (recompute, accumulate, shard, spread, shorten, adapt)
 
 def words(before: TrainConfig, after: TrainConfig) -> tuple[str, ...]:
     """The options that make one configuration of the other."""
-    names = (name for name in vars(before) if getattr(before, name) != getattr(after, name))
-    return tuple(f"--{name.replace('_', '-')} {getattr(after, name)}" for name in names)
+    pairs = zip(leaves(before), leaves(after))
+    return tuple(f"--{new.name.replace('_', '-')} {new.value}" for old, new in pairs if old.value != new.value)

@@ -71,15 +71,15 @@ def rate(chip: Chip, mesh: Mesh, axes: Sequence[str]) -> float:
 def model_flops(step: Step) -> float:
     """Operations that the model itself needs for a step, if every row is one causal document and all of it target."""
     config = step.config
-    tokens = config.rows * config.row_length
-    return ModelFlops.of(step.shape.config, step.adapters).step(tokens, tokens, tokens * config.row_length // 2)
+    tokens = config.data.rows * config.data.row_length
+    return ModelFlops.of(step.shape.config, step.adapters).step(tokens, tokens, tokens * config.data.row_length // 2)
 
 
 def unknown_loops(step: Step, program: Program) -> Mapping[str, float]:
     """Rounds of the loops whose number is decided on the device: the loss goes through the targets chunk by chunk, at
     most all tokens of the chip's rows."""
     config, mesh = step.config, step.mesh
-    micro = config.rows // config.accumulation // (mesh["data"] * mesh["fsdp"])
-    tokens = micro * config.row_length // mesh["context"]
-    chunks = -(-tokens // min(config.loss_chunk, tokens))
+    micro = config.data.rows // config.data.accumulation // (mesh["data"] * mesh["fsdp"])
+    tokens = micro * config.data.row_length // mesh["context"]
+    chunks = -(-tokens // min(config.loss.chunk, tokens))
     return {loop.instruction.name: chunks for loop in program.loops() if program.rounds(loop) is None}

@@ -48,7 +48,7 @@ def memory(step: Step, compiled: Compiled, program: Program | None) -> Memory:
     if program is None:
         rest = max(0, compiled.total - given.total)
         return Memory(*kinds, None, None, rest, 0, compiled.total, min(room, compiled.total - 1))
-    activations, gradients = kept(program, step.shape.config.layers) if step.config.scan_layers else (None, None)
+    activations, gradients = kept(program, step.shape.config.layers) if step.config.model.scan_layers else (None, None)
     rest = compiled.total - given.total - compiled.code - (activations or 0) - (gradients or 0)
     return Memory(*kinds, activations, gradients, rest, compiled.code, compiled.total, room)
 

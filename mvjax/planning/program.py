@@ -19,13 +19,11 @@ from mvjax.models.placement import Placement
 from mvjax.models.tensors import parameter_count
 from mvjax.planning.machines import Machine, lowering_platform, uncached
 from mvjax.planning.shapes import Shape
+from mvjax.training.batch import abstract_batch, check_rows, step_batch_sharding
 from mvjax.training.config import TrainConfig
-from mvjax.training.feed import check_rows
-from mvjax.training.loss import Targets
 from mvjax.training.mesh import make_placement
-from mvjax.training.model import TrainableModel, make_trainable
-from mvjax.training.optimizer import make_optimizer, make_schedule
-from mvjax.training.step import StepBatch, TrainState, make_state, make_step, state_sharding, step_batch_sharding
+from mvjax.training.model import TrainableModel, TrainState, make_trainable
+from mvjax.training.train import make_optimizer, make_schedule, make_state, make_update
 
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -106,25 +104,27 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
     Raises:
         UserError: the configuration makes no sense, or its mesh does not fit the machine or divide the model.
     """
-    config.check()
-    if config.attention not in ("auto", "xla", machine.chip.platform):
-        raise UserError(f"config: attention = {config.attention!r} does not run on {machine.name}; use auto")
+    config.validate()
+    if config.model.attention not in ("auto", "xla", machine.chip.platform):
+        raise UserError(
+            f"config: model.attention = {config.model.attention!r} does not run on {machine.name}; use auto"
+        )
     with jax.default_device(machine.devices[0]):
-        placement = make_placement(config, machine.devices)
+        placement = make_placement(config.mesh, machine.devices)
         check_rows(config, placement)
         model = make_trainable(nnx.eval_shape(lambda: describe_model(config, shape, placement)))
     model.check(placement)
-    state = jax.eval_shape(partial(make_state, model, describe_optimizer(config, model)), model.params)
-    at = state_sharding(model, placement, state)
+    state = jax.eval_shape(partial(make_state, describe_optimizer(config, model)), model.params)
+    at = model.state_sharding(placement, state)
     trained = on_chip(state.params, at.params)
     arguments = Arguments(
         weights=trained + on_chip(model.frozen, model.frozen_sharding(placement)),
         trained=trained,
         optimizer=on_chip(state.opt_state, at.opt_state),
-        batch=on_chip(describe_batch(config), step_batch_sharding(placement)),
+        batch=on_chip(abstract_batch(config.data), step_batch_sharding(placement)),
     )
     adapters = sum(x.size for name, x in model.params.items() if model.groups[name] == "lora")
-    lora = config.lora_rank > 0
+    lora = config.lora.rank > 0
     return Step(
         config, shape, machine, placement, model, arguments, parameter_count(shape.config), adapters if lora else None
     )
@@ -132,37 +132,24 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
 
 def describe_model(config: TrainConfig, shape: Shape, placement: Placement) -> Decoder:
     """The decoder that `mvjax train` would load; call it under `nnx.eval_shape`."""
-    dtype, lora = jnp.dtype(config.dtype), config.lora_rank > 0
+    dtype, lora = jnp.dtype(config.model.dtype), config.lora.rank > 0
     decoder = Decoder(
-        replace(shape.config, scan_layers=config.scan_layers),
+        replace(shape.config, scan_layers=config.model.scan_layers),
         dtype=dtype,
-        param_dtype=dtype if lora else jnp.dtype(config.master_dtype),
-        remat=config.remat,
-        backend=config.attention,
+        param_dtype=dtype if lora else jnp.dtype(config.model.master_dtype),
+        remat=config.model.remat,
+        backend=config.model.attention,
         placement=placement,
         rngs=nnx.Rngs(params=0),
     )
     if lora:
-        add_lora(decoder, LoraConfig(config.lora_rank, config.lora_alpha, config.lora_targets, shape.tag_ids))
+        add_lora(decoder, LoraConfig(config.lora.rank, config.lora.alpha, config.lora.targets, shape.tag_ids))
     return decoder
 
 
 def describe_optimizer(config: TrainConfig, model: TrainableModel):
     """The optimizer; how long its schedule is changes nothing about the program."""
-    return make_optimizer(config, make_schedule(config, config.steps or 1000), model.groups)
-
-
-def describe_batch(config: TrainConfig) -> StepBatch:
-    """Shapes of a step's batch, as `mvjax.training.feed.shard_batch` makes it."""
-    A, B, T = config.accumulation, config.rows // config.accumulation, config.row_length
-
-    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((A, B, *shape), dtype)
-
-    token = array(jnp.int32, T)
-    levels = array(jnp.int32, config.levels, T)
-    targets = Targets(token, token, array(jnp.float32, T), array(jnp.int8, T))
-    return StepBatch(token, token, levels, levels, targets)
+    return make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps.total or 1000), model.groups)
 
 
 def on_chip(arrays, shardings) -> int:
@@ -182,9 +169,9 @@ def compile_step(step: Step) -> Compiled:
     """
     config, model = step.config, step.model
     optimizer = describe_optimizer(config, model)
-    function = make_step(model, optimizer, step.placement, loss_chunk=config.loss_chunk, z_loss=config.z_loss)
-    state: TrainState = jax.eval_shape(partial(make_state, model, optimizer), model.params)
-    return compile_on(step.machine, function, state, model.frozen, describe_batch(config))
+    function = make_update(model, optimizer, step.placement, config.loss)
+    state: TrainState = jax.eval_shape(partial(make_state, optimizer), model.params)
+    return compile_on(step.machine, function, state, model.frozen, abstract_batch(config.data))
 
 
 def compile_on(machine: Machine, function, *arguments) -> Compiled:

@@ -51,8 +51,8 @@ def to_text(plan: Plan, advice: Advice | None = None) -> str:
     lines = [
         f"{config.name}: {step.shape.source}, {count_words(step.parameters)} weights"
         + (f", {count_words(step.adapters)} of adapters" if step.adapters is not None else ""),
-        f"{config.rows} rows of {config.row_length:,} tokens in {micro_batches(config)}, {numbers(config)}, "
-        f"remat {config.remat}",
+        f"{config.data.rows} rows of {config.data.row_length:,} tokens in {micro_batches(config)}, {numbers(config)}, "
+        f"remat {config.model.remat}",
         f"{step.machine.title}, {mesh_words(step.mesh)}; "
         + (f"compiled in {plan.seconds:.0f} s, not run" if step.possible else "not compiled"),
         "",
@@ -74,15 +74,15 @@ def count_words(count: int) -> str:
 
 def micro_batches(config: TrainConfig) -> str:
     """Parts of a step's batch."""
-    count = config.accumulation
+    count = config.data.accumulation
     return "one batch" if count == 1 else f"{count} micro-batches"
 
 
 def numbers(config: TrainConfig) -> str:
     """Element types."""
-    if config.lora_rank:
-        return f"LoRA of rank {config.lora_rank} over {config.dtype}"
-    return f"{config.dtype} over weights in {config.master_dtype}"
+    if config.lora.rank:
+        return f"LoRA of rank {config.lora.rank} over {config.model.dtype}"
+    return f"{config.model.dtype} over weights in {config.model.master_dtype}"
 
 
 def mesh_words(mesh: dict[str, int]) -> str:

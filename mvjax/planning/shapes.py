@@ -88,8 +88,8 @@ def find_shape(model: str, fallback: str = "") -> Shape:
     if fallback:
         shape = named(fallback)
         return replace(shape, source=f"{shape.source} ({model or 'no model'} is not here)")
-    what = f"{model}: not found" if model else "config: model is not set"
-    raise UserError(f"{what}; give --model a model's directory, or a published shape such as {PREFIX}qwen2.5-32b")
+    what = f"{model}: not found" if model else "config: model.path is not set"
+    raise UserError(f"{what}; give --model.path a model's directory, or a published shape such as {PREFIX}qwen2.5-32b")
 
 
 def named(name: str) -> Shape:

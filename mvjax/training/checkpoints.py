@@ -18,7 +18,7 @@ from jaxtyping import Array, UInt32
 
 from mvjax.errors import UserError
 from mvjax.training.distributed import HostSync, is_first
-from mvjax.training.step import TrainState
+from mvjax.training.model import TrainState
 
 STATE, RECORD = "state", "record"
 

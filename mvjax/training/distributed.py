@@ -85,6 +85,13 @@ class HostSync:
         self._patience = patience
         self._places = 0
 
+    def __enter__(self) -> HostSync:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, UserError):
+            self.fail(error)
+
     def gather(self, what: str, value: Any, patience: float | None = None) -> list[Any]:
         """A JSON value of every process, by number; `patience` in seconds where it is not the usual one.
 

@@ -13,30 +13,30 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.placement import MESH_AXES, RULES, Placement
-from mvjax.training.config import TrainConfig
+from mvjax.training.config import MeshConfig
 
 
-def mesh_shape(config: TrainConfig, devices: int) -> tuple[int, ...]:
-    """Sizes of MESH_AXES; data_parallel = 0 takes what the others leave.
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Sizes of MESH_AXES; `data` = 0 takes what the others leave.
 
     Raises:
         UserError: the product is not the number of devices, or the slices do not divide the data axis.
     """
-    rest = config.fsdp * config.context_parallel * config.tensor_parallel
-    data = config.data_parallel or max(1, devices // rest)
-    shape = data, config.fsdp, config.context_parallel, config.tensor_parallel
+    rest = config.fsdp * config.context * config.tensor
+    data = config.data or max(1, devices // rest)
+    shape = data, config.fsdp, config.context, config.tensor
     if math.prod(shape) != devices:
         asked = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, shape))
         raise UserError(
-            f"mesh: {asked} = {math.prod(shape)} chips, but there are {devices}; change data_parallel, fsdp, "
-            "context_parallel or tensor_parallel"
+            f"mesh: {asked} = {math.prod(shape)} chips, but there are {devices}; change mesh.data, mesh.fsdp, "
+            "mesh.context or mesh.tensor"
         )
     if data % config.slices:
-        raise UserError(f"mesh: a data axis of {data} does not split over slices = {config.slices}")
+        raise UserError(f"mesh: a data axis of {data} does not split over mesh.slices = {config.slices}")
     return shape
 
 
-def make_placement(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Placement:
+def make_placement(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Placement:
     """The mesh over all devices of all processes, or over `devices` (those of a described machine).
 
     Neighbours along the inner axes are neighbours on the chips' network. Over several slices the data axis is the
@@ -46,7 +46,7 @@ def make_placement(config: TrainConfig, devices: Sequence[jax.Device] | None = N
     shape = mesh_shape(config, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices != config.slices and (slices > 1 or devices[0].platform == "tpu"):
-        raise UserError(f"mesh: slices = {config.slices}, but the devices lie in {slices}")
+        raise UserError(f"config: mesh.slices = {config.slices}, but the devices lie in {slices}")
     if devices[0].platform != "tpu":  # Devices of a process, or of a host, come one after the other.
         grid = np.asarray(devices).reshape(shape)
     elif config.slices > 1:
@@ -68,6 +68,13 @@ def mesh_notes(placement: Placement, shape: ModelConfig) -> tuple[str, ...]:
         f"note: {shape.heads} heads, {shape.kv_heads} of keys and values, do not split over tensor "
         f"{placement.size('tensor')}: each of its chips computes the attention of all of them",
     )
+
+
+def mesh_words(placement: Placement) -> str:
+    """The mesh in words: how many devices, and the axes that split something."""
+    size = placement.mesh.size
+    axes = " x ".join(f"{axis} {parts}" for axis, parts in placement.mesh.shape.items() if parts > 1)
+    return f"{size} device{'s' * (size > 1)}" + (f" ({axes})" if axes else "")
 
 
 def batch_sharding(placement: Placement, *axes: str | None) -> NamedSharding:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
+import optax
 from flax import nnx
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Int
 
 from mvjax.models.decoder import Decoder, TagRows
 from mvjax.models.lora import TRAINABLE, is_adapted
 from mvjax.models.placement import Axes, Placement
-from mvjax.training.optimizer import TAGS
+
+TAGS = "tags"
+"""Group of the control tags' rows, which may learn faster than the rest."""
+
+
+class TrainState(NamedTuple):
+    """What a step changes, and all that a checkpoint must hold."""
+
+    step: Int[Array, ""]
+    """Steps done."""
+    params: dict[str, Array]
+    """Trained parameters (float32, or bfloat16 where the configuration says so)."""
+    opt_state: optax.OptState
+    """State of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,15 @@ class TrainableModel:
         structure = jax.tree.structure(self.frozen)
         leaves = [placement.sharding(axes) for axes in self.frozen_axes] or [placement.whole] * structure.num_leaves
         return jax.tree.unflatten(structure, leaves)
+
+    def state_sharding(self, placement: Placement, state: TrainState) -> TrainState:
+        """Where each array of a state lies: the optimizer's with the parameter whose name they bear."""
+
+        def of(path, _):
+            names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+            return self.sharding(placement, names[-1]) if names else placement.whole
+
+        return jax.tree_util.tree_map_with_path(of, state)
 
 
 def make_trainable(decoder: Decoder) -> TrainableModel:

@@ -1,31 +1,52 @@
-"""From a configuration to a trained model: files in, run, files out."""
+"""The trainer, from top to bottom: mesh, data, model, optimizer, restore, step, loop.
+
+`train` goes from the files that a configuration names to a trained model. `fit`, its second half, takes any model and
+any batches. Beside it: `mesh` and `batch` (what lies where), `model`, `loss`, `checkpoints`, `run_directory`, `run_log`
+(all that a run reports) and `distributed` (several processes as one run).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
+from jaxtyping import Array
+from rich.console import Console
 
 from mvjax.data.build import build_store
 from mvjax.data.corpus import Corpus
+from mvjax.data.packing import Batch
 from mvjax.data.pipeline import BatchIterator, PackedBatches
-from mvjax.data.schedule import PipelineConfig
+from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
 from mvjax.data.store import open_store, store_path
 from mvjax.errors import UserError
+from mvjax.language import PARTS
 from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter
 from mvjax.models.export import fetch, gathered, save_model
 from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
+from mvjax.training.batch import StepBatch, abstract_batch, check_rows, shard_batch, step_batch_sharding
+from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
-from mvjax.training.config import TrainConfig
-from mvjax.training.distributed import Heartbeat, HostSync, is_first
-from mvjax.training.feed import check_rows
-from mvjax.training.flops import ModelFlops, adapter_weights
-from mvjax.training.mesh import local_rows, make_placement, mesh_notes
-from mvjax.training.model import TrainableModel, make_trainable
-from mvjax.training.run import RunResult, run
+from mvjax.training.config import LossConfig, OptimizerConfig, TrainConfig, to_dict
+from mvjax.training.distributed import Heartbeat, HostSync, is_first, versions
+from mvjax.training.flops import ModelFlops, adapter_weights, peak_flops
+from mvjax.training.interrupt import Interrupt
+from mvjax.training.loss import Head, LossSums, cross_entropy_on_mesh
+from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
+from mvjax.training.model import TAGS, TrainableModel, TrainState, make_trainable
+from mvjax.training.profile import Profile
+from mvjax.training.run_directory import check_origin, run_directory
+from mvjax.training.run_log import RunLog
 from mvjax.training.sample import Sampler
 from mvjax.weights import Checkpoint, with_tag_rows
 
@@ -33,123 +54,265 @@ BUILD_PATIENCE = 24 * 3600.0
 """Seconds that the other processes wait for process 0 to encode the records."""
 
 
-def train(config: TrainConfig, *, restart: bool = False, console=None) -> RunResult:
+@dataclass(frozen=True)
+class RunResult:
+    """How a run, or this start of it, ended."""
+
+    state: TrainState
+    """The last state."""
+    directory: Path
+    """The run's directory."""
+    finished: bool
+    """False: interrupted and saved; the same command resumes it."""
+    stopped_by: signal.Signals | None = None
+    """The signal that ended this start."""
+
+
+def train(config: TrainConfig, *, restart: bool = False, console: Console | None = None) -> RunResult:
     """Run a configuration to its end or to an interruption; UserError for anything that the user can mend.
 
-    Leaves in OUTPUT/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/, and at the end adapter.safetensors
+    Leaves in DIRECTORY/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/, and at the end adapter.safetensors
     (LoRA) or model/ (a Hugging Face directory with the tokenizer).
     """
-    config.check()
-    sync = HostSync()
-    clock = Clock()
-    try:
-        with Heartbeat():
-            return _train(config, sync, restart, console, clock)
-    except UserError as error:
-        sync.fail(error)
-        raise
+    config.validate()
+    clock, sync = Clock(), HostSync()
+    with sync, Heartbeat():
+        # ------------------------------------------------------------------------------------------------------- Mesh
+        if not config.model.path:
+            raise UserError("config: model.path is not set; give --model.path, a GGUF file or a Hugging Face directory")
+        if not config.data.files:
+            raise UserError("config: data.files is not set; give --data.files, files that `mvjax curate` wrote")
+        placement = make_placement(config.mesh)
+        check_rows(config, placement)
+
+        # ------------------------------------------------------------------------------------------------------- Data
+        plain = load_tokenizer(config.model.tokenizer or config.model.path)
+        tokenizer = plain.with_control_tags()
+        dataset = load_data(config, tokenizer, placement, sync, console)
+        steps = config.steps.total or dataset.batches_in(config.steps.passes)
+
+        # ------------------------------------------------------------------------------------------------------ Model
+        # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
+        checkpoint, _ = with_tag_rows(load_checkpoint(config.model.path), plain)
+        decoder = load_model(config, checkpoint, tokenizer, placement)
+        model, shape, index = make_trainable(decoder), decoder.config, dataset.corpus.index
+        model.check(placement)
+
+        with contextlib.closing(BatchIterator(dataset)) as batches:
+            result = fit(
+                config,
+                model,
+                placement,
+                batches,
+                steps,
+                clock=clock,
+                sync=sync,
+                restart=restart,
+                console=console,
+                belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
+                flops=ModelFlops.of(shape, adapter_weights(model.groups, model.params)),
+                document_name=lambda document: index.name(document.record),
+                make_sampler=partial(
+                    Sampler,
+                    shape,
+                    model.join,
+                    tokenizer,
+                    every=config.output.sample_every,
+                    prompt=config.output.sample_prompt,
+                    tokens=config.output.sample_tokens,
+                    form=config.data.form,
+                    dtype=config.model.dtype,
+                ),
+                notes=mesh_notes(placement, shape),
+            )
+        if result.finished:
+            write_model(result, config, model, tokenizer, checkpoint.generation)
+        return result
 
 
-def _train(config: TrainConfig, sync: HostSync, restart: bool, console, clock: Clock) -> RunResult:
-    if not config.model:
-        raise UserError("config: model is not set; give --model, a GGUF file or a Hugging Face directory")
-    if not config.data:
-        raise UserError("config: data is not set; give --data, files that `mvjax curate` wrote")
-    placement = make_placement(config)
+class Batches(Protocol):
+    """Where `fit` gets this process's rows of each step (`local_rows`); the position is part of a checkpoint."""
+
+    @property
+    def facts(self) -> BatchFacts | None:
+        """Of the whole batch handed out last; None: its local rows are all that is known."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def fit(
+    config: TrainConfig,
+    model: TrainableModel,
+    placement: Placement,
+    batches: Batches,
+    steps: int,
+    *,
+    clock: Clock | None = None,
+    sync: HostSync | None = None,
+    restart: bool = False,
+    console: Console | None = None,
+    belongs_to: Mapping[str, Any] | None = None,
+    flops: ModelFlops | None = None,
+    document_name: Callable[[Document], str] | None = None,
+    make_sampler: Callable[..., Sampler] | None = None,
+    notes: Sequence[str] = (),
+) -> RunResult:
+    """Train for `steps` steps in all, from the newest checkpoint of the run on, if there is one.
+
+    A resumed run computes bit for bit what the uninterrupted one does.
+
+    Args:
+        belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
+        notes: lines to print at the beginning.
+    """
+    clock, sync, belongs_to = clock or Clock(), sync or HostSync(), dict(belongs_to or {})
     check_rows(config, placement)
-    plain = load_tokenizer(config.tokenizer or config.model)
-    tokenizer = plain.with_control_tags()
-    dataset = load_data(config, tokenizer, placement, sync, console)
-    steps = config.steps or dataset.batches_in(config.passes)
-    # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
-    checkpoint, _ = with_tag_rows(load_checkpoint(config.model), plain)
-    decoder = load_model(config, checkpoint, tokenizer, placement)
-    model = make_trainable(decoder)
-    model.check(placement)
-    batches = BatchIterator(dataset)
-    index, shape = dataset.corpus.index, decoder.config
+    with contextlib.ExitStack() as stack:
+        sync.same("the versions of the libraries", versions(), "install the same on all hosts")
+        sync.same("the configuration", to_dict(config), "start the same command on all hosts")
+        directory = stack.enter_context(run_directory(config, restart, sync))
 
-    def make_sampler(directory: Path, say) -> Sampler:
-        return Sampler(
-            shape,
-            model.join,
-            tokenizer,
-            directory,
-            say,
-            every=config.steps_per_sample,
-            prompt=config.sample_prompt,
-            tokens=config.sample_tokens,
-            form=config.form,
-            dtype=config.dtype,
+        # -------------------------------------------------------------------------------------------------- Optimizer
+        schedule = make_schedule(config.optimizer, steps)
+        optimizer = make_optimizer(config.optimizer, schedule, model.groups)
+        state = init_state(model, optimizer, placement)
+
+        # ---------------------------------------------------------------------------------------------------- Restore
+        checkpoints = Checkpoints(
+            directory / "checkpoints", config.checkpoints.keep, config.checkpoints.keep_every, sync
         )
+        stack.callback(checkpoints.close)
+        record: dict[str, Any] = {}
+        with clock("checkpoint"):
+            if (found := checkpoints.restore(abstract(state))) is not None:
+                state, record = found
+        if record:
+            check_origin(directory, record, belongs_to)
+            batches.set_state(record["data"])
+        first = int(state.step)
+        if first > steps:
+            raise UserError(f"{directory}: has done {first} steps, more than the {steps} asked for; use --restart")
+        last = min(steps, first + config.steps.stop_after) if config.steps.stop_after else steps
 
-    try:
-        result = run(
+        # ------------------------------------------------------------------------------------------------------- Step
+        frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
+        local = local_rows(placement, config.data.rows, config.data.accumulation)
+        update = make_update(model, optimizer, placement, config.loss)
+        log = RunLog(
             config,
-            model,
-            placement,
-            batches,
-            steps,
-            belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
-            sync=sync,
-            restart=restart,
+            directory,
+            clock,
+            schedule,
+            checkpoints,
+            record,
+            first=first,
+            last=last,
+            steps=steps,
+            tag_rate=config.optimizer.tag_multiplier if TAGS in model.groups.values() else None,
+            flops=flops,
+            peak=peak_flops(placement.mesh.devices.flat),
+            local=local,
+            document_name=document_name,
             console=console,
-            clock=clock,
-            flops=ModelFlops.of(shape, adapter_weights(model.groups, model.params)),
-            name=lambda document: index.name(document.record),
-            make_sampler=make_sampler,
-            notes=mesh_notes(placement, shape),
         )
-    finally:
-        batches.close()
-    if result.finished:
-        write_model(result, config, model, tokenizer, checkpoint.generation)
-    return result
+        stack.callback(log.close)
+        log.say(
+            f"{config.name}: {f'resumed at step {first}' if first else 'new run'}, {steps} steps of "
+            f"{config.data.rows} x {config.data.row_length} tokens on {mesh_words(placement)}, "
+            f"{sum(x.size for x in state.params.values()):,} trained parameters"
+        )
+        for note in notes:
+            log.say(note)
+        interrupt = stack.enter_context(Interrupt(log.say))
+        recorded = config.output.profile_start if is_first() else 0
+        profile = Profile(directory / "profile", recorded, config.output.profile_steps, clock, log.say)
+        stack.callback(profile.close)
+        sampler = make_sampler(directory, log.say) if make_sampler is not None else None
+        if first < last:
+            with clock("compile"):
+                update = update.lower(state, frozen, abstract_batch(config.data)).compile()
+
+        # ------------------------------------------------------------------------------------------------------- Loop
+        ended = False
+        clock.loop_begins()
+        for number in range(first + 1, last + 1):
+            with clock("data"):
+                batch = next(batches)
+                sharded = shard_batch(batch, config.data.accumulation, placement, rows=config.data.rows, local=local)
+            with clock("step"), profile(number):
+                state, metrics = update(state, frozen, sharded)
+                metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            log.step(number, metrics, batch, batches.facts)
+            ended = interrupt.stops(number)
+            if number % config.checkpoints.every == 0 or number == last or ended:
+                record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to}
+                with clock("checkpoint"):
+                    checkpoints.save(state, record | {"data": batches.get_state()} | log.record())
+            if ended:
+                break
+            if sampler is not None and sampler.due(number):
+                with clock("sample"):
+                    sampler(number, state.params)
+
+        # --------------------------------------------------------------------------------------------------------- End
+        with clock("checkpoint"):
+            checkpoints.wait()
+        finished = int(state.step) >= steps
+        log.saved(int(state.step), "done" if finished else "stopped; the same command resumes it")
+    return RunResult(state, directory, finished, interrupt.asked if ended else None)
+
+
+# ================================================================================================================ Data
 
 
 def load_data(
-    config: TrainConfig, tokenizer: Tokenizer, placement: Placement, sync: HostSync, console=None
+    config: TrainConfig, tokenizer: Tokenizer, placement: Placement, sync: HostSync, console: Console | None = None
 ) -> PackedBatches:
     """The endless packed dataset of the configuration, this process's rows of it; the tokenizer has the control tags.
 
     Process 0 encodes the records once; all read what it wrote.
     """
-    tokens = Path(config.tokens or Path(config.output) / ".tokens")
-    path = store_path(config.data, tokenizer, tokens)
+    data = config.data
+    path = store_path(data.files, tokenizer, Path(data.store or Path(config.output.directory) / ".tokens"))
     sync.same("the data or the tokenizer", path.name, "give all hosts the same files")
     if is_first():
-        build_store(path, config.data, tokenizer, console=console)
+        build_store(path, data.files, tokenizer, console=console)
     sync.gather("the encoded records", None, patience=BUILD_PATIENCE)
     pipeline = PipelineConfig(
-        row_length=config.row_length,
-        rows=config.rows,
-        levels=config.levels,
-        shares=config.curriculum if config.form == "multiverse" else (0.0,),
+        row_length=data.row_length,
+        rows=data.rows,
+        levels=data.levels,
+        shares=data.curriculum if data.form == "multiverse" else (0.0,),
         seed=config.seed,
-        equal_records=config.equal_records,
-        max_bad_share=config.max_bad_share,
+        equal_records=data.equal_records,
+        max_bad_share=data.max_bad_share,
     )
     corpus = Corpus(open_store(path, patience=60.0), pipeline)
-    repeat = corpus.repeat(config.repeat) if config.repeat else None
-    return PackedBatches(corpus, pipeline, repeat, local_rows(placement, config.rows, config.accumulation))
+    repeat = corpus.repeat(data.repeat) if data.repeat else None
+    return PackedBatches(corpus, pipeline, repeat, local_rows(placement, data.rows, data.accumulation))
+
+
+# =============================================================================================================== Model
 
 
 def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer, placement: Placement) -> Decoder:
     """The decoder to train from a checkpoint with rows for the tags; for LoRA, with adapters."""
-    dtype = jnp.dtype(config.dtype)
-    lora = config.lora_rank > 0
+    dtype, lora = jnp.dtype(config.model.dtype), config.lora
     decoder = from_checkpoint(
         checkpoint,
         dtype=dtype,
-        param_dtype=dtype if lora else jnp.dtype(config.master_dtype),
-        scan_layers=config.scan_layers,
-        remat=config.remat,
-        backend=config.attention,
+        param_dtype=dtype if lora.rank else jnp.dtype(config.model.master_dtype),
+        scan_layers=config.model.scan_layers,
+        remat=config.model.remat,
+        backend=config.model.attention,
         placement=placement,
     )
-    if lora:
-        adapters = LoraConfig(config.lora_rank, config.lora_alpha, config.lora_targets, tokenizer.tag_ids)
-        add_lora(decoder, adapters, seed=config.seed)
+    if lora.rank:
+        add_lora(decoder, LoraConfig(lora.rank, lora.alpha, lora.targets, tokenizer.tag_ids), seed=config.seed)
     return decoder
 
 
@@ -161,7 +324,7 @@ def write_model(
     generation: the base model's keys of generation_config.json.
     """
     params = result.state.params
-    if config.lora_rank:
+    if config.lora.rank:
         path = result.directory / "adapter.safetensors"
         params = {name: jnp.asarray(fetch(x, None)) for name, x in params.items()}
         if is_first():
@@ -171,6 +334,126 @@ def write_model(
     path = result.directory / "model"
     decoder = model.join(params)
     tensors = gathered(nnx.state(decoder, nnx.Param), decoder.config)
-    shape = to_hf(decoder.config) | {"torch_dtype": config.master_dtype}
+    shape = to_hf(decoder.config) | {"torch_dtype": config.model.master_dtype}
     save_model(path, Checkpoint(config=shape, tensors=tensors, generation=generation), tokenizer)
     return path
+
+
+# =========================================================================================================== Optimizer
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear from 0 over the warm-up's share of `steps`, then cosine to the final rate."""
+    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / (warmup + 1) if warmup else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=config.learning_rate * config.final_learning_rate,
+    )
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule, groups: Mapping[str, str]
+) -> optax.GradientTransformation:
+    """AdamW over a dict of parameters; `groups` names each parameter's group.
+
+    Clipped by the global norm first. Tag rows take `tag_multiplier` times the step and are not decayed; nor are
+    vectors (norms and biases).
+    """
+
+    def group_of(params):
+        return {name: TAGS if groups[name] == TAGS else "rest" for name in params}
+
+    def decayed(params):
+        return {name: groups[name] != TAGS and jnp.ndim(x) >= 2 for name, x in params.items()}
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, decayed),
+        optax.multi_transform({TAGS: optax.scale(config.tag_multiplier), "rest": optax.identity()}, group_of),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def make_state(optimizer: optax.GradientTransformation, params: dict[str, Array]) -> TrainState:
+    """The state before the first step; works on abstract parameters under `jax.eval_shape` too."""
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def init_state(model: TrainableModel, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
+    """The same, laid out over the mesh. The parameters are copied: the step donates its state."""
+    make = partial(make_state, optimizer)
+    shardings = model.state_sharding(placement, jax.eval_shape(make, model.params))
+    params = {name: jax.device_put(jnp.asarray(x), model.sharding(placement, name)) for name, x in model.params.items()}
+    return jax.jit(make, out_shardings=shardings)(params)
+
+
+def abstract(state: TrainState) -> TrainState:
+    """Shapes and places of a state's arrays, without them."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+# ================================================================================================================ Step
+
+
+def make_update(
+    model: TrainableModel, optimizer: optax.GradientTransformation, placement: Placement, config: LossConfig
+) -> Any:
+    """-> update(state, frozen, batch: StepBatch) -> (state, metrics), jit-compiled with shardings, not yet compiled.
+
+    The loss is the weighted mean over all targets of the step, so micro-batches and devices change it by rounding
+    only. A step whose loss or gradient is not finite counts, but leaves weights and optimizer as they were and says so
+    in `metrics["finite"]`.
+    """
+    head = Head(model.tag_ids, model.train_base, config.chunk, config.z_loss)
+
+    def loss(params, frozen, scale, batch: StepBatch):
+        hidden_BTD, base_VD, tags_KD = model.forward(params, frozen, *batch[:-1])
+        sums = cross_entropy_on_mesh(placement, head, hidden_BTD, base_VD, tags_KD, batch.targets)
+        return sums.total * scale, sums
+
+    def gradients(params, frozen, scale, batch: StepBatch):
+        value = jax.value_and_grad(loss, has_aux=True)
+
+        def one(micro):
+            (_, sums), grads = value(params, frozen, scale, micro)
+            return sums, {name: placement.home(x, model.sharding(placement, name)) for name, x in grads.items()}
+
+        if batch.tokens_ABT.shape[0] == 1:
+            return one(jax.tree.map(lambda x: x[0], batch))
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batch))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zeros = zeros[0], {name: placement.home(x, model.sharding(placement, name)) for name, x in zeros[1].items()}
+        return jax.lax.scan(lambda carry, micro: (jax.tree.map(jnp.add, carry, one(micro)), None), zeros, batch)[0]
+
+    def update(state: TrainState, frozen, batch: StepBatch):
+        weight = batch.targets.weight_BT.sum()
+        sums, grads = gradients(state.params, frozen, 1.0 / jnp.maximum(weight, 1e-9), batch)
+        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
+        after, before = (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
+        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), after, before)
+        return TrainState(state.step + 1, *new), means(sums, weight) | {"gradient_norm": norm, "finite": finite}
+
+    state = jax.eval_shape(partial(make_state, optimizer), model.params)
+    at = model.state_sharding(placement, state)
+    inputs = at, model.frozen_sharding(placement), step_batch_sharding(placement)
+    return jax.jit(update, donate_argnums=0, in_shardings=inputs, out_shardings=(at, placement.whole))
+
+
+def means(sums: LossSums, weight: Array) -> dict[str, Array]:
+    """What a step reports, from its sums; a part without a target is nan."""
+    targets = sums.counts_P.sum()
+    parts = {}
+    for name, sum_P in (("loss", sums.parts_P), ("accuracy", sums.correct_P)):
+        parts |= {f"{name}_{part}": sum_P[i] / sums.counts_P[i] for i, part in enumerate(PARTS) if part != "prompt"}
+    return {
+        "loss": sums.total / jnp.maximum(weight, 1e-9),
+        **parts,
+        "accuracy": sums.correct_P.sum() / jnp.maximum(targets, 1),
+        "targets": targets,
+    }

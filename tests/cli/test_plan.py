@@ -27,7 +27,7 @@ MODEL = {
 PRESET = """
 from mvjax.training.config import TrainConfig
 topology = "cpu:1"
-config = TrainConfig(name="tiny", model="tiny", rows=4, row_length=32)
+config = TrainConfig(name="tiny").replace(model={"path": "tiny"}, data={"rows": 4, "row_length": 32})
 """
 MIB = 2**20
 
@@ -70,12 +70,12 @@ def error(capsys) -> str:
 
 def test_a_step_that_fits(place, needs, capsys):
     seen = needs(lambda config: MIB)
-    assert main(["plan", "preset.py", "--rows", "2"]) == 0
+    assert main(["plan", "preset.py", "--data.rows", "2"]) == 0
     printed = capsys.readouterr()
     assert "tiny: tiny, 0.0" in printed.out
     assert "  fits: " in printed.out
     assert printed.err == "compiling the step of tiny for cpu:1, 1 chip\n"
-    assert [config.rows for config in seen] == [2]
+    assert [config.data.rows for config in seen] == [2]
 
 
 def test_json(place, needs, capsys):
@@ -89,12 +89,12 @@ def test_json(place, needs, capsys):
 
 
 def test_a_step_that_does_not_fit(place, needs, capsys):
-    seen = needs(lambda config: MIB if config.remat == "full" else 2**60)
+    seen = needs(lambda config: MIB if config.model.remat == "full" else 2**60)
     assert main(["plan", "preset.py"]) == 2
     printed = capsys.readouterr()
     assert "DOES NOT FIT" in printed.out
-    assert "The nearest change that fits: --remat full" in printed.out
-    assert "trying --remat full" in printed.err
+    assert "The nearest change that fits: --model.remat full" in printed.out
+    assert "trying --model.remat full" in printed.err
     assert len(seen) == 2
 
 
@@ -120,20 +120,24 @@ def test_help(capsys):
         (["--topology", "v5e:32x32"], "a v5e slice has at most 256 chips"),
         (["--topology", "h100:0"], "GPUs are counted, as in h100:8"),
         (["--topology", "h100:12"], "beyond one host in steps of 8"),
-        (["--topology", "h100:16", "--slices", "2"], "slices are of TPUs"),
+        (["--topology", "h100:16", "--mesh.slices", "2"], "slices are of TPUs"),
         (["--topology", "cpu:3"], "the processor stands for 1 device; XLA_FLAGS"),
         (["--topology", "cpu:some"], "a processor's devices are counted, as in cpu:1"),
         (["--topology"], "--topology needs a value"),
         (["--topology", "--json"], "--topology needs a value"),
         (["--tries", "-1"], "--tries needs a whole number, not '-1'"),
-        (["--fsdp", "3"], "= 3 chips, but there are 1"),
+        (["--mesh.fsdp", "3"], "= 3 chips, but there are 1"),
         (["--foo", "3"], "there is no field --foo"),
-        (["--fdsp", "3"], "did you mean --fsdp?"),
-        (["--rows", "many"], "--rows many: the value must be of type int"),
-        (["--rows", "0"], "rows = 0 must be greater than 0"),
-        (["--model", "shape:qwen9"], "shape:qwen9 is not known; there are qwen2.5-0.5b"),
-        (["--model", "nowhere"], "nowhere: not found; give --model a model's directory, or a published shape"),
-        (["--attention", "tpu"], "attention = 'tpu' does not run on cpu:1"),
+        (["--mesh.fdsp", "3"], "did you mean --mesh.fsdp?"),
+        (["--fsdp", "3"], "--fsdp is now --mesh.fsdp"),
+        (["--data.rows", "many"], "--data.rows many: the value must be a whole number, 1 or more"),
+        (["--data.rows", "0"], "data.rows = 0 must be a whole number, 1 or more"),
+        (["--model.path", "shape:qwen9"], "shape:qwen9 is not known; there are qwen2.5-0.5b"),
+        (
+            ["--model.path", "nowhere"],
+            "nowhere: not found; give --model.path a model's directory, or a published shape",
+        ),
+        (["--model.attention", "tpu"], "model.attention = 'tpu' does not run on cpu:1"),
         (["--slots", "64"], "--slots goes with --generate"),
         (["--generate", "--requests", "0"], "requests"),
         (["--generate", "--slots", "0"], "--slots 0 must be 1 or more"),
@@ -150,7 +154,10 @@ def test_mistakes_are_one_line_and_status_2(place, capsys, words, message):
     [
         ("config = 3", "has no `config = TrainConfig(...)`"),
         ("a transcript, say", "is no valid configuration"),
-        (PRESET.replace("rows=4", "lines=4"), "is no valid configuration: got an unexpected keyword argument 'lines'"),
+        (
+            PRESET.replace('"rows": 4', '"lines": 4'),
+            "is no valid configuration: DataConfig got an unexpected keyword argument 'lines'",
+        ),
         (PRESET.replace('"cpu:1"', '""'), "names no topology; give --topology"),
         (PRESET.replace('"cpu:1"', "8"), "topology = 8 must be a string"),
     ],

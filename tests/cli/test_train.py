@@ -47,9 +47,9 @@ def place(tmp_path, monkeypatch):
     make_records(tmp_path / "data.jsonl")
     (tmp_path / "preset.py").write_text(
         "from mvjax.training.config import TrainConfig\n"
-        'config = TrainConfig(name="tiny", model="tiny.gguf", data=("data.jsonl",), row_length=512, rows=2, steps=3,\n'
-        "    levels=2, learning_rate=1e-2, lora_rank=2, tensorboard=False, loss_chunk=64,\n"
-        "    steps_per_save=2)\n"
+        'config = TrainConfig(name="tiny").replace(model={"path": "tiny.gguf"}, lora={"rank": 2}, loss={"chunk": 64},\n'
+        '    data={"files": ("data.jsonl",), "row_length": 512, "rows": 2, "levels": 2}, steps={"total": 3},\n'
+        '    optimizer={"learning_rate": 1e-2}, checkpoints={"every": 2}, output={"tensorboard": False})\n'
     )
     return tmp_path
 
@@ -77,7 +77,20 @@ def test_lora_run_leaves_an_adapter_that_changes_the_model(place, capsys):
 
 
 def test_full_run_in_bfloat16_leaves_a_model_directory(place):
-    assert train("preset.py", "--lora-rank", 0, "--dtype", "bfloat16", "--form", "autoregressive", "--steps", 2) == 0
+    assert (
+        train(
+            "preset.py",
+            "--lora.rank",
+            0,
+            "--model.dtype",
+            "bfloat16",
+            "--data.form",
+            "autoregressive",
+            "--steps.total",
+            2,
+        )
+        == 0
+    )
     checkpoint = load_checkpoint(place / "runs" / "tiny" / "model")
     start = load_checkpoint(place / "tiny.gguf")
     name = "model.layers.0.mlp.up_proj.weight"
@@ -89,13 +102,17 @@ def test_full_run_in_bfloat16_leaves_a_model_directory(place):
 
 @pytest.mark.slow
 def test_passes_decide_the_steps_and_restart_and_overrides_work(place, capsys):
-    assert train("preset.py", "--steps", 0, "--passes", 1, "--repeat", 2, "--name", "other") == 0
+    passes = ("--steps.total", 0, "--data.repeat", 2, "--name", "other", "--steps.passes")
+    assert train("preset.py", *passes, 1) == 0
     steps = json.loads((place / "runs/other/metrics.jsonl").read_text().splitlines()[-1])["step"]
-    assert train("preset.py", "--steps", 0, "--passes", 2, "--repeat", 2, "--name", "other") == 2
+    assert train("preset.py", *passes, 2) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: runs/other: this run was started with another configuration (passes was 1")
+    assert error.startswith("error: runs/other: this run was started with another configuration (steps.passes was 1")
     assert error.count("\n") == 1
-    assert train("preset.py", "--steps", 0, "--passes", 2, "--repeat", 2, "--name", "other", "--restart") == 0
+    assert (
+        train("preset.py", "--steps.total", 0, "--steps.passes", 2, "--data.repeat", 2, "--name", "other", "--restart")
+        == 0
+    )
     more = json.loads((place / "runs/other/metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert 1 < steps < more
 
@@ -104,7 +121,7 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
     """Ctrl-C to the process itself, at the second step's line; the same command then goes on."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"}
     script = "import sys; from mvjax.cli.main import run; run()"
-    sizes = ("--steps", "24", "--row-length", "256", "--rows", "1")
+    sizes = ("--steps.total", "24", "--data.row-length", "256", "--data.rows", "1")
     command = [sys.executable, "-c", script, "train", "preset.py", *sizes, "--name"]
     with subprocess.Popen([*command, "cut"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -114,7 +131,7 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
         rest = process.stdout.read()
     assert process.returncode == 130
     assert "SIGINT: saving after this step" in rest
-    assert "stopped; the same command goes on" in rest
+    assert "stopped; the same command resumes it" in rest
     assert not (place / "runs/cut/adapter.safetensors").exists()
     for name in ("cut", "whole"):
         subprocess.run([*command, name], env=environment, check=True, capture_output=True)
@@ -128,25 +145,29 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
     ("arguments", "message"),
     [
         (["nowhere.py"], "nowhere.py: cannot be read"),
-        (["--steps", "3"], "the configuration comes first"),
-        (["preset.py", "--stepz", "3"], "there is no field --stepz; did you mean --steps?"),
+        (["--steps.total", "3"], "the configuration comes first"),
+        (["preset.py", "--steps.totl", "3"], "there is no field --steps.totl; did you mean --steps.total?"),
+        (["preset.py", "--steps", "3"], "config: --steps is now --steps.total"),
+        (["preset.py", "--learning-rate=3"], "config: --learning-rate is now --optimizer.learning-rate"),
+        (["preset.py", "--no-tensorboard"], "config: --no-tensorboard is now --output.tensorboard"),
+        (["preset.py", "--output.no-log-every"], "there is no field --output.no-log-every"),
         (["preset.py", "--wonder", "3"], "there is no field --wonder; mvjax train --help lists them"),
-        (["preset.py", "--steps", "many"], "--steps many: the value must be of type int"),
+        (["preset.py", "--steps.total", "many"], "--steps.total many: the value must be a whole number, 0 or more"),
         (["preset.py", "5"], "what is '5' for?"),
-        (["preset.py", "--rows", "0"], "rows = 0 must be greater than 0"),
-        (["preset.py", "--dtype", "float8"], "dtype = 'float8'; use one of float32, bfloat16"),
-        (["preset.py", "--form", "tree"], "form = 'tree'; use one of multiverse, autoregressive"),
-        (["preset.py", "--learning-rate", "nan"], "learning_rate = nan must be"),
-        (["preset.py", "--curriculum", "0.5", "2"], "curriculum = (0.5, 2.0)"),
-        (["preset.py", "--repeat", "1", "2"], "repeat = (1, 2)"),
+        (["preset.py", "--data.rows", "0"], "data.rows = 0 must be a whole number, 1 or more"),
+        (["preset.py", "--model.dtype", "float8"], "--model.dtype float8: the value must be one of float32, bfloat16"),
+        (["preset.py", "--data.form", "tree"], "--data.form tree: the value must be one of multiverse, autoregressive"),
+        (["preset.py", "--optimizer.learning-rate", "nan"], "optimizer.learning_rate = nan must be a finite number"),
+        (["preset.py", "--data.curriculum", "0.5", "2"], "data.curriculum = (0.5, 2.0) must be a tuple"),
+        (["preset.py", "--data.repeat", "1", "2"], "data.repeat = (1, 2) must have one number"),
         (["preset.py", "--name", "a/b"], "name = 'a/b' must be a plain directory name"),
-        (["preset.py", "--model", "gone.gguf"], "gone.gguf"),
-        (["preset.py", "--data", "gone.jsonl"], "gone.jsonl"),
-        (["preset.py", "--row-length", "32"], "more than the row of 32"),
-        (["preset.py", "--lora-targets", "q_proj", "x_proj"], "there is no linear layer 'x_proj'"),
-        (["preset.py", "--fsdp", "99"], "= 99 chips"),
+        (["preset.py", "--model.path", "gone.gguf"], "gone.gguf"),
+        (["preset.py", "--data.files", "gone.jsonl"], "gone.jsonl"),
+        (["preset.py", "--data.row-length", "32"], "more than the row of 32"),
+        (["preset.py", "--lora.targets", "q_proj", "x_proj"], "there is no linear layer 'x_proj'"),
+        (["preset.py", "--mesh.fsdp", "99"], "= 99 chips"),
         (["empty.py"], "empty.py: has no `config = TrainConfig(...)`"),
-        (["wrong.py"], "wrong.py: is no valid configuration: got an unexpected keyword argument 'stepz'"),
+        (["wrong.py"], "wrong.py: is no valid configuration: TrainConfig got an unexpected keyword argument 'stepz'"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(place, capsys, arguments, message):
@@ -166,34 +187,33 @@ def test_malformed_records_are_left_out_and_too_many_end_the_run(place, capsys):
     error = capsys.readouterr().err
     assert "2 of 12 records" in error
     assert "r0" in error
-    assert train("preset.py", "--max-bad-share", "0.2") == 0
+    assert train("preset.py", "--data.max-bad-share", "0.2") == 0
 
 
 def test_help_lists_every_field_with_its_meaning_and_the_presets_value(place, capsys):
     assert train("--help") == 0
     text = capsys.readouterr().out
-    assert "--learning-rate (1e-05)\n      Peak learning rate." in text
+    assert "--optimizer.learning-rate (1e-05)\n      Peak learning rate." in text
+    assert "\noptimizer: AdamW and its schedule.\n" in text
     assert train("preset.py", "--help") == 0
-    assert "--learning-rate (0.01)" in capsys.readouterr().out
+    assert "--optimizer.learning-rate (0.01)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_presets_load_and_say_how_they_are_run(preset):
     from mvjax.training.config_file import load_config
 
-    config = load_config(preset).check()
+    config = load_config(preset).validate()
     assert config.name == preset.stem
     assert f"mvjax train configs/{preset.name}" in preset.read_text()
     assert "Hardware:" in preset.read_text()
 
 
 def test_twins_differ_in_form_alone():
-    from dataclasses import replace
-
     from mvjax.training.config_file import load_config
 
     demo, twin = (load_config(ROOT / "configs" / f"{name}.py") for name in ("demo", "demo_autoregressive"))
-    assert replace(twin, name=demo.name, form=demo.form) == demo
+    assert twin.replace(name=demo.name, data={"form": demo.data.form}) == demo
 
 
 def test_switches_take_a_word_and_other_fields_keep_theirs():
@@ -201,15 +221,15 @@ def test_switches_take_a_word_and_other_fields_keep_theirs():
     from mvjax.training.config_file import override
 
     for words, value in (
-        (["--tensorboard", "False"], False),
-        (["--tensorboard=true"], True),
-        (["--no-tensorboard"], False),
-        (["--tensorboard"], True),
+        (["--output.tensorboard", "False"], False),
+        (["--output.tensorboard=true"], True),
+        (["--output.no-tensorboard"], False),
+        (["--output.tensorboard"], True),
     ):
-        assert override(TrainConfig(tensorboard=not value), words).tensorboard is value
+        assert override(TrainConfig().replace(output={"tensorboard": not value}), words).output.tensorboard is value
     assert override(TrainConfig(), ["--name", "true"]).name == "true"
-    with pytest.raises(UserError, match="type bool"):
-        override(TrainConfig(), ["--tensorboard", "perhaps"])
+    with pytest.raises(UserError, match="must be True or False"):
+        override(TrainConfig(), ["--output.tensorboard", "perhaps"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's tunables")

@@ -13,7 +13,9 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 
 CONFIG = """
 from mvjax.training.config import TrainConfig
-config = TrainConfig(name="a", output={output!r}, model={model!r}, data=({data!r},))
+config = TrainConfig(name="a").replace(
+    output={{"directory": {output!r}}}, model={{"path": {model!r}}}, data={{"files": ({data!r},)}}
+)
 """
 
 
@@ -33,7 +35,7 @@ def check(stage, *words, launcher="host", **more):
 
 
 def test_what_is_there_is_told_and_nothing_is_started(good):
-    done = check(good, "config.py", "--steps", "3", "--restart", MVJAX_SKIP="")
+    done = check(good, "config.py", "--steps.total", "3", "--restart", MVJAX_SKIP="")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "checked:" in line]
     assert all(word in line for word in ("python 3.", "mvjax 0.", "jax 0.", "(cpu)", str(good.place / "out/runs")))
@@ -53,8 +55,8 @@ def test_what_was_left_out_is_told(good):
 
 
 def test_configurations(good, mistake):
-    mistake(check(good, "config.py", "--stesp", "3"), "--stesp", "did you mean --steps")
-    mistake(check(good, "config.py", "--steps", "x"), "--steps x")
+    mistake(check(good, "config.py", "--stesp.total", "3"), "--stesp.total", "did you mean --steps.total")
+    mistake(check(good, "config.py", "--steps.total", "x"), "--steps.total x")
     (good.place / "key.py").write_text(good.config.read_text().replace("name=", "nmae="))
     mistake(check(good, "key.py"), "key.py", "nmae")
     (good.place / "empty.py").write_text("")
@@ -64,23 +66,23 @@ def test_configurations(good, mistake):
 
 def test_model_and_data(good, mistake):
     here = socket.gethostname()
-    mistake(check(good, "config.py", "--data", "a.jsonl"), "data: a.jsonl is not on", here)
-    mistake(check(good, "config.py", "--model", "m.gguf"), "model: m.gguf is not on", here)
-    mistake(check(good, "config.py", "--tokenizer", "t"), "tokenizer: t is not on", here)
+    mistake(check(good, "config.py", "--data.files", "a.jsonl"), "data: a.jsonl is not on", here)
+    mistake(check(good, "config.py", "--model.path", "m.gguf"), "model: m.gguf is not on", here)
+    mistake(check(good, "config.py", "--model.tokenizer", "t"), "tokenizer: t is not on", here)
     (good.place / "data.jsonl").write_text("")
     mistake(check(good, "config.py"), "data.jsonl is empty")
     (good.place / "bare.py").write_text(
-        "from mvjax.training.config import TrainConfig\nconfig = TrainConfig(output='gs://bucket/runs')\n"
+        "from mvjax.training.config import TrainConfig\nconfig = TrainConfig().replace(output={'directory': 'gs://bucket/runs'})\n"
     )
     mistake(check(good, "bare.py"), "model and data not set")
-    assert "not checked here: data gs://b/x" in check(good, "config.py", "--data", "gs://b/x").stderr
+    assert "not checked here: data gs://b/x" in check(good, "config.py", "--data.files", "gs://b/x").stderr
 
 
 def test_room_for_the_output(good, mistake):
     (good.place / "file").write_text("")
-    mistake(check(good, "config.py", "--output", "file/runs"), "output: file/runs cannot be written")
+    mistake(check(good, "config.py", "--output.directory", "file/runs"), "output: file/runs cannot be written")
     mistake(check(good, "config.py", MVJAX_DISK="1000000000"), "GB free", "1e+09", "MVJAX_DISK")
-    assert "not checked here: output gs://b/x" in check(good, "config.py", "--output", "gs://b/x").stderr
+    assert "not checked here: output gs://b/x" in check(good, "config.py", "--output.directory", "gs://b/x").stderr
 
 
 def test_another_mvjax_on_the_path(good, mistake):

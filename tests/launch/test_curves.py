@@ -17,20 +17,25 @@ STEPS = int(os.environ.get("MVJAX_CURVE_STEPS", "3"))
 always makes 50."""
 MODEL = os.environ.get("MVJAX_SMOLLM2", "")
 MESHES = {
-    "data 8": (1, "--data-parallel 8"),
-    "fsdp 8": (1, "--fsdp 8"),
-    "tensor 4 x data 2": (1, "--tensor-parallel 4 --data-parallel 2"),
-    "context 4 x fsdp 2": (1, "--context-parallel 4 --fsdp 2"),
-    "2 x 2 x 2": (1, "--data-parallel 2 --fsdp 2 --tensor-parallel 2"),
-    "two processes, fsdp 4 x tensor 2": (2, "--fsdp 4 --tensor-parallel 2"),
+    "data 8": (1, "--mesh.data 8"),
+    "fsdp 8": (1, "--mesh.fsdp 8"),
+    "tensor 4 x data 2": (1, "--mesh.tensor 4 --mesh.data 2"),
+    "context 4 x fsdp 2": (1, "--mesh.context 4 --mesh.fsdp 2"),
+    "2 x 2 x 2": (1, "--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2"),
+    "two processes, fsdp 4 x tensor 2": (2, "--mesh.fsdp 4 --mesh.tensor 2"),
 }
 PRESET = """
 from mvjax.training.config import TrainConfig
-config = TrainConfig(data=("data.jsonl",), row_length=256, rows=8, levels=2, max_bad_share=1.0, tensorboard=False,
-                     steps_per_save=10, {})
+config = TrainConfig().replace(
+    data={{"files": ("data.jsonl",), "row_length": 256, "rows": 8, "levels": 2, "max_bad_share": 1.0}},
+    checkpoints={{"every": 10}}, output={{"tensorboard": False}},
+).replace({})
 """
-LORA = "lora_rank=8, learning_rate=1e-4, tag_multiplier=5.0"
-FULL = 'model="tiny.gguf", steps=50, learning_rate=1e-3, weight_decay=0.01, loss_chunk=64'
+LORA = 'lora={"rank": 8}, optimizer={"learning_rate": 1e-4, "tag_multiplier": 5.0}'
+FULL = (
+    'model={"path": "tiny.gguf"}, steps={"total": 50}, optimizer={"learning_rate": 1e-3, "weight_decay": 0.01}, '
+    'loss={"chunk": 64}'
+)
 
 
 ALONE: dict[str, np.ndarray] = {}
@@ -90,6 +95,6 @@ def test_adapters_of_a_real_model(place, mesh):
     records = generate(SyntheticConfig(degree=(2, 2), length=(1, 2), nesting=(0, 0), seed=1), 400)
     write_records(place.place / "data.jsonl", list(records))
     (place.place / "preset.py").write_text(
-        PRESET.format(f"model={str(Path(MODEL).resolve())!r}, steps={STEPS}, {LORA}")
+        PRESET.format(f'model={{"path": {str(Path(MODEL).resolve())!r}}}, steps={{"total": {STEPS}}}, {LORA}')
     )
     compare(place, "adapters", mesh, STEPS)

@@ -9,8 +9,11 @@ from mvjax.data.records import Record, write_records
 
 PRESET = """
 from mvjax.training.config import TrainConfig
-config = TrainConfig(name="tiny", model="tiny.gguf", data=("data.jsonl",), row_length=256, rows=2, steps=40, levels=2,
-                     learning_rate=1e-2, lora_rank=2, tensorboard=False, loss_chunk=64, steps_per_save=2)
+config = TrainConfig(name="tiny").replace(
+    model={"path": "tiny.gguf"}, lora={"rank": 2}, loss={"chunk": 64}, optimizer={"learning_rate": 1e-2},
+    data={"files": ("data.jsonl",), "row_length": 256, "rows": 2, "levels": 2},
+    steps={"total": 40}, checkpoints={"every": 2}, output={"tensorboard": False},
+)
 """
 
 MVJAX = """

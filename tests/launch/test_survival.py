@@ -19,8 +19,11 @@ pytestmark = pytest.mark.slow
 KILLS = 10
 PRESET = """
 from mvjax.training.config import TrainConfig
-config = TrainConfig(model="tiny.gguf", data=("data.jsonl",), row_length=256, rows=4, steps=80, levels=2, fsdp=2,
-                     learning_rate=1e-3, lora_rank=2, tensorboard=False, loss_chunk=64, steps_per_save=1, keep=2)
+config = TrainConfig().replace(
+    model={"path": "tiny.gguf"}, lora={"rank": 2}, loss={"chunk": 64}, optimizer={"learning_rate": 1e-3},
+    data={"files": ("data.jsonl",), "row_length": 256, "rows": 4, "levels": 2}, mesh={"fsdp": 2},
+    steps={"total": 80}, checkpoints={"every": 1, "keep": 2}, output={"tensorboard": False},
+)
 """
 MVJAX = """
 from mvjax.cli.main import run

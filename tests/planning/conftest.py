@@ -58,7 +58,8 @@ from mvjax.planning.plan import make_plan
 from mvjax.planning.report import to_json, to_text
 from tiny_plans import TINY, tiny_config
 
-plan = make_plan(tiny_config(fsdp=2, tensor_parallel=2, accumulation=2, remat="full"), TINY, machine("cpu:8"))
+config = tiny_config(mesh={"fsdp": 2, "tensor": 2}, data={"accumulation": 2}, model={"remat": "full"})
+plan = make_plan(config, TINY, machine("cpu:8"))
 print(json.dumps({"json": to_json(plan), "text": to_text(plan)}))
 """
 

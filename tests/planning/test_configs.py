@@ -49,14 +49,14 @@ def test_the_name_is_that_of_the_file(preset):
     path, values = preset
     assert values["config"].name == path.stem
     assert values["shape"] in SHAPES
-    assert isinstance(load_config(path).check(), TrainConfig)
+    assert isinstance(load_config(path).validate(), TrainConfig)
 
 
 def test_the_mesh_fits_the_machine_and_the_rows_the_mesh(preset):
     config, topology = preset[1]["config"], preset[1]["topology"]
     chips = math.prod(int(size) for size in topology.split(":")[1].split("x"))
-    data, fsdp, *_ = mesh_shape(config, chips)
-    assert config.rows % (config.accumulation * data * fsdp) == 0
+    data, fsdp, *_ = mesh_shape(config.mesh, chips)
+    assert config.data.rows % (config.data.accumulation * data * fsdp) == 0
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem.startswith("demo")], ids=lambda path: path.stem)

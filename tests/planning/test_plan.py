@@ -79,9 +79,9 @@ def test_arguments_of_a_step_on_one_device():
     assert step.parameters == parameter_count(TINY.config)
     assert step.arguments.weights == step.arguments.trained == 4 * step.parameters
     assert step.arguments.batch == 8 * 64 * 4 * (2 + 2 * 2 + 3) + 8 * 64
-    halved = tiny_step(master_dtype="bfloat16", dtype="bfloat16").arguments
+    halved = tiny_step(model={"master_dtype": "bfloat16", "dtype": "bfloat16"}).arguments
     assert halved.weights == step.arguments.weights / 2
-    adapters = tiny_step(lora_rank=2)
+    adapters = tiny_step(lora={"rank": 2})
     assert adapters.adapters == 3 * 2 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 3 * (32 + 48))
     tags = 12 * 32 * 2  # Rows of both matrices.
     assert adapters.arguments.trained == 4 * (adapters.adapters + tags)
@@ -103,10 +103,10 @@ def test_what_is_too_large_already_is_not_compiled():
 def test_what_does_not_fit_is_said():
     plan = made_up(tiny_step(hbm=2**29), 3 * 2**28)
     assert "DOES NOT FIT: 0.25 more than the 0.50 there are" in to_text(plan)
-    better = made_up(tiny_step(hbm=2**29, accumulation=2), 2**28)
-    advice = Advice(("--accumulation 2",), better, 1)
+    better = made_up(tiny_step(hbm=2**29, data={"accumulation": 2}), 2**28)
+    advice = Advice(("--data.accumulation 2",), better, 1)
     text = to_text(plan, advice)
-    assert "The nearest change that fits: --accumulation 2\n  0.25 GiB of 0.50, tried 1" in text
+    assert "The nearest change that fits: --data.accumulation 2\n  0.25 GiB of 0.50, tried 1" in text
     data = to_json(plan, advice)
     assert not data["fits"]
     assert data["hbm"]["margin"] == -(2**28)
@@ -122,8 +122,8 @@ def test_room_is_what_may_be_used():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"fsdp": 2}, "data 1 x fsdp 2 x context 1 x tensor 1 = 2 chips, but there are 1"),
-        ({"attention": "tpu"}, "attention = 'tpu' does not run on cpu:1"),
+        ({"mesh": {"fsdp": 2}}, "data 1 x fsdp 2 x context 1 x tensor 1 = 2 chips, but there are 1"),
+        ({"model": {"attention": "tpu"}}, "model.attention = 'tpu' does not run on cpu:1"),
     ],
 )
 def test_steps_that_make_no_sense_on_a_machine(fields, message):

@@ -6,7 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -95,12 +95,18 @@ def test_twins_have_the_same_step(name):
         runpy.run_path(str(CONFIGS / f"{stem}.py"))["config"]
         for stem in (name, {"demo_autoregressive": "demo"}.get(name, "multiverse_32b_v5p"))
     )
-    same = {"name": twin.name, "form": twin.form, "equal_records": twin.equal_records}
-    assert replace(first, **same) == twin
+    data = {"form": twin.data.form, "equal_records": twin.data.equal_records}
+    assert first.replace(name=twin.name, data=data) == twin
 
 
 SMALL = find_shape("shape:smollm2-135m")
-STEP = TrainConfig(name="small", rows=8, row_length=2048, fsdp=4, remat="full", dtype="bfloat16", loss_chunk=512)
+STEP = TrainConfig().replace(
+    name="small",
+    data={"rows": 8, "row_length": 2048},
+    mesh={"fsdp": 4},
+    model={"remat": "full", "dtype": "bfloat16"},
+    loss={"chunk": 512},
+)
 
 
 @pytest.mark.slow
@@ -113,7 +119,9 @@ def test_work_on_a_small_slice():
 @pytest.mark.slow
 def test_what_the_compiler_refuses():
     """What it says it has is what the plan says there is."""
-    plan = make_plan(replace(STEP, rows=64, row_length=8192, remat="none"), SMALL, machine("v5e:2x2"))
+    plan = make_plan(
+        STEP.replace(data={"rows": 64, "row_length": 8192}, model={"remat": "none"}), SMALL, machine("v5e:2x2")
+    )
     assert not plan.memory.fits
     assert plan.memory.total > plan.memory.room == 15.75 * GIB
     assert plan.work is None
@@ -151,8 +159,8 @@ def test_nothing_but_the_message_is_printed():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "error: mesh: data 1 x fsdp 32 x context 1 x tensor 4 = 128 chips, but there are 16; change data_parallel, "
-        "fsdp, context_parallel or tensor_parallel\n"
+        "error: mesh: data 1 x fsdp 32 x context 1 x tensor 4 = 128 chips, but there are 16; change mesh.data, "
+        "mesh.fsdp, mesh.context or mesh.tensor\n"
     )
 
 
@@ -160,8 +168,17 @@ def test_nothing_but_the_message_is_printed():
 def test_json_of_several_slices(capsys):
     from mvjax.cli.main import main
 
-    words = ["--topology", "v5e:2x2", "--slices", "2", "--model", "shape:smollm2-135m", "--accumulation", "1"]
-    assert main(["plan", str(CONFIGS / "demo.py"), *words, "--rows", "8", "--fsdp", "4", "--json"]) == 0
+    words = [
+        "--topology",
+        "v5e:2x2",
+        "--mesh.slices",
+        "2",
+        "--model.path",
+        "shape:smollm2-135m",
+        "--data.accumulation",
+        "1",
+    ]
+    assert main(["plan", str(CONFIGS / "demo.py"), *words, "--data.rows", "8", "--mesh.fsdp", "4", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["slices"], plan["chips"], plan["mesh"]["data"]) == (2, 8, 2)
     assert any("data" in found["axes"] for found in plan["collectives"])

@@ -27,10 +27,10 @@ TINY = Shape(
 """Three layers; the last twelve tokens are the tags."""
 
 
-def tiny_config(**fields) -> TrainConfig:
-    """A step of eight rows of 64 tokens."""
-    base = {"name": "tiny", "rows": 8, "row_length": 64, "loss_chunk": 32, "levels": 2}
-    return TrainConfig(**(base | fields)).check()
+def tiny_config(**changes) -> TrainConfig:
+    """A step of eight rows of 64 tokens, with changes by section."""
+    base = TrainConfig().replace(name="tiny", data={"rows": 8, "row_length": 64, "levels": 2}, loss={"chunk": 32})
+    return base.replace(**changes).validate()
 
 
 def tiny_machine(hbm: float) -> Machine:
@@ -49,9 +49,9 @@ def made_up(step: Step, total: int) -> Plan:
     return Plan(step, memory, 1.0, 1e6)
 
 
-def tiny_step(hbm: float = 2**30, **fields) -> Step:
+def tiny_step(hbm: float = 2**30, **changes) -> Step:
     """A step that is not compiled."""
-    return describe_step(tiny_config(**fields), TINY, tiny_machine(hbm))
+    return describe_step(tiny_config(**changes), TINY, tiny_machine(hbm))
 
 
 def python(*arguments: str, devices: int = 8) -> subprocess.CompletedProcess:

@@ -19,7 +19,7 @@ class RandomBatches:
     """Rows of two documents; a pure function of seed and position, with the position as state."""
 
     def __init__(self, rows: int = 4, seed: int = 0, fixed: bool = False):
-        self.rows, self.seed, self.fixed, self.position = rows, seed, fixed, 0
+        self.rows, self.seed, self.fixed, self.position, self.facts = rows, seed, fixed, 0, None
 
     def __next__(self) -> Batch:
         rng = np.random.default_rng([self.seed, 0 if self.fixed else self.position])

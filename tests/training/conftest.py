@@ -24,9 +24,16 @@ def compilation_cache(tmp_path_factory):
 def make_config(tmp_path):
     """Configurations of runs under the test's directory."""
 
-    def make(**fields) -> TrainConfig:
-        base = {"output": str(tmp_path / "runs"), "rows": 4, "row_length": ROW, "learning_rate": 1e-2, "lora_rank": 4}
-        base |= {"tensorboard": False, "loss_chunk": 16, "steps_per_save": 1000, "warmup": 0.1}
-        return TrainConfig(**(base | fields)).check()
+    base = TrainConfig().replace(
+        lora={"rank": 4},
+        data={"rows": 4, "row_length": ROW, "levels": 2},
+        loss={"chunk": 16},
+        optimizer={"learning_rate": 1e-2, "warmup": 0.1},
+        checkpoints={"every": 1000},
+        output={"directory": str(tmp_path / "runs"), "tensorboard": False},
+    )
+
+    def make(**changes) -> TrainConfig:
+        return base.replace(**changes).validate()
 
     return make

@@ -11,7 +11,7 @@ import pytest
 
 from mvjax.errors import UserError
 from mvjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning, fingerprints
-from mvjax.training.step import TrainState
+from mvjax.training.model import TrainState
 
 
 def make_state(step, size=1000):

@@ -12,29 +12,28 @@ from virtual_devices import xla_flags
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.placement import MESH_AXES, Placement
-from mvjax.training.config import TrainConfig
+from mvjax.training.config import MeshConfig
 from mvjax.training.mesh import mesh_notes, mesh_shape
 
 SCRIPT = """
 import sys
 import jax, numpy as np
 from tiny_training import RandomBatches, make_model
-from mvjax.training.config import TrainConfig
+from mvjax.training.batch import shard_batch
+from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
 from mvjax.training.mesh import make_placement
-from mvjax.training.optimizer import make_optimizer
-from mvjax.training.feed import shard_batch
-from mvjax.training.step import init_state, make_step
+from mvjax.training.train import init_state, make_optimizer, make_update
 
 SHAPE = {"family": "qwen2", "tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
 
 def train(devices, accumulation=1, rank=0, remat="none", scan=True, kv_heads=4, **mesh):
     # With the usual epsilon Adam makes steps of full size out of gradients that are rounding alone.
-    config = TrainConfig(epsilon=1e-3, **mesh).check()
-    placement = make_placement(config, jax.devices()[:devices])
+    config = OptimizerConfig(epsilon=1e-3)
+    placement = make_placement(MeshConfig(**mesh), jax.devices()[:devices])
     model = make_model(rank, scan, placement, remat, kv_heads=kv_heads, **SHAPE)
     model.check(placement)
     optimizer = make_optimizer(config, lambda step: 1e-2, model.groups)
-    step = make_step(model, optimizer, placement, loss_chunk=7, z_loss=1e-3)
+    step = make_update(model, optimizer, placement, LossConfig(7, 1e-3))
     state = init_state(model, optimizer, placement)
     frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
     batches, losses = RandomBatches(rows=8), []
@@ -46,7 +45,7 @@ def train(devices, accumulation=1, rank=0, remat="none", scan=True, kv_heads=4, 
     return np.array(losses), jax.device_get(state.params), split
 
 def compare(**options):
-    mesh = {name: options[name] for name in options if name.endswith("parallel") or name in ("fsdp", "context_rounds")}
+    mesh = {name: options[name] for name in options if name in ("data", "fsdp", "context", "context_rounds", "tensor")}
     rest = {name: value for name, value in options.items() if name not in mesh}
     got, params, _ = train(8, **rest, **mesh)
     wanted, before, _ = train(1, **(rest | {"accumulation": 1}))
@@ -59,15 +58,15 @@ for options in eval(sys.argv[1]):
 print("equal")
 """
 
-FAST = ({"fsdp": 2, "context_parallel": 2, "tensor_parallel": 2, "accumulation": 2, "rank": 4, "remat": "attention"},)
+FAST = ({"fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "rank": 4, "remat": "attention"},)
 REST = (
-    {"data_parallel": 2, "fsdp": 2, "tensor_parallel": 2, "accumulation": 2},
-    {"data_parallel": 8},
+    {"data": 2, "fsdp": 2, "tensor": 2, "accumulation": 2},
+    {"data": 8},
     {"fsdp": 8, "remat": "full"},
-    {"tensor_parallel": 4, "data_parallel": 2, "scan": False},
-    {"context_parallel": 4, "fsdp": 2},
-    {"tensor_parallel": 4, "context_parallel": 2, "kv_heads": 2},  # Heads that do not split.
-    {"context_parallel": 2, "context_rounds": 3, "fsdp": 4, "rank": 4, "remat": "products"},
+    {"tensor": 4, "data": 2, "scan": False},
+    {"context": 4, "fsdp": 2},
+    {"tensor": 4, "context": 2, "kv_heads": 2},  # Heads that do not split.
+    {"context": 2, "context_rounds": 3, "fsdp": 4, "rank": 4, "remat": "products"},
 )
 
 
@@ -83,7 +82,7 @@ def test_every_mesh_trains_like_one_device(meshes):
 
 
 def test_what_the_data_axis_takes():
-    config = TrainConfig(fsdp=4, tensor_parallel=2)
+    config = MeshConfig(fsdp=4, tensor=2)
     assert mesh_shape(config, 32) == (4, 4, 1, 2)
 
 
@@ -91,13 +90,13 @@ def test_what_the_data_axis_takes():
     ("options", "message"),
     [
         ({"fsdp": 3}, r"data 2 x fsdp 3 x context 1 x tensor 1 = 6 chips, but there are 8"),
-        ({"data_parallel": 4, "fsdp": 4}, "= 16 chips, but there are 8"),
-        ({"fsdp": 8, "slices": 2}, "a data axis of 1 does not split over slices = 2"),
+        ({"data": 4, "fsdp": 4}, "= 16 chips, but there are 8"),
+        ({"fsdp": 8, "slices": 2}, "a data axis of 1 does not split over mesh.slices = 2"),
     ],
 )
 def test_meshes_that_do_not_fit_the_devices_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        mesh_shape(TrainConfig(**options), 8)
+        mesh_shape(MeshConfig(**options), 8)
 
 
 def test_heads_that_do_not_split_are_told_of():

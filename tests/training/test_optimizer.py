@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvjax.training.config import TrainConfig
-from mvjax.training.optimizer import TAGS, make_optimizer, make_schedule
+from mvjax.training.config import OptimizerConfig
+from mvjax.training.model import TAGS
+from mvjax.training.train import make_optimizer, make_schedule
 
 RATE = 0.01
 
@@ -19,7 +20,7 @@ def updates_of(config, grads, params, groups, steps=1):
 
 
 def test_update_is_adamw_by_hand():
-    config = TrainConfig(clip=0.0, weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8)
+    config = OptimizerConfig(clip=0.0, weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8)
     grad = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     weight = np.ones((3, 4), np.float32)
     update = updates_of(config, {"w": grad}, {"w": jnp.asarray(weight)}, {"w": "base"}, steps=2)["w"]
@@ -34,7 +35,7 @@ def test_update_is_adamw_by_hand():
 def test_tag_rows_learn_at_a_multiple_of_the_rate(multiplier):
     grads = {"tags": jnp.full((2, 3), 0.5), "lora": jnp.full((2, 3), 0.5)}
     params = {name: jnp.zeros((2, 3)) for name in grads}
-    config = TrainConfig(tag_multiplier=multiplier)
+    config = OptimizerConfig(tag_multiplier=multiplier)
     updates = updates_of(config, grads, params, {"tags": TAGS, "lora": "lora"})
     np.testing.assert_allclose(updates["tags"], multiplier * updates["lora"], rtol=1e-6)
     np.testing.assert_allclose(updates["lora"], -RATE, rtol=1e-4)
@@ -44,7 +45,7 @@ def test_only_matrices_that_are_no_tag_rows_are_decayed():
     params = {"tags": jnp.ones((2, 3)), "matrix": jnp.ones((2, 3)), "norm": jnp.ones(3)}
     grads = {name: jnp.zeros_like(x) for name, x in params.items()}
     groups = {"tags": TAGS, "matrix": "base", "norm": "base"}
-    updates = updates_of(TrainConfig(weight_decay=0.1, tag_multiplier=10.0), grads, params, groups)
+    updates = updates_of(OptimizerConfig(weight_decay=0.1, tag_multiplier=10.0), grads, params, groups)
     np.testing.assert_allclose(updates["matrix"], -RATE * 0.1, rtol=1e-6)
     assert not np.any(updates["tags"])
     assert not np.any(updates["norm"])
@@ -52,7 +53,7 @@ def test_only_matrices_that_are_no_tag_rows_are_decayed():
 
 def test_clipping_is_by_the_norm_of_all_gradients_together():
     params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
-    config = TrainConfig(clip=1.0, epsilon=1.0, beta1=0.0, beta2=0.0)  # so that Adam shows the size: g / (|g| + 1)
+    config = OptimizerConfig(clip=1.0, epsilon=1.0, beta1=0.0, beta2=0.0)  # so that Adam shows the size: g / (|g| + 1)
     updates = updates_of(
         config, {"a": jnp.array([30.0, 0.0]), "b": jnp.array([0.0, 40.0])}, params, dict.fromkeys("ab", "base")
     )
@@ -61,7 +62,7 @@ def test_clipping_is_by_the_norm_of_all_gradients_together():
 
 
 def test_schedule_warms_up_linearly_and_ends_at_the_final_rate():
-    schedule = make_schedule(TrainConfig(learning_rate=1.0, warmup=0.1, final_learning_rate=0.2), 100)
+    schedule = make_schedule(OptimizerConfig(learning_rate=1.0, warmup=0.1, final_learning_rate=0.2), 100)
     rates = np.array([float(schedule(step)) for step in range(101)])
     np.testing.assert_allclose(np.diff(rates[:11]), rates[1] - rates[0], rtol=1e-5)
     assert rates[0] > 0
@@ -73,5 +74,5 @@ def test_schedule_warms_up_linearly_and_ends_at_the_final_rate():
 
 
 def test_schedule_without_warm_up_starts_at_the_peak_and_a_run_of_one_step_works():
-    assert float(make_schedule(TrainConfig(learning_rate=1.0, warmup=0.0), 100)(0)) == 1.0
-    assert np.isfinite(float(make_schedule(TrainConfig(learning_rate=1.0), 1)(0)))
+    assert float(make_schedule(OptimizerConfig(learning_rate=1.0, warmup=0.0), 100)(0)) == 1.0
+    assert np.isfinite(float(make_schedule(OptimizerConfig(learning_rate=1.0), 1)(0)))

@@ -12,12 +12,12 @@ from tiny_training import RandomBatches, make_model, make_simple_model
 from mvjax.errors import UserError
 from mvjax.training.mesh import make_placement
 from mvjax.training.metrics import TIMES, read_metrics
-from mvjax.training.run import run
+from mvjax.training.train import fit
 
 
 def start(config, steps, batches=None, model=None, **options):
     batches = batches or RandomBatches()
-    return run(config, model or make_simple_model(), make_placement(config), batches, steps, **options)
+    return fit(config, model or make_simple_model(), make_placement(config.mesh), batches, steps, **options)
 
 
 def without_times(path):
@@ -42,9 +42,11 @@ def test_a_tiny_model_learns_a_fixed_batch_by_heart(make_config):
 
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make_config):
     stop = int(np.random.default_rng().integers(1, 9))
-    whole = start(make_config(name="whole", steps_per_save=4), 9, model=make_model())
-    config = make_config(name="broken", steps_per_save=4)
-    first = start(make_config(name="broken", steps_per_save=4, stop_after=stop), 9, model=make_model())
+    whole = start(make_config(name="whole", checkpoints={"every": 4}), 9, model=make_model())
+    config = make_config(name="broken", checkpoints={"every": 4})
+    first = start(
+        make_config(name="broken", checkpoints={"every": 4}, steps={"stop_after": stop}), 9, model=make_model()
+    )
     assert not first.finished
     assert int(first.state.step) == stop
     second = start(config, 9, model=make_model())
@@ -64,7 +66,7 @@ def test_resuming_after_a_crash_drops_the_metrics_that_no_checkpoint_covers(make
             return super().__next__()
 
     whole = start(make_config(name="whole"), 8)
-    config = make_config(name="crashed", steps_per_save=4)
+    config = make_config(name="crashed", checkpoints={"every": 4})
     with pytest.raises(Crash):
         start(config, 8, Crashing())
     directory = whole.directory.with_name("crashed")
@@ -113,7 +115,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(mak
             batch = super().__next__()
             return batch._replace(loss_BT=np.where(batch.loss_BT, np.inf, 0.0)) if poison else batch
 
-    config = make_config(steps_per_save=2)
+    config = make_config(checkpoints={"every": 2})
     with pytest.raises(
         UserError, match=r"step 6: .* is not finite; .*step-6\.json; the last checkpoint is good \(step 4\)"
     ):
@@ -141,8 +143,8 @@ def test_restart_begins_again(make_config):
 def test_another_configuration_does_not_go_on_with_the_run(make_config):
     start(make_config(), 2)
     with pytest.raises(UserError, match=r"learning_rate was 0\.01 and is now 0\.5.*--restart"):
-        start(make_config(learning_rate=0.5), 2)
-    assert start(make_config(steps_per_save=7, keep=1), 2).finished  # fields that change nothing may change
+        start(make_config(optimizer={"learning_rate": 0.5}), 2)
+    assert start(make_config(checkpoints={"every": 7, "keep": 1}), 2).finished  # fields that change nothing may change
 
 
 def test_directory_of_something_else_is_left_alone(make_config, tmp_path):
@@ -166,7 +168,7 @@ def test_two_processes_cannot_train_one_run(make_config):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"fsdp": 99}, "= 99 chips, but there are 1"), ({"rows": 4, "accumulation": 3}, "accumulation = 3")],
+    [({"mesh": {"fsdp": 99}}, "= 99 chips, but there are 1"), ({"data": {"accumulation": 3}}, "accumulation = 3")],
 )
 def test_devices_and_rows_that_do_not_fit(make_config, fields, message):
     with pytest.raises(UserError, match=message):
@@ -174,7 +176,7 @@ def test_devices_and_rows_that_do_not_fit(make_config, fields, message):
 
 
 def test_tensorboard_events_and_progress_lines(make_config, capsys):
-    result = start(make_config(tensorboard=True), 2)
+    result = start(make_config(output={"tensorboard": True}), 2)
     assert list((result.directory / "tensorboard").glob("events.*"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("run: new run, 2 steps of 4 x 24 tokens")

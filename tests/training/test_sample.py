@@ -180,10 +180,10 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from test_sample import load, make_sampler
-from mvjax.training.config import TrainConfig
+from mvjax.training.config import MeshConfig
 from mvjax.training.mesh import make_placement
 assert jax.device_count() == 4
-placement = make_placement(TrainConfig(fsdp=2, tensor_parallel=2))
+placement = make_placement(MeshConfig(fsdp=2, tensor=2))
 for rank in (4, 0):
     alone, spread = load(Path(sys.argv[1]), rank), load(Path(sys.argv[1]), rank, placement)
     model = spread[2]

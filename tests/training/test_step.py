@@ -8,20 +8,19 @@ import optax
 import pytest
 from tiny_training import RandomBatches, make_model
 
-from mvjax.training.config import TrainConfig
-from mvjax.training.feed import shard_batch
+from mvjax.training.batch import shard_batch
+from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
 from mvjax.training.mesh import make_placement
-from mvjax.training.optimizer import make_optimizer
-from mvjax.training.step import init_state, make_step
+from mvjax.training.train import init_state, make_optimizer, make_update
 
 
 @functools.cache
 def stepper(lora_rank):
     """A model, and its step with plain descent: Adam's first step is the sign of the gradient, which would hide or
     inflate differences. The momentum shows in the optimizer's state only."""
-    model, placement = make_model(lora_rank), make_placement(TrainConfig())
+    model, placement = make_model(lora_rank), make_placement(MeshConfig())
     optimizer = optax.sgd(1.0, momentum=0.9)
-    step = make_step(model, optimizer, placement, loss_chunk=7)
+    step = make_update(model, optimizer, placement, LossConfig(chunk=7))
     return (
         model,
         step,
@@ -74,10 +73,10 @@ def test_gradient_equals_finite_differences_of_the_loss():
 
 def test_frozen_weights_have_no_gradient_in_the_program():
     def shapes(lora_rank):
-        model, placement = make_model(lora_rank), make_placement(TrainConfig())
-        optimizer = make_optimizer(TrainConfig(), lambda _: 1e-3, model.groups)
+        model, placement = make_model(lora_rank), make_placement(MeshConfig())
+        optimizer = make_optimizer(OptimizerConfig(), lambda _: 1e-3, model.groups)
         step, state = (
-            make_step(model, optimizer, placement, loss_chunk=7),
+            make_update(model, optimizer, placement, LossConfig(chunk=7)),
             init_state(model, optimizer, placement),
         )
         batch = shard_batch(next(RandomBatches()), 1, placement)

@@ -9,7 +9,7 @@ import pytest
 from tiny_training import RandomBatches
 
 from mvjax.data.schedule import BatchFacts, Document
-from mvjax.training.bad_batch import BadBatches, read_bad_batch
+from mvjax.training.bad_batches import BadBatches, read_bad_batch
 
 METRICS = {"loss": float("nan"), "gradient_norm": float("inf"), "targets": 12.0, "finite": False}
 FACTS = BatchFacts(

@@ -19,32 +19,33 @@ from mvjax.training.distributed import HostSync, is_first
 TOKEN, LOCK = ".start", ".lock"
 
 
-def open_directory(
-    directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack, sync: HostSync
-) -> None:
-    """Make or find the run's directory, lock it, and see that it belongs to this configuration.
+@contextlib.contextmanager
+def run_directory(config: TrainConfig, restart: bool, sync: HostSync) -> Iterator[Path]:
+    """Make or find the run's directory, DIRECTORY/NAME, hold its lock, and see that it belongs to this configuration.
 
     Process 0 does; the others see that they have the same directory before them.
 
     Raises:
         UserError: it is something else's, another process trains the run, or not all hosts see it.
     """
-    token = None
-    if is_first():
-        take_directory(directory, config, restart, stack)
-        token = secrets.token_hex(8)
-        (directory / TOKEN).write_text(token, encoding="utf-8")
-    token = sync.gather("the run's directory", token)[0]
-    try:
-        seen = (directory / TOKEN).read_text(encoding="utf-8")
-    except OSError:
-        seen = None
-    blind = [process for process, shown in enumerate(sync.gather("what hosts see", seen)) if shown != token]
-    if blind:
-        raise UserError(
-            f"{directory}: processes {blind} do not see the directory that process 0 has made there; put `output` on a "
-            "file system that all hosts share"
-        )
+    directory, token = Path(config.output.directory) / config.name, None
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            take_directory(directory, config, restart, stack)
+            token = secrets.token_hex(8)
+            (directory / TOKEN).write_text(token, encoding="utf-8")
+        token = sync.gather("the run's directory", token)[0]
+        try:
+            seen = (directory / TOKEN).read_text(encoding="utf-8")
+        except OSError:
+            seen = None
+        blind = [process for process, shown in enumerate(sync.gather("what hosts see", seen)) if shown != token]
+        if blind:
+            raise UserError(
+                f"{directory}: processes {blind} do not see the directory that process 0 has made there; put "
+                "output.directory on a file system that all hosts share"
+            )
+        yield directory
 
 
 def take_directory(directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack) -> None:
@@ -55,7 +56,7 @@ def take_directory(directory: Path, config: TrainConfig, restart: bool, stack: c
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{directory}: cannot be made ({error.strerror}); choose another --output") from error
+        raise UserError(f"{directory}: cannot be made ({error.strerror}); choose another --output.directory") from error
     stack.enter_context(locked(directory / LOCK, directory))
     if restart:
         for path in directory.iterdir():
@@ -79,6 +80,16 @@ def locked(path: Path, directory: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"{directory}: another process is training this run") from error
         yield
+
+
+def check_origin(directory: Path, record: dict[str, Any], belongs_to: dict[str, Any]) -> None:
+    """UserError where a checkpoint was made with another tokenizer or other data."""
+    for what, value in belongs_to.items():
+        if record["belongs_to"].get(what, value) != value:
+            raise UserError(
+                f"{directory}: its checkpoints were made with another {what} ({record['belongs_to'][what]}, now "
+                f"{value}); put it back, choose another --name, or begin again with --restart"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,17 +21,18 @@ class BadBatches:
 
     Args:
         directory: of the run.
-        name: what a document is called.
+        name: what a document is called; None: by the number of its record.
         rows: numbers of the rows that this process has; None: all.
     """
 
     def __init__(
         self,
         directory: Path,
-        name: Callable[[Document], str] = lambda document: f"record {document.record}",
+        name: Callable[[Document], str] | None = None,
         rows: Sequence[int] | None = None,
     ):
-        self._directory, self._name, self._rows = directory / "bad-batches", name, rows
+        self._directory, self._rows = directory / "bad-batches", rows
+        self._name = name or (lambda document: f"record {document.record}")
 
     def save(
         self, step: int, metrics: Mapping[str, float | bool], batch: Batch, facts: BatchFacts | None = None
