@@ -117,6 +117,7 @@ def test_autoregressive_mode_opens_no_block():
         rules.autoregressive = True
         check_equal(result, Interpreter(WORDS, rules, bias_V, prompt).run())
         assert result.degree == 1.0
+        assert result.new_tokens == rules.max_new_tokens or result.reason != "tokens"
 
 
 def test_sequential_mode_equals_parallel_mode():
@@ -132,6 +133,29 @@ def test_sequential_mode_equals_parallel_mode():
         assert one.tokens.tolist() == other.tokens.tolist()
         assert one.position.tolist() == other.position.tolist()
         assert one.decode_steps <= other.decode_steps
+
+
+def test_cancelled_requests_agree_with_the_reference():
+    """At any step: before the first, inside a map, while paths run and others wait, at a fork."""
+    model = SpoiledHashModel(np.zeros(VOCABULARY))
+    config = EngineConfig(requests=1, max_branches=3, row_counts=(3,), stream_step=1280, sync_steps=5)
+    engine = Engine(model, model.params, TABLES, config)
+    rng, seen = np.random.default_rng(8), set()
+    for stays in (0, 1, 2, 3, 4, 6, 9, 14, 20, 30):
+        bias_V, prompt, rules = random_bias(rng), random_prompt(rng), random_rules(rng)
+        rules.rows, rules.autoregressive, rules.max_new_tokens, rules.max_depth = 3, False, 600, 3
+        engine.params = jnp.asarray(bias_V), jnp.uint32(0)
+        number, results = engine.submit(prompt, limits=limits_of(rules)), []
+        for _ in range(stays):
+            results += engine.step()
+        engine.cancel(number)
+        while engine.busy:
+            results += engine.step()
+        (result,) = results
+        reference = Interpreter(WORDS, rules, bias_V, prompt, cancel_after=5 * stays).run()
+        check_equal(result, reference)
+        seen |= {result.reason, f"{len(result.parent) > 1} {result.abandoned > 0}"}
+    assert seen >= {"cancelled", "True False", "True True"}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])

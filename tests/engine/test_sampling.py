@@ -159,16 +159,34 @@ def test_uniforms_are_those_of_the_key_and_index():
     np.testing.assert_array_equal(sampling.uniforms(key_W2, jnp.array([0, 5, 1000])), jnp.stack(expected))
 
 
-def test_some_open_token_can_always_be_chosen():
-    logits_WV = np.array(
-        [[np.nan] * 4, [-np.inf] * 4, [np.inf, np.nan, np.inf, 0], [-np.inf, 0, np.nan, 5]], np.float32
-    )
-    barred_WV = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], bool)
-    open_WV = np.asarray(sampling.sanitised(logits_WV, barred_WV))
+NAN, INF = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("logits", "barred", "finite"),
+    [
+        ([1, 2, 3, 4], [0, 0, 0, 0], True),
+        ([NAN, 0, 1, 2], [0, 0, 0, 0], False),
+        ([NAN, INF, 1, 2], [1, 1, 0, 0], True),  # What stands at barred tokens does not matter.
+        ([0, 0, INF, 0], [1, 0, 0, 0], False),
+        ([-INF, -INF, 2, -INF], [0, 0, 0, 0], True),  # A model may mask tokens of its own.
+        ([-INF, -INF, 2, -INF], [0, 0, 1, 0], False),  # But then one must be left.
+        ([NAN] * 4, [0, 0, 0, 0], False),
+        ([-INF] * 4, [0, 0, 0, 0], False),
+        ([3e38, -3e38, 0, 0], [0, 0, 0, 0], True),
+    ],
+)
+def test_rows_that_a_token_can_be_drawn_from(logits, barred, finite):
+    logits_WV, barred_WV = np.array([logits, [0, 1, 2, 3]], np.float32), np.array([barred, [0] * 4], bool)
+    open_WV, finite_W = sampling.bar(logits_WV, barred_WV)
+    assert finite_W.tolist() == [finite, True]
     for temperature in (0.0, 1.0):
-        tokens_W, _ = few_rows(open_WV, np.full(4, temperature))
-        assert not barred_WV[np.arange(4), tokens_W].any()
-        np.testing.assert_array_equal(tokens_W[2:], [2, 1])
+        tokens_W, _ = few_rows(np.asarray(open_WV), np.full(2, temperature))
+        if finite:
+            assert not barred[tokens_W[0]]
+            assert np.isfinite(logits[tokens_W[0]])
+        elif temperature == 0:
+            assert tokens_W[1] == 3  # The row beside it does not notice.
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks into the program that the CPU compiler makes")
