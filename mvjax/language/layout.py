@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8, Int32
 
 from mvjax.language import tags
-from mvjax.language.grammar import NONE
+from mvjax.language.grammar import NONE, WRITTEN_SEPARATOR
 from mvjax.language.scan import MAX_DEPTH, Structure, scan
 
 INT32_MAX = int(np.iinfo(np.int32).max)
@@ -106,8 +106,7 @@ def lay_out(
         prompt_length: how many tokens the prompt has. They carry no loss and are text whatever their codes.
         separator_T: whether the token is a separator (a newline and nothing else). Where it is given, text in places
             that hold only tags is rejected, and so is a missing separator that the interpreter would write. Without
-            it, the separator is the one token after `<Path>` and `<Conclusion>`, and all tokens up to the next tag
-            after `</Goal>` and `</Path>`.
+            it, the separator is the one token behind `</Goal>`, `<Path>`, `</Path>` and `<Conclusion>`.
         scan_prompt: the prompt holds earlier responses: scan it for tags too (a chat template must have kept those that
             users typed from becoming tags). Each must be whole.
         engine_output: allow what an interpreter may produce and training data may not contain: see `grammar`.
@@ -153,7 +152,7 @@ def lay_out(
         depth=depth,
         hide_start=hide_start_ET,
         hide_end=hide_end_ET,
-        loss=_loss(structure, codes_T, prompt_length, separator_T),
+        loss=_loss(structure, codes_T, prompt_length),
         part=_parts(structure, codes_T, prompt_length, spans),
         open=bool(structure.open_blocks),
         prompt_length=prompt_length,
@@ -222,22 +221,17 @@ def _segments(structure: Structure, n_tokens: int):
     return segment_T, np.array(parent, np.int32), position_T, spans
 
 
-def _loss(structure: Structure, codes_T: np.ndarray, prompt_length: int, separator_T: np.ndarray | None) -> np.ndarray:
+def _loss(structure: Structure, codes_T: np.ndarray, prompt_length: int) -> np.ndarray:
     """All but the prompt, what the interpreter writes around paths, and the first token, which nothing predicts."""
     n_tokens = len(codes_T)
     loss_T = np.ones(n_tokens, bool)
     loss_T[: max(prompt_length, 1)] = False
-    text_T = codes_T == tags.TEXT
-    # Per tag: the end of the separators (where they are not known, of the text) behind it.
-    ends_T = ~text_T if separator_T is None else ~(text_T & separator_T)
-    ends_M = np.append(np.flatnonzero(ends_T), n_tokens)
-    index_N = np.array([index for index, _, _ in structure.events], np.int64)
-    run_end_N = ends_M[np.searchsorted(ends_M[:-1], index_N, side="right")].tolist()
-    for (index, code, _), run_end in zip(structure.events, run_end_N):
-        if code == tags.GOAL_CLOSE or code == tags.PATH_CLOSE:
-            loss_T[index + 1 : run_end] = False
-        elif code == tags.CONCLUSION_OPEN:
-            loss_T[index : min(run_end, index + 2)] = False
+    text_T = np.append(codes_T == tags.TEXT, False)
+    for index, code, _ in structure.events:
+        if code in WRITTEN_SEPARATOR and text_T[index + 1]:
+            loss_T[index + 1] = False  # Further separators are text.
+        if code == tags.CONCLUSION_OPEN:
+            loss_T[index] = False
     for block in structure.blocks:
         for path in block.paths:
             loss_T[path.open : path.colon + 1 if path.colon != NONE else n_tokens] = False

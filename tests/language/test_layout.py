@@ -195,16 +195,17 @@ def test_an_earlier_response_must_be_whole():
         laid_out(tokens, 31, scan_prompt=True)
 
 
-def test_all_separators_between_paths_are_not_trained_on():
+@pytest.mark.parametrize("known", [True, False])
+def test_only_the_first_separator_is_the_interpreters(known):
+    """Further ones are text, and the model is trained to produce them."""
     tokens = []
     for token in A_BLOCK:
         tokens += [token, "\n"] if token in ("</Goal>", "</Path>", "<Conclusion>") else [token]
-    layout = laid_out(tokens)
-    for tag in ("</Goal>", "</Path>"):
-        assert not layout.loss[tokens.index(tag) + 1 : tokens.index(tag) + 3].any()
-    # After <Conclusion> the interpreter writes one; a second must come from the model.
-    at = tokens.index("<Conclusion>")
-    assert layout.loss[at : at + 3].tolist() == [False, False, True]
+    codes_T, colon_T, separator_T = token_facts(tokens)
+    layout = lay_out(codes_T, colon_T, separator_T=separator_T if known else None)
+    for tag in ("</Goal>", "</Path>", "<Conclusion>"):
+        at = tokens.index(tag)
+        assert layout.loss[at : at + 3].tolist() == [tag != "<Conclusion>", False, True]
 
 
 @pytest.mark.parametrize(
