@@ -123,7 +123,7 @@ def _finished(
 ) -> Outcome:
     """The record with as many blocks as its checks let pass; the last ones are left out first, outer before inner."""
     kept = dict(written)
-    for number in [number for number in reversed(written) if written[number] is not None]:
+    for number in [number for number in reversed(list(written)) if written[number] is not None]:
         made = _record(problem, parts, kept, pieces)
         found = records.check(made)
         if not found:
@@ -131,6 +131,7 @@ def _finished(
         log.findings += found
         log.less(found[0], number)
         kept[number] = None
+    assert log.cause is not None  # it has no block: each one left out has its reason
     return _sequential(problem, settings, log.cause, log)
 
 

@@ -136,9 +136,14 @@ Production = Generator[tuple[Call, ...], tuple[Reply, ...], Outcome]
 """A producer at work. Calls of one yield may run at the same time; replies come back in their order."""
 
 
+def no_calls() -> Generator[tuple[Call, ...], Any, None]:
+    """For a producer that asks nothing: `yield from no_calls()` makes it a generator all the same."""
+    yield from ()
+
+
 def advance(production: Production, replies: tuple[Reply, ...] | None) -> tuple[Call, ...] | Outcome:
     """The next calls of a producer, or its outcome; replies to the calls before, None at the start."""
     try:
-        return production.send(replies)
+        return next(production) if replies is None else production.send(replies)
     except StopIteration as end:
         return end.value

@@ -108,7 +108,7 @@ def _parse(where: str, content: str) -> Prompt:
     name = Path(where).stem
     match = _HEADER.fullmatch(content)
     fields = dict(re.findall(r"^(\w+):[ \t]*(\S.*?)[ \t]*$", match["fields"], re.MULTILINE)) if match else {}
-    if fields.get("name") != name or not fields.get("version"):
+    if match is None or fields.get("name") != name or not fields.get("version"):
         raise UserError(f'{where}: must begin with the lines "---", "name: {name}", "version: ...", "---"')
     text = match["text"].strip()
     if not text:

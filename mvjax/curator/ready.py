@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvjax.curator.checks import independence, record
-from mvjax.curator.production import Finding, Outcome, Problem, Production
+from mvjax.curator.production import Finding, Outcome, Problem, Production, no_calls
 from mvjax.curator.sources import gsm8k, synthetic
 from mvjax.curator.sources.solution import Rejected
 from mvjax.curator.text import reading
@@ -48,12 +48,12 @@ def gsm8k_problems(path: Path, *, limit: int | None = None) -> Iterator[Problem 
 
 def gsm8k_production(problem: Problem) -> Production:
     """A GSM8K problem's solution as a record, or the reason why it cannot be one."""
+    yield from no_calls()
     try:
         made = gsm8k.curate(problem.id, problem.question, problem.reasoning)
     except Rejected as error:
         return Outcome(None, error.reason, str(error))
     return checked(made)
-    yield  # a producer is a generator
 
 
 def synthetic_problems(config: synthetic.SyntheticConfig, count: int) -> Iterator[Problem]:
@@ -67,8 +67,8 @@ def synthetic_producer(config: synthetic.SyntheticConfig) -> Callable[[Problem],
     """The producer of `synthetic_problems` with the same dials."""
 
     def production(problem: Problem) -> Production:
+        yield from no_calls()
         return checked(synthetic.item(config, problem.meta["index"]))
-        yield  # a producer is a generator
 
     return production
 

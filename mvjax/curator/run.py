@@ -106,6 +106,7 @@ class _Run:
     def signals(self):
         """Meanwhile SIGINT and SIGTERM stop the run, once; more of them change nothing."""
         loop, whole = asyncio.get_running_loop(), asyncio.current_task()
+        assert whole is not None  # a coroutine of ours
 
         def stop() -> None:
             if self.totals.stopped != INTERRUPTED and not self.closing:
@@ -185,7 +186,8 @@ class _Run:
             asked[number].result() if number in asked else stored[number][1]
             for number in range(first, first + len(calls))
         ]
-        return None if None in replies else tuple(replies)
+        given = tuple(reply for reply in replies if reply is not None)
+        return given if len(given) == len(replies) else None
 
     async def ask(self, record: int, number: int, call: Call) -> Reply | None:
         """One call, its reply committed; None where the run stops first."""
@@ -194,6 +196,7 @@ class _Run:
                 return None
             self.in_flight += 1
             try:
+                assert self.client is not None  # `replies` looked
                 reply = await self.client.complete(call)
             finally:
                 self.in_flight -= 1

@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Generator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -94,7 +94,7 @@ def remove_all_but(directory: Path, names: Set[str]) -> None:
 def _merge(parts: Sequence[Part], files: Sequence[str], pad_id: int, work: Path) -> None:
     """One index of all parts, and the report."""
     no_numbers, no_bytes = np.zeros(0, np.int32), np.zeros(0, np.uint8)
-    columns = {name: [no_numbers.reshape(0, len(FORMS))] for name in NUMBERS}
+    columns: dict[str, list[np.ndarray]] = {name: [no_numbers.reshape(0, len(FORMS))] for name in NUMBERS}
     columns |= {"file_N": [no_numbers], "line_N": [no_numbers], "name_length_N": [no_numbers], "names": [no_bytes]}
     faults, counts, lines_before = [], [], 0
     for part in parts:
@@ -109,15 +109,21 @@ def _merge(parts: Sequence[Part], files: Sequence[str], pad_id: int, work: Path)
         counts.append((part.name, len(found["line_N"])))
         for name, array in found.items():
             columns[name].append(array)
-    index = {name: np.concatenate(arrays) for name, arrays in columns.items()}
+    index: dict[str, Any] = {name: np.concatenate(arrays) for name, arrays in columns.items()}
     index["name_end_N"] = np.cumsum(index["name_length_N"], dtype=np.int64)
     with atomic_path(work / INDEX) as temporary:
         np.savez(temporary, **index)
     with atomic_path(work / FAULTS) as temporary:
         temporary.write_text("".join(json.dumps(fault) + "\n" for fault in faults), encoding="utf-8")
     names = [INDEX, FAULTS, *(part.name for part in parts)]
-    report = {"files": files, "records": len(index["line_N"]), "faults": len(faults), "parts": counts, "pad_id": pad_id}
-    report["sizes"] = {name: (work / name).stat().st_size for name in names}
+    report = {
+        "files": files,
+        "records": len(index["line_N"]),
+        "faults": len(faults),
+        "parts": counts,
+        "pad_id": pad_id,
+        "sizes": {name: (work / name).stat().st_size for name in names},
+    }
     with atomic_path(work / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
@@ -169,7 +175,9 @@ def _start_worker(tokenizer: Tokenizer, stop: Any) -> None:
 
 def _end_with_parent() -> None:
     """A worker whose parent was killed would wait for work for ever."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    wait([parent.sentinel])
     os._exit(1)
 
 
@@ -216,7 +224,7 @@ class _Display:
 
 
 @contextlib.contextmanager
-def _lock(work: Path, console: Console) -> Iterator[None]:
+def _lock(work: Path, console: Console) -> Generator[None]:
     """Hold the build of a store: its directory `work` is there, and no other process of this host builds it.
 
     The lock's file moves with the directory when the store is finished: who waited for it finds the store.
@@ -240,7 +248,7 @@ def _lock(work: Path, console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(directory: Path) -> Iterator[None]:
+def _explained(directory: Path) -> Generator[None]:
     """UserError for what keeps a directory from holding stores; it is made where there is none."""
     try:
         directory.mkdir(parents=True, exist_ok=True)

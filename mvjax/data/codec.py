@@ -79,7 +79,8 @@ def from_bytes(data: bytes, name: str, form: Form) -> Example:
     return Example(tokens_T, layout, layout.loss, name, form)
 
 
-class StoredStructure(Structure):
+# The base's slots are its own, this class is no dataclass.
+class StoredStructure(Structure):  # pyrefly: ignore[bad-class-definition]
     """The blocks of stored tags, made when something asks for them: a batch does not, and may have thousands."""
 
     __slots__ = ("_tags",)

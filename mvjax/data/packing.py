@@ -42,7 +42,7 @@ CANDIDATES = 64
 """Documents of which each is tried as one of the two that finish a row."""
 
 
-def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+def pack(lengths: Sequence[int] | np.ndarray, row_length: int) -> list[list[int]]:
     """Distribute whole documents over few rows: the better of two ways, which are good at different lengths.
 
     Returns the indices of each row's documents, in the order of `lengths`; rows in the order of their first documents.

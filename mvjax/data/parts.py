@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -123,10 +124,11 @@ def encode_part(part: Part, tokenizer: Tokenizer, directory: Path, stopped: Call
             lines.append(number)
             names.append(record.id.encode("utf-8", "surrogatepass"))
     numbers_NFC = np.array(rows, np.int32).reshape(len(rows), len(FORMS), len(NUMBERS))
+    columns: dict[str, Any] = {name: numbers_NFC[:, :, column] for column, name in enumerate(NUMBERS)}
     with atomic_path(directory / part.index_name) as temporary:
         np.savez(
             temporary,
-            **{name: numbers_NFC[:, :, column] for column, name in enumerate(NUMBERS)},
+            **columns,
             line_N=np.array(lines, np.int64),
             name_length_N=np.array([len(name) for name in names], np.int32),
             names=np.frombuffer(b"".join(names), np.uint8),
@@ -136,7 +138,7 @@ def encode_part(part: Part, tokenizer: Tokenizer, directory: Path, stopped: Call
 
 
 @contextlib.contextmanager
-def _writer(path: Path) -> Iterator[ArrayRecordWriter]:
+def _writer(path: Path) -> Generator[ArrayRecordWriter]:
     writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
     try:
         yield writer

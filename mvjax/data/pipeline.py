@@ -39,7 +39,7 @@ class PackedBatches(grain.IterDataset[tuple[Batch, BatchFacts]]):
         """Batches that hold all rows of the first passes (the last one may go on into the next pass)."""
         return self.schedule.batches_in(passes)
 
-    def batch(self, position: Position) -> tuple[Batch, BatchFacts, Position]:
+    def batch_at(self, position: Position) -> tuple[Batch, BatchFacts, Position]:
         """The batch at a position (of it the rows that are wanted here), its facts, and the position of the next."""
         rows, following = self.schedule.take(position)
         own = [rows[number] for number in self.rows]
@@ -62,7 +62,7 @@ class PackedIterator(grain.DatasetIterator[tuple[Batch, BatchFacts]]):
 
     def __next__(self) -> tuple[Batch, BatchFacts]:
         self._assert_not_closed()
-        batch, facts, self._position = self._dataset.batch(self._position)
+        batch, facts, self._position = self._dataset.batch_at(self._position)
         return batch, facts
 
     def get_state(self) -> dict[str, int]:

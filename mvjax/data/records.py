@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
@@ -91,7 +92,7 @@ def read_records(path: str | Path, *, max_bad_share: float = 0.02) -> RecordFile
     return RecordFile(tuple(records), tuple(faults))
 
 
-def open_input(path: str | Path) -> BinaryIO:
+def open_input(path: str | Path) -> BufferedReader:
     """Open a file for reading bytes.
 
     Raises:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvjax.curator.local_model import LocalModel, Sheet
+from mvjax.curator.text.reading import content
 from mvjax.curator.text.transcript import ANNOUNCEMENT
 from mvjax.data.encode import Form, encode_tokens, lay_out_example
 from mvjax.data.records import Record
@@ -82,15 +83,16 @@ def _lines(children: Sequence[tree.Text | tree.Element], place: int | None = PRO
         place = None
 
 
-def _text_lines(text: tree.Text, after: tree.Element | None, place: int | None) -> Iterator[_Line]:
-    rows = [row for row in _split(text.content, text.start) if row[0]]
+def _text_lines(text: tree.Text, after: tree.Element | tree.Text | None, place: int | None) -> Iterator[_Line]:
+    rows = [row for row in _split(content(text), text.start) if row[0]]
     announced = bool(rows) and rows[-1][0] == ANNOUNCEMENT and isinstance(after, tree.Block)
-    follows: list[str | tree.Element | None] = [row[0] for row in rows[1:]] + [after]
+    follows: list[str | tree.Element | tree.Text | None] = [row[0] for row in rows[1:]] + [after]
     if announced:
         rows.pop()
         follows = [*follows[: len(rows) - 1], after] if rows else []
-    if place is not None and (rows or isinstance(after, tree.Block)):
-        yield _Line("", place, rows[0][0] if rows else after)
+    first = rows[0][0] if rows else after
+    if place is not None and isinstance(first, (str, tree.Block)):
+        yield _Line("", place, first)
     for (line, end), following in zip(rows, follows):
         if end is not None and isinstance(following, (str, tree.Block)):
             yield _Line(line, end, following)
@@ -133,7 +135,7 @@ def _path_lines(block: tree.Block) -> Iterator[str]:
     for path in block.paths:
         for child in path.children:
             if isinstance(child, tree.Text):
-                yield from (text for text, _ in _split(child.content, 0) if text and text != ANNOUNCEMENT)
+                yield from (text for text, _ in _split(content(child), 0) if text and text != ANNOUNCEMENT)
             elif isinstance(child, tree.Block):
                 yield from _path_lines(child)
 

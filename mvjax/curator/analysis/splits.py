@@ -8,6 +8,7 @@ from typing import Any
 
 from mvjax.curator.production import Outcome, Problem
 from mvjax.curator.text import sentences
+from mvjax.curator.text.reading import content
 from mvjax.curator.text.transcript import ANNOUNCEMENT
 from mvjax.data.records import Record
 from mvjax.language import parse_text, tree
@@ -81,7 +82,7 @@ def _body(
     parts: list[int | Split] = []
     for place, child in enumerate(children):
         if isinstance(child, tree.Text):
-            text = child.content.partition(":")[2] if labelled and place == 0 else child.content
+            text = content(child).partition(":")[2] if labelled and place == 0 else content(child)
             parts.append(measure(text.strip().removesuffix(ANNOUNCEMENT).strip()))
         elif isinstance(child, tree.Think):
             parts.extend(_body(child.children, measure, kinds, labelled=False))

@@ -94,9 +94,9 @@ def _same(given: str, wanted: str) -> bool:
     if values := numbers(wanted):
         found, last = numbers(given), numbers(given.rpartition("=")[2])
         return values in (found[: len(values)], found[-len(values) :], last)
-    choices = [_CHOICE.match(text) for text in (given, wanted)]
-    if all(choices):
-        return choices[0][1] == choices[1][1]
+    choice, right = _CHOICE.match(given), _CHOICE.match(wanted)
+    if choice and right:
+        return choice[1] == right[1]
     return _words(wanted) and _words(given) and wanted.casefold() in given.casefold()
 
 

@@ -50,6 +50,7 @@ class Encoded:
         separator_T = tokens_T == tables.separator_id
         layout = lay_out(codes_T, tables.colon[tokens_T], len(prompt), separator_T=separator_T, complete=True)
         outer = layout.structure.blocks[0]
+        assert outer.conclusion is not None  # complete
         return cls(tokens_T, layout, list(pairwise([*(path.open for path in outer.paths), outer.conclusion.open])))
 
     def targets(self, path: int) -> np.ndarray:
@@ -194,6 +195,7 @@ def altered(block: Block, known: str) -> Block:
 
 def _drawn(text: str, taken: Set[Fraction], draw: random.Random) -> str:
     """A number with as many digits, if possible none of those that are taken."""
+    drawn = text
     for _ in range(TRIES):
         digits = [draw.choice("123456789" if place == 0 else "0123456789") for place in range(len(text))]
         drawn = "".join(digit if old.isdigit() else old for digit, old in zip(digits, text, strict=True))

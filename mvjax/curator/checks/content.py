@@ -38,7 +38,7 @@ def distance(a: str, b: str, limit: float = 1.0) -> float:
     return Levenshtein.normalized_distance(a, b, score_cutoff=limit)
 
 
-def check_path(original: str, written: str, known: Set[Fraction], limit: float, where: str) -> list[Finding]:
+def check_path(original: str, written: str, known: Set[Fraction | int], limit: float, where: str) -> list[Finding]:
     """What a rewritten path lost of its original, or has that is new.
 
     Args:
@@ -56,7 +56,7 @@ def check_path(original: str, written: str, known: Set[Fraction], limit: float, 
     return findings
 
 
-def check_goal(goal: str, path: str, known: Set[Fraction], where: str) -> list[Finding]:
+def check_goal(goal: str, path: str, known: Set[Fraction | int], where: str) -> list[Finding]:
     """Whether a goal gives away what its path finds, or has numbers that are nowhere.
 
     What a path finds are the numbers of its last sentence that its first one has not.
@@ -74,7 +74,7 @@ def check_goal(goal: str, path: str, known: Set[Fraction], where: str) -> list[F
     return findings
 
 
-def check_conclusion(conclusion: str, paths: Iterable[str], known: Set[Fraction], where: str) -> list[Finding]:
+def check_conclusion(conclusion: str, paths: Iterable[str], known: Set[Fraction | int], where: str) -> list[Finding]:
     """Whether a conclusion has numbers that no path found."""
     if invented := _beyond(values(conclusion) - known, *paths):
         return [Finding(CHECK, where, f"the conclusion has numbers that are in no path: {_listed(invented)}")]
@@ -92,7 +92,7 @@ def words(text: str) -> frozenset[Fraction]:
     return numbers_in(_without_endless(plain_digits(text)))
 
 
-def _beyond(numbers: Set[Fraction], *texts: str) -> Set[Fraction]:
+def _beyond(numbers: Set[Fraction | int], *texts: str) -> Set[Fraction | int]:
     """Those of some numbers that no text has, in digits or otherwise."""
     for read in (values, words):
         for text in texts:
@@ -128,11 +128,11 @@ def _plain_digit(character: str) -> str:
     return {"٫": ".", "٬": ","}.get(character, character)
 
 
-def _listed(numbers: Iterable[Fraction]) -> str:
+def _listed(numbers: Iterable[Fraction | int]) -> str:
     ordered = sorted(numbers)
     shown = ", ".join(_decimal(number) for number in ordered[:MOST])
     return f"{shown}, ..." if len(ordered) > MOST else shown
 
 
-def _decimal(number: Fraction) -> str:
+def _decimal(number: Fraction | int) -> str:
     return str(number.numerator) if number.denominator == 1 else format(float(number), "g")

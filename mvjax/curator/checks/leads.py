@@ -50,7 +50,9 @@ _REASONING = _POINTING | frozenset(
 
 def lead(text: str) -> str:
     """What a sentence begins with, up to a comma or the like; "" where that says something."""
-    return _LEAD.search(text, _INTERJECTION.match(text).end())[0]
+    interjection = _INTERJECTION.match(text)
+    found = _LEAD.search(text, interjection.end() if interjection else 0)
+    return found[0] if found else ""
 
 
 def goes_on(text: str, goal: Set[str]) -> bool:

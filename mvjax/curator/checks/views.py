@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count, groupby
+from typing import cast
 
 from mvjax.curator.text import sentences
 from mvjax.curator.text.transcript import Block, Body
@@ -161,9 +162,9 @@ def _sentences(body: Body) -> Iterator[Sentence]:
     index = count()
     for is_line, entries in groupby(body, lambda entry: isinstance(entry, str)):
         if is_line:
-            yield from (Sentence(said, next(index)) for said in _split(entries))
+            yield from (Sentence(said, next(index)) for said in _split(cast(Iterable[str], entries)))
             continue
-        for block in entries:
+        for block in cast(Iterable[Block], entries):
             inside = all_lines(tuple(line for path in block.paths for line in (path.goal, *path.body)))
             yield from (Sentence(said, -1) for said in _split(inside))
             yield from (Sentence(said, next(index)) for said in _split((block.conclusion,)))

@@ -167,7 +167,7 @@ def _joined(entries: Sequence[Run | Fork]) -> Flow:
 def _kind(branches: Sequence[Sequence[Any]], groups: Sequence[Mapping[str, Any]]) -> str:
     labels = [[entry if isinstance(entry, str) else entry.get("step") for entry in branch] for branch in branches]
     group = next((group for group in groups if [list(branch) for branch in group["branches"]] == labels), {})
-    return ", ".join(group[key] for key in ("kind", "case") if group.get(key))
+    return ", ".join(str(group[key]) for key in ("kind", "case") if group.get(key))
 
 
 def _transcript(outcome: Outcome | None, flow: Flow) -> tuple[Passage | Split, ...]:
@@ -210,10 +210,13 @@ def _split(block: tree.Block, fork: Fork | None) -> Split:
     branches = (
         fork.branches if fork is not None and len(fork.branches) == len(block.paths) else ((),) * len(block.paths)
     )
+    goal, conclusion = block.goal, block.conclusion
+    assert goal is not None  # a record's response is complete
+    assert conclusion is not None
     return Split(
-        tuple(_text(outline).partition(":")[2].strip() for outline in block.goal.outlines),
+        tuple(_text(outline).partition(":")[2].strip() for outline in goal.outlines),
         tuple(tuple(_passages(path.children, flow, labelled=True)) for path, flow in zip(block.paths, branches)),
-        _text(block.conclusion).strip(),
+        _text(conclusion).strip(),
         fork.reason if fork is not None else "",
     )
 

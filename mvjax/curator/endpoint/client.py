@@ -19,7 +19,12 @@ from mvjax.curator.endpoint.spending import NOTHING, prompt_tokens
 from mvjax.curator.production import Call, Reply
 from mvjax.errors import UserError
 
-FORMS = {"auto": ("schema", "json", "off"), "schema": ("schema",), "json": ("json",), "off": ("off",)}
+FORMS: dict[str, tuple[str, ...]] = {
+    "auto": ("schema", "json", "off"),
+    "schema": ("schema",),
+    "json": ("json",),
+    "off": ("off",),
+}
 """Ways to hold a reply to its form, tried in turn where the endpoint does not know one."""
 CONNECTING = 15.0
 """Seconds that making a connection may take."""
@@ -69,7 +74,7 @@ class Endpoint:
             parts = urlsplit(self.base_url)
             good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
-            good = False
+            parts, good = urlsplit(""), False
         if not good or not self.base_url.isprintable() or " " in self.base_url:
             raise UserError(f"--base-url {self.base_url!r}: give an address such as http://localhost:8000/v1")
         if parts.path.rstrip("/").endswith("/completions"):
@@ -240,6 +245,7 @@ class ChatClient:
         sampling = {name: getattr(endpoint, name) for name in ("temperature", "top_p", "seed")}
         body |= {name: value for name, value in sampling.items() if value is not None}
         if form == "schema":
+            assert call.schema is not None
             schema = {"name": call.stage, "schema": dict(call.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif form == "json":

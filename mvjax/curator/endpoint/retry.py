@@ -24,6 +24,7 @@ TOO_LONG = ("context_length_exceeded", "context length", "context size", "contex
 NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ConnectionRefusedError", "gaierror")
 BROKEN_OFF = ("error", "abort")
 """Reasons why a choice finished that mean the endpoint, not the model, ended it."""
+Kind = Literal["again", "pause", "refused", "away", "key", "money", "model", "address"]
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds between two tries: the first time at most, ever at most."""
 
@@ -32,7 +33,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 class Trouble:
     """A request that brought no reply."""
 
-    kind: Literal["again", "pause", "refused", "away", "key", "money", "model", "address"]
+    kind: Kind
     """again: another try may help; pause: so it may, but all calls should wait; refused: nothing helps this call;
     away: nobody is there; the others, which are what is wrong: nothing helps any call."""
     reason: str
@@ -130,7 +131,7 @@ def _status(error: Any) -> Trouble:
     told = _message(body) or _line(error.body or error.message)
     code, words = str(body.get("code") or body.get("type") or ""), told.lower()
     about_text = _about_text(status, code, words)
-    kind = "refused" if about_text else _kind(status, code, words)
+    kind: Kind = "refused" if about_text else _kind(status, code, words)
     blamed = status in BLAMED and kind in ("refused", "address") and not about_text
     wait = asked_wait(error.response.headers)
     return Trouble(
@@ -143,7 +144,7 @@ def _status(error: Any) -> Trouble:
     )
 
 
-def _kind(status: int, code: str, words: str) -> str:
+def _kind(status: int, code: str, words: str) -> Kind:
     """What helps against a status that is not about the text of one call."""
     if status == 402 or code in NO_MONEY:
         return "money"

@@ -157,7 +157,8 @@ def _without_expression(text: str, expression: str) -> str:
 def _noun(tail: str) -> list[str]:
     """Up to three words that name what is counted."""
     words = []
-    for word in re.match(r"(?:[\sA-Za-z'-]|[.](?=[a-z]))*", tail)[0].split()[:3]:
+    found = re.match(r"(?:[\sA-Za-z'-]|[.](?=[a-z]))*", tail)
+    for word in (found[0] if found else "").split()[:3]:
         if word.lower() in _NO_NOUN or not tail[:1].isspace():
             break
         words.append(word)

@@ -167,11 +167,12 @@ def item(config: SyntheticConfig, index: int) -> Record:
     for k in range(degree):
         levels = nesting if k == deepest or rng.random() < 0.125 else 0
         # Parts with different results, where a few draws find them: a mixed-up answer then shows.
-        for _ in range(DRAWS):
-            drawn = part(levels)
+        drawn = part(levels)
+        for _ in range(DRAWS - 1):
             if drawn.value not in {earlier.value for earlier in parts}:
                 break
-        parts += (drawn,)
+            drawn = part(levels)
+        parts = (*parts, drawn)
     answer = ", ".join(str(part.value) for part in parts)
     last_line = f"The answer is {answer}."
     opening = f"There {'are' if degree > 1 else 'is'} {counted(degree, wording)}."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from mvjax.curator.production import Call, Finding, Reply
+from mvjax.curator.production import Call, Finding, Reply, no_calls
 from mvjax.curator.prompt_files import Prompts
 from mvjax.curator.stages.replies import Faulty, faulty
 
@@ -114,8 +114,8 @@ def plainly(read: Callable[[str], Any]) -> Callable[[str], Talk]:
     """A reader that asks nothing, in the form that `until` wants."""
 
     def accept(text: str) -> Talk:
+        yield from no_calls()
         return read(text)
-        yield  # a talk is a generator
 
     return accept
 
@@ -127,7 +127,7 @@ def together(talks: Sequence[Talk]) -> Talk:
 
     def advance(place: int, replies: tuple[Reply, ...] | None) -> None:
         try:
-            waiting[place] = talks[place].send(replies)
+            waiting[place] = next(talks[place]) if replies is None else talks[place].send(replies)
         except StopIteration as end:
             results[place] = end.value
             waiting.pop(place, None)

@@ -76,7 +76,9 @@ def body(parts: Draft, written: Written, sentences: Sequence[str]) -> Body:
     entries: list[str | Block] = []
     for part in resolved(parts, written):
         if isinstance(part, DraftBlock):
-            entries.append(written[part.number])
+            block = written[part.number]
+            assert block is not None  # `resolved` leaves these out
+            entries.append(block)
         else:
             entries.extend(joined(part, sentences).strip().split("\n"))
     return tuple(entries)

@@ -153,8 +153,15 @@ def _on_lines(path: str) -> str:
 
 
 def _body(path: str, written: Mapping[str, Block | None]) -> tuple[str | Block, ...]:
-    lines = path.split("\n")
-    return tuple(written[line[8:-2]] if line.startswith("[[") and _MARKER.fullmatch(line) else line for line in lines)
+    return tuple(_entry(line, written) for line in path.split("\n"))
+
+
+def _entry(line: str, written: Mapping[str, Block | None]) -> str | Block:
+    if not (line.startswith("[[") and _MARKER.fullmatch(line)):
+        return line
+    block = written[line[8:-2]]
+    assert block is not None  # markers stand only for blocks that were written
+    return block
 
 
 SCHEMA = table({"goals": array(TEXT), "paths": array(TEXT), "conclusion": TEXT})

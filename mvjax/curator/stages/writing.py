@@ -70,7 +70,8 @@ class Writer:
     ) -> Iterator[Finding]:
         """What is wrong with the texts of a block."""
         given = content.words(self.problem.question) | content.values(prefix)
-        inner = given.union(*(content.values(paths.plain(written[n])) for branch in branches for n in branch.nested))
+        nested = [written[number] for branch in branches for number in branch.nested]
+        inner = given.union(*(content.values(paths.plain(made)) for made in nested if made is not None))
         for place, branch in enumerate(branches):
             where, own = f"path {number}.{place + 1}", made.own(place)
             yield from content.check_path(branch.original, own, inner, self.settings.path_distance, where)

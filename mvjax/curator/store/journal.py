@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Self
@@ -244,6 +244,7 @@ class Store:
         record = self._database.execute(
             "INSERT INTO problems (id, problem, same) VALUES (?, ?, ?)", (problem.id, text, same)
         ).lastrowid
+        assert record is not None  # a row was inserted
         added.new += 1
         if first is not None:
             added.duplicates += 1
@@ -256,13 +257,17 @@ class Store:
             " estimated, cost, time FROM calls WHERE record = ? ORDER BY number IS NULL, number, rowid",
             (record,),
         )
-        return [StoredCall(*row[:5], Reply(*row[5:10], estimated=bool(row[10])), *row[11:]) for row in rows]
+        return [
+            StoredCall(*row[:5], reply=Reply(*row[5:10], estimated=bool(row[10])), cost=row[11], time=row[12])
+            for row in rows
+        ]
 
-    def _one(self, question: str, *values: Any) -> tuple | None:
+    def _one(self, question: str, *values: Any) -> Any:
+        """The first row of the answer; None where there is none."""
         return self._database.execute(question, values).fetchone()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Generator[None]:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield

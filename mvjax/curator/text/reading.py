@@ -17,6 +17,12 @@ def blocks(response: str) -> Iterator[tuple[Block, str]]:
     return _blocks(parse_text(response, complete=True).children, "")
 
 
+def content(text: tree.Text) -> str:
+    """What a text of a transcript holds that was parsed from text, not from tokens."""
+    assert isinstance(text.content, str)
+    return text.content
+
+
 def _blocks(children: Sequence[tree.Text | tree.Element], known: str) -> Iterator[tuple[Block, str]]:
     for child in children:
         if isinstance(child, tree.Block):
@@ -29,19 +35,20 @@ def _blocks(children: Sequence[tree.Text | tree.Element], known: str) -> Iterato
 
 
 def _block(block: tree.Block) -> Block:
-    paths = tuple(
-        Path(_labelled(_text(outline)), _body(path)) for outline, path in zip(block.goal.outlines, block.paths)
-    )
-    return Block(paths, _text(block.conclusion).strip())
+    goal, conclusion = block.goal, block.conclusion
+    assert goal is not None  # a complete transcript was parsed
+    assert conclusion is not None
+    paths = tuple(Path(_labelled(_text(outline)), _body(path)) for outline, path in zip(goal.outlines, block.paths))
+    return Block(paths, _text(conclusion).strip())
 
 
 def _body(path: tree.Path) -> Body:
     entries: list[str | Block] = []
     for child in path.children:
         if isinstance(child, tree.Text):
-            text = child.content if entries or child is not path.children[0] else _labelled(child.content)
+            text = content(child) if entries or child is not path.children[0] else _labelled(content(child))
             entries.extend(line for line in text.strip().split("\n") if line)
-        else:
+        elif isinstance(child, tree.Block):
             if entries and entries[-1] == ANNOUNCEMENT:
                 entries.pop()
             entries.append(_block(child))
@@ -55,4 +62,4 @@ def _labelled(text: str) -> str:
 
 def _text(node: tree.Text | tree.Element) -> str:
     """Text of a node, tags left out."""
-    return node.content if isinstance(node, tree.Text) else "".join(map(_text, node.children))
+    return content(node) if isinstance(node, tree.Text) else "".join(map(_text, node.children))

@@ -67,7 +67,8 @@ def _ends(text: str, start: int, match: re.Match) -> bool:
     if "\n" in match[0] or mark[:1] not in (".", "…"):
         return True
     if mark == ".":
-        word = _WORD_BEFORE.search(text, max(start, match.start() - 24), match.start())[0]
+        before = _WORD_BEFORE.search(text, max(start, match.start() - 24), match.start())
+        word = before[0] if before else ""
         if _ABBREVIATION.fullmatch(word):
             return False
         if _NUMBERING.fullmatch(word) and not text[start : match.start() - len(word)].strip(" \t*#(->"):
