@@ -22,7 +22,7 @@ ARROWS: Mapping[str, set[str]] = {
     "files": set(),
     "settings": {"errors"},
     "chips": set(),
-    "mvjax": {"version"},
+    "mvjax": {"engine", "errors", "models", "version"},
     "tokenizers": GROUND | {"language"},
     "weights": GROUND,
     "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},
