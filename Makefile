@@ -19,27 +19,29 @@ MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
-	@echo "  make test-ROOM      one room's fast tests: $(ROOMS)"
+	@echo "  make test-ROOM      one room's fast tests: $(ROOMS)" | fold -s -w 110
 
-$(VENV)/.core: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/bin/python $(AOT_VENV)/bin/python:
+	$(PYTHON) -m venv $(@D)/..
+
+# One call of pip each; an environment with more than is needed will do.
+$(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[test]'
-	@touch $@
+	@touch $(VENV)/.core $@
 
-$(VENV)/.slow: $(VENV)/.test
-	$(BIN)/pip install --quiet --editable '.[test,torch,bench]'
-	@touch $@
-
-$(VENV)/.lint: $(VENV)/.test
+$(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
-	@touch $@
+	@touch $(VENV)/.core $(VENV)/.test $@
 
-$(AOT_VENV)/.aot: pyproject.toml
-	$(PYTHON) -m venv $(AOT_VENV)
+$(VENV)/.slow: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[test,torch,bench]'
+	@touch $(VENV)/.core $(VENV)/.test $@
+
+$(AOT_VENV)/.aot: pyproject.toml | $(AOT_VENV)/bin/python
 	$(AOT_VENV)/bin/pip install --quiet --editable '.[test,aot,bench]'
 	@touch $@
 

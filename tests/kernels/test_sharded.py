@@ -69,7 +69,7 @@ print("all equal")
 def test_every_mesh_gives_what_one_device_gives(script):
     """ "tpu": the Pallas kernels inside a mesh, step by step; a chunk must hold a whole tile."""
     tests = Path(__file__).parents[1]
-    flags = xla_flags(8, "--xla_cpu_enable_concurrency_optimized_scheduler=false")
+    flags = xla_flags(8)
     paths = [str(tests / "support"), str(Path(mvjax_kernels.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(

@@ -73,7 +73,7 @@ REST = (
 @pytest.mark.parametrize("meshes", [FAST, pytest.param(REST, marks=pytest.mark.slow)], ids=["fast", "rest"])
 def test_every_mesh_trains_like_one_device(meshes):
     root = Path(__file__).parents[2]
-    flags = xla_flags(8, "--xla_cpu_enable_concurrency_optimized_scheduler=false")
+    flags = xla_flags(8)
     paths = [str(root), str(root / "kernels"), str(root / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", SCRIPT, repr(meshes)]
