@@ -174,7 +174,7 @@ class KVCache:
         """Put a preempted request back, under an index that has the pages for it."""
         pages_M = self._pages_of(request_index)
 
-        def padded(leaf_X, size, fill=0):
+        def padded(leaf_X: Any, size: int, fill: int = 0) -> Any:
             return np.pad(leaf_X, [(0, size - len(leaf_X))] + [(0, 0)] * (leaf_X.ndim - 1), constant_values=fill)
 
         content = jax.tree.map(lambda leaf_MX: padded(leaf_MX, len(pages_M)), preempted.content)

@@ -113,10 +113,10 @@ class ModelRunner:
         compiled = self.programs.get(program.key) or self.programs.compile(program)
         record_SC, segment_S, counts = compiled(*program.arguments)
         used = self.cache.used_R[request_index]
-        return Fetched(np.asarray(record_SC)[:used], np.asarray(segment_S)[:used], st.Counts(*map(int, counts)))
+        return Fetched(np.asarray(record_SC)[:used], np.asarray(segment_S)[:used], jax.device_get(counts))
 
     def compile_ahead(
-        self, decodes: Iterable[tuple[int, int]], prompt_lengths: Iterable[int], blank: st.Settings, root: st.Root
+        self, decodes: Iterable[tuple[int, int]], prompt_lengths: Iterable[int], settings: st.Settings, root: st.Root
     ) -> None:
         """Compile what requests with prompts of these lengths, without a layout, will need in the sizes of the cache.
 

@@ -81,13 +81,13 @@ class Prompt:
 
     def hidden(self, levels: int, slots: int) -> tuple[Int[np.ndarray, "E S"], Int[np.ndarray, "E S"]]:
         """Intervals over the slots of a stream: `levels` of them for a laid-out prompt, one empty one for a plain."""
-        start = np.zeros((levels if self.laid_out else 1, slots), np.int32)
-        end = np.zeros_like(start)
-        if self.laid_out:
-            shape = np.shape(self.hide_start)
-            start[: shape[0], : shape[1]] = self.hide_start
-            end[: shape[0], : shape[1]] = self.hide_end
-        return start, end
+        start_ES = np.zeros((levels if self.laid_out else 1, slots), np.int32)
+        end_ES = np.zeros_like(start_ES)
+        if self.hide_start is not None and self.hide_end is not None:
+            depth, count = np.shape(self.hide_start)
+            start_ES[:depth, :count] = self.hide_start
+            end_ES[:depth, :count] = self.hide_end
+        return start_ES, end_ES
 
 
 def chunk_plan(length: int, sizes: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -18,6 +18,11 @@ from mvjax.engine.sampling import on_device
 from mvjax.engine.sampling_params import SamplingParams
 
 
+def _scalar(value: int, kind: type[np.integer] = np.int32) -> Any:
+    """A whole number for the device."""
+    return kind(value)
+
+
 class TokenUpdate(NamedTuple):
     """New tokens of one branch, for streaming. Numbers are the request's own: 0 the root, then in order of forks."""
 
@@ -80,25 +85,25 @@ class Request:
         """What the device must know of what the caller set; `max_branches`: those of a parallel request."""
         limits = self.limits
         return st.Settings(
-            max_branches=np.int32(1 if self.mode == "sequential" else max_branches),
-            max_path_tokens=np.int32(min(limits.max_path_tokens or UNLIMITED, UNLIMITED)),
-            max_paths=np.int32(limits.max_paths),
-            max_depth=np.int32(0 if self.mode == "autoregressive" else limits.max_depth),
-            min_block_share=np.int32(limits.min_block_share),
+            max_branches=_scalar(1 if self.mode == "sequential" else max_branches),
+            max_path_tokens=_scalar(min(limits.max_path_tokens or UNLIMITED, UNLIMITED)),
+            max_paths=_scalar(limits.max_paths),
+            max_depth=_scalar(0 if self.mode == "autoregressive" else limits.max_depth),
+            min_block_share=_scalar(limits.min_block_share),
             sampling=on_device(self.sampling),
-            wind_up=np.int32(st.CANCELLED if cancelled else 0),
+            wind_up=_scalar(st.CANCELLED if cancelled else 0),
         )
 
     def root(self) -> st.Root:
         """What its first branch starts from."""
         last = self.prompt.last_position
         return st.Root(
-            token=np.int32(self.prompt.tokens[-1]),
-            position=np.int32(last),
-            fed=np.int32(self.fed),
-            tokens_left=np.int32(self.limits.max_new_tokens),
-            max_pos=np.int32(last + 1 + min(self.limits.max_positions or self.limits.max_new_tokens, UNLIMITED)),
-            seed=np.uint32(self.sampling.seed),
+            token=_scalar(self.prompt.tokens[-1]),
+            position=_scalar(last),
+            fed=_scalar(self.fed),
+            tokens_left=_scalar(self.limits.max_new_tokens),
+            max_pos=_scalar(last + 1 + min(self.limits.max_positions or self.limits.max_new_tokens, UNLIMITED)),
+            seed=_scalar(self.sampling.seed, np.uint32),
         )
 
     def token_updates(self, record_SC: Int32[np.ndarray, "S 6"]) -> list[TokenUpdate]:
@@ -140,9 +145,9 @@ class Request:
             prefill=self.started - self.admitted - (self.compiled[1] - self.compiled[0]),
             decode=decode,
             compile=compiled - self.compiled[0],
-            per_step=decode / max(counts.decode_steps, 1),
+            per_step=decode / max(int(counts.decode_steps), 1),
         )
-        reason = st.REASONS[counts.reason]
+        reason = st.REASONS[int(counts.reason)]
         return make_result(self.number, self.prompt, stream, reason, counts, timings, tokenizer)
 
     def ended_off_device(self, tokenizer: Any) -> Result:
@@ -151,5 +156,5 @@ class Request:
         stream = stream_record(nothing, np.zeros(0, np.int32))
         timings = Timings(time.perf_counter() - self.submitted, 0.0, 0.0, 0.0, 0.0)
         reason = "failed" if self.error is not None else "cancelled"
-        counts = st.Counts(0, 0, 0, 0)
+        counts = st.Counts(*[_scalar(0)] * len(st.Counts._fields))
         return make_result(self.number, self.prompt, stream, reason, counts, timings, tokenizer, self.error)
