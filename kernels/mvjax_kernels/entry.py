@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels import backends, checks
 
@@ -52,8 +52,9 @@ def attention(
     q_offset_BC = jnp.zeros((batch, 1), jnp.int32) if q_offset is None else jnp.reshape(q_offset, (batch, -1))
     if check_values:
         checks.check_intervals(hide_start_BES, hide_end_BES)
-    args = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap)
-    o_BTNH, lse_BTN = backends.attention(backend, args)
+    o_BTNH, lse_BTN = backends.attention(
+        backend, q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap
+    )
     return (o_BTNH, lse_BTN) if return_lse else o_BTNH
 
 
@@ -85,13 +86,13 @@ def decode_attention(
     """
     checks.check_decode(q_RLNH, k_RKSH, v_RKSH, words_RS)
     scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
-    return backends.decode_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, None, None, scale, soft_cap)
+    return backends.decode_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, scale, soft_cap)
 
 
 def paged_decode_attention(
     q_RLNH: Float[Array, "R L N H"],
-    k_PKZH: Array,
-    v_PKZH: Array,
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
     pages_RM: Int[Array, "R M"],
     length_R: Int[Array, " R"],
     words_RS: Integer[Array, "R S"],
@@ -124,8 +125,8 @@ def paged_decode_attention(
     scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
     if check_values:
         checks.check_pages(pages_RM, length_R, k_PKZH.shape[2], k_PKZH.shape[0])
-    pages, scales = (pages_RM, length_R), None if k_scale_PKZ is None else (k_scale_PKZ, v_scale_PKZ)
-    return backends.decode_attention(backend, q_RLNH, k_PKZH, v_PKZH, words_RS, pages, scales, scale, soft_cap)
+    pages = (k_PKZH, v_PKZH, pages_RM, length_R, words_RS, k_scale_PKZ, v_scale_PKZ)
+    return backends.paged_decode_attention(backend, q_RLNH, *pages, scale, soft_cap)
 
 
 def write_paged_kv(

@@ -187,15 +187,19 @@ def run_lists(
     block: int,
 ) -> tuple[RunLists, RunLists]:
     """What the tiles of `rows` query positions visit, and what the blocks of `block` keys do; `length` queries."""
+    levels = hide_start_BES.shape[1]
     spans = tile_spans(hide_start_BES, hide_end_BES, block)
-    both = classify(spans, *tile_rows(q_offset_BC, length, rows))
+    visible_BQC, full_BQC = classify(spans, *tile_rows(q_offset_BC, length, rows))
 
     def flat(x_BXR):
         return jnp.pad(x_BXR, ((0, 0), (0, 1), (0, 1))).reshape(x_BXR.shape[0], -1)
 
-    by_rows = tile_runs(*both, hide_start_BES.shape[1])
-    by_keys = tile_runs(*(x_BQC.swapaxes(1, 2) for x_BQC in both), hide_start_BES.shape[1])
-    return tuple(RunLists(flat(2 * x.start_BXR + x.full_BXR), flat(x.end_BXR)) for x in (by_rows, by_keys))
+    def listed(runs: TileRuns) -> RunLists:
+        return RunLists(flat(2 * runs.start_BXR + runs.full_BXR), flat(runs.end_BXR))
+
+    by_rows = tile_runs(visible_BQC, full_BQC, levels)
+    by_keys = tile_runs(visible_BQC.swapaxes(1, 2), full_BQC.swapaxes(1, 2), levels)
+    return listed(by_rows), listed(by_keys)
 
 
 def visible_tiles(

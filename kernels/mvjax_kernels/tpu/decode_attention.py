@@ -44,7 +44,7 @@ def decode_attention(
     # Whole registers of rows: 8 of 32 bits, or 16 of 16 bits.
     padded = -(-rows // 16) * 16
     q_RKMH = jnp.pad(q_RKMH, ((0, 0), (0, 0), (0, padded - rows), (0, 0)))
-    scales = [] if k_scale_PKZ is None else [k_scale_PKZ, v_scale_PKZ]
+    scales = [x for x in (k_scale_PKZ, v_scale_PKZ) if x is not None]
     lists = page_list(pages_RM, length_R, Z)
     whole = pl.BlockSpec(memory_space=pl.ANY)
     heads = pl.BlockSpec((1, K, padded, H), lambda r, *_: (r, 0, 0, 0))
