@@ -155,7 +155,7 @@ def row(name: str, kind: str | None, which: str, judged: Sequence[Judged], limit
     told = {"set": name, "dependence": kind or "all", "dependent": int(truth.sum()), "independent": int((~truth).sum())}
     told |= {"measure": which}
     if which != "either":
-        told |= {"AUC": auc([one.measure(which) for one in mine], truth), "limit": limits[which]}
+        told |= {"AUC": auc([one.measure(which) for one in mine], truth.tolist()), "limit": limits[which]}
     told |= {"precision": hits / int(found.sum()) if found.any() else "-", "recall": hits / int(truth.sum())}
     placed = [one.found(which) == one.path for one in mine if one.path] if which != "either" else []
     return told | ({"right path": float(np.mean(placed))} if placed else {})

@@ -13,11 +13,11 @@ from mvjax.bench.report import Report
 from mvjax.bench.scripted import RowsRanShort, bucket, rows_of_steps, scripted_engine
 from mvjax.bench.timing import Spread
 from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits
+from mvjax.engine.limits import EngineConfig, Limits, Mode
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 
-SCHEDULES = ("parallel", "sequential")
+SCHEDULES: tuple[Mode, ...] = ("parallel", "sequential")
 
 
 class Item:
@@ -31,7 +31,7 @@ class Item:
         self.bounds: list[float] = []
         """By repetition."""
 
-    def run(self, engine: Engine, mode: str) -> Result:
+    def run(self, engine: Engine, mode: Mode) -> Result:
         """Answer the prompt once."""
         return engine.generate([self.prompt], limits=self.limits, mode=mode)[0]
 
@@ -46,7 +46,7 @@ class Item:
         answers = [result.tokens.tolist() for results in self.results.values() for result in results]
         return all(tokens == answers[0] for tokens in answers)
 
-    def walls(self, mode: str) -> list[float]:
+    def walls(self, mode: Mode) -> list[float]:
         """Seconds in the loop by repetition: without the prefill, which is the same for both schedules."""
         return [result.timings.decode for result in self.results[mode]]
 

@@ -18,8 +18,8 @@ import numpy as np
 from mvjax.bench.config import SYNC
 from mvjax.engine import SamplingParams
 from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits
-from mvjax.engine.model import StepModel
+from mvjax.engine.limits import EngineConfig, Limits, Mode
+from mvjax.engine.model import PagedStepModel
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 from mvjax.language import tags
@@ -50,7 +50,7 @@ class Script:
     limits: Limits
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         """How the engine is asked: a script without a block needs no tags."""
         return "parallel" if self.paths > 1 else "autoregressive"
 
@@ -92,10 +92,10 @@ def make_script(vocabulary: Any, number: int, paths: int, steps: int, prompt: in
 
 
 class SteeredModel:
-    """A step model that follows scripts; `params` holds the inner model's and the scripts. A stream knows its script
-    from the first token of the prompt."""
+    """A step model that follows scripts; `params` holds the inner model's and the scripts. A request's script is known
+    by the first token of its prompt."""
 
-    def __init__(self, model: StepModel, params: Any, vocabulary: Any, scripts: Sequence[Script], slots: int):
+    def __init__(self, model: PagedStepModel, params: Any, vocabulary: Any, scripts: Sequence[Script], slots: int):
         self.model, self.vocab_size = model, model.vocab_size
         # Of one size for all uses, so that they share their compiled programs.
         forced_NT = np.full((MOST, slots), -1, np.int32)
@@ -107,7 +107,7 @@ class SteeredModel:
         self.params = {"model": params, "forced": jnp.asarray(forced_NT), "text": jnp.asarray(text_V)}
 
     def init_kv(self, requests: int, slots: int):
-        """The inner model's stream, and the script of each request."""
+        """The inner model's KV arrays, and the script of each request."""
         return self.model.init_kv(requests, slots), jnp.zeros(requests, jnp.int32)
 
     @property
@@ -140,7 +140,7 @@ class SteeredModel:
 
 
 def scripted_engine(
-    model: StepModel,
+    model: PagedStepModel,
     params: Any,
     tokenizer: Any,
     plans: Sequence[tuple[int, int]],
@@ -206,9 +206,9 @@ def drive(
     engine: Engine,
     prompt: Sequence[int],
     limits: Limits,
-    mode: str = "parallel",
+    mode: Mode = "parallel",
     sampling: SamplingParams = GREEDY,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[], object] = lambda: None,
 ) -> Run:
     """Run one request, timing each stay in the loop; `between` is called after each."""
     engine.submit(prompt, limits=limits, sampling=sampling, mode=mode)

@@ -1,13 +1,16 @@
-"""Repetitions in turn, and what is told of them: the median, the smallest and the largest."""
+"""Repetitions in turn, and how they are reported: the median, the smallest and the largest."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Side = TypeVar("Side")
+"""What sides are called by."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,13 @@ def ratios(above: Iterable[float], below: Iterable[float]) -> Spread:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]],
+    sides: Mapping[Side, Callable[[], Any]],
     repeat: int,
     *,
     warm: int = 1,
     pause: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, list[Any]]:
+) -> dict[Side, list[Any]]:
     """What each side returned in each repetition. The sides take turns, in the opposite order every other time, so that
     a machine that slows down or speeds up meets all of them alike.
 
@@ -56,9 +59,9 @@ def alternate(
         pause: seconds between two sides, for threads of the one that still spin.
         say: told about the progress.
     """
-    results: dict[str, list[Any]] = {name: [] for name in sides}
+    results: dict[Side, list[Any]] = {name: [] for name in sides}
     for turn in range(-warm, repeat):
-        order = list(sides) if turn % 2 == 0 else list(reversed(sides))
+        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
         for name in order:
             say(f"{name}: {'warm-up' if turn < 0 else f'{turn + 1} of {repeat}'}")
             time.sleep(pause)
@@ -84,11 +87,11 @@ class CompilationCounter:
         self.count = 0
 
     @contextmanager
-    def counting(self) -> Iterator[CompilationCounter]:
+    def counting(self) -> Generator[CompilationCounter]:
         """Count inside the `with` block."""
         from jax import monitoring
 
-        def listen(event: str, duration: float, **_: Any) -> None:
+        def listen(event: str, duration_secs: float, **_: str | int) -> None:
             self.count += event.endswith("backend_compile_duration")
 
         monitoring.register_event_duration_secs_listener(listen)

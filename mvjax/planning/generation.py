@@ -92,8 +92,8 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     sizes = Sizes(
         load.requests, slots, load.max_branches, config.max_depth, config.max_paths, tables.number.shape[1], pages
     )
-    table = jax.ShapeDtypeStruct((load.requests, slots // PAGE), jnp.int32)
-    kv = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
+    table = jnp.zeros((load.requests, slots // PAGE), jnp.int32)
+    kv = jax.eval_shape(lambda: model.with_table(model.init_pages(pages), table))
     state = jax.eval_shape(lambda: empty_state(sizes))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tables)
     room, steps = jax.ShapeDtypeStruct((load.requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)

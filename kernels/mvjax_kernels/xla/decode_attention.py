@@ -65,9 +65,9 @@ def decode_attention(
     R, L, N, H = q_RLNH.shape
     K, S = k_RKSH.shape[1:3]
     precision = precision_of(q_RLNH.dtype)
-    # Rows of the product: lanes x query group, so that keys and values are read once for all of them. On XLA:CPU this batched
-    # product over [R, K, S, H] as stored is as fast as with keys stored [H, S], faster by half than a product per head,
-    # many times as fast as multiplying and summing; nothing is copied or transposed.
+    # Rows of the product: lanes x query group, so that keys and values are read once for all of them. On XLA:CPU this
+    # batched product over [R, K, S, H] as stored is as fast as with keys stored [H, S], faster by half than a product
+    # per head, many times as fast as multiplying and summing; nothing is copied or transposed.
     q_RKMH = (q_RLNH.astype(jnp.float32) * scale).reshape(R, L, K, N // K, H).swapaxes(1, 2).reshape(R, K, -1, H)
     logits_RKMS = jnp.einsum("rkmh,rksh->rkms", q_RKMH, k_RKSH.astype(jnp.float32), precision=precision)
     if soft_cap is not None:
