@@ -36,10 +36,10 @@ def platform() -> str:
 
 
 class Pages(NamedTuple):
-    """What decides whether a kernel can read a stream."""
+    """What decides whether a kernel can read a KV stream."""
 
     size: int | None
-    """Slots of a page; None: the stream is contiguous."""
+    """Slots of a page; None: it is contiguous."""
     dtype: jnp.dtype
 
 

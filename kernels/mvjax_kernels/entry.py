@@ -1,4 +1,4 @@
-"""The one entry to every backend: checks the call while it is traced, then hands it to who serves it."""
+"""The one entry to every backend: checks the call while it is traced, then hands it to the backend that serves it."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def decode_attention(
     soft_cap: float | None = None,
     backend: str = "auto",
 ) -> Float[Array, "R L N H"]:
-    """Decode attention of all branches of each request over the request's one key/value stream.
+    """Decode attention of all branches of each request over the request's one KV stream.
 
-    Lane l of request r (one row of a running branch) sees slot s iff bit l of words[r, s] is set. The stream is read
-    once for all lanes: one dense product per request and kv head, the lanes times the query group being its rows.
-    A lane that sees no slot yields 0. Not differentiable by intent: it only serves decoding.
+    Lane l of request r (one row of a running branch) sees slot s iff bit l of words[r, s] is set. Keys and values are
+    read once for all lanes: one dense product per request and kv head, the lanes times the query group being its rows.
+    A lane that sees no slot yields 0. There is no derivative: it serves decoding only.
 
     Args:
         q_RLNH: queries, at most 32 lanes; N a multiple of K.
-        k_RKSH, v_RKSH: the streams, dtype of q.
+        k_RKSH, v_RKSH: the KV streams, dtype of q.
         words_RS: int32 or uint32 visibility words.
         scale, soft_cap: as `attention`.
         backend: "xla", which "auto" means here on any platform: the kernels read pages.
@@ -104,7 +104,7 @@ def paged_decode_attention(
     backend: str = "auto",
     check_values: bool = False,
 ) -> Float[Array, "R L N H"]:
-    """`decode_attention` over streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
+    """`decode_attention` over KV streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
 
     Every live page is read once a step for all lanes of its request; pages behind a stream's end are not touched, and
     what they or the last page's unused slots hold does not matter.
@@ -113,7 +113,7 @@ def paged_decode_attention(
         q_RLNH: queries, at most 32 lanes; N a multiple of K.
         k_PKZH, v_PKZH: P pages of Z slots for each kv head; dtype of q, or int8 or float8 with scales.
         pages_RM: page table, M pages a request at most (S = M * Z); entries behind the end may be anything.
-        length_R: live slots of each stream.
+        length_R: live slots of each KV stream.
         words_RS: int32 or uint32 visibility words.
         k_scale_PKZ, v_scale_PKZ: factor of each slot and head of quantised pages.
         scale, soft_cap, backend, check_values: as `attention`.

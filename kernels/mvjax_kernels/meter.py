@@ -22,7 +22,7 @@ class Work:
     full: int
     """Those of them that need no mask."""
     loaded: int
-    """Bytes copied to the core, out of whatever memory or cache."""
+    """Bytes copied to the core, out of memory or cache."""
     stored: int
     """Bytes of results."""
     multiply_adds: int

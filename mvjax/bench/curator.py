@@ -94,7 +94,7 @@ def timed(function: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def trace(characters: int, number: int = 1000) -> Scripted:
-    """A trace of at least so many characters, with as many blocks as that takes; its numbers grow from `number` on."""
+    """A trace of `characters` or more characters, as many blocks as that takes; its numbers grow from `number` on."""
     lines, steps, needs, groups, structure, refill, replies = ["First, what is asked for."], [], {}, [], [], {}, {}
     steps.append({"label": "S1", "summary": "What is asked for.", "steps": []})
     needs["S1"], refill["S1"], structure = [], "1", [{"step": "S1", "inside": []}]

@@ -1,4 +1,4 @@
-"""Tokens per second with so many rows live, beside greedy generation with transformers and PyTorch."""
+"""Tokens per second by number of live rows, beside greedy generation with transformers and PyTorch."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
         )
         report.bars.append(Bar("8 rows, tokens/s", Spread.of(per_second[8]), LLAMA_CPP, at_most=False))
     copies = find_copies(engine, {}, model)
-    report.bars.append(Bar("copies of a stream buffer in the loop", float(len(copies)), 0))
+    report.bars.append(Bar("copies of a KV stream buffer in the loop", float(len(copies)), 0))
     report.notes += copies
     report.notes.append(
-        f"float32, stream of {config.slots} slots, greedy, prompt of {PROMPT} tokens; decoding without prefill"
+        f"float32, KV stream of {config.slots} slots, greedy, prompt of {PROMPT} tokens; decoding without prefill"
     )
 
 

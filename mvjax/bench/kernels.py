@@ -156,7 +156,7 @@ def hold_pairs(hide_start_ET, hide_end_ET, fine: int) -> np.ndarray:
 
 
 def joined(pairs_QC: np.ndarray, down: int, across: int) -> int:
-    """The number of larger tiles, so many of these down and across, that hold one with a pair."""
+    """The number of larger tiles, `down` x `across` of these, that hold one with a pair."""
     pairs_QC = np.pad(pairs_QC, [(0, -pairs_QC.shape[0] % down), (0, -pairs_QC.shape[1] % across)])
     size = pairs_QC.shape[0] // down, down, pairs_QC.shape[1] // across, across
     return int(pairs_QC.reshape(size).any((1, 3)).sum())

@@ -158,7 +158,7 @@ def find_adapter(name: str) -> Path | None:
 
 
 def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]:
-    """Held-out items of the synthetic family with so many flat parts of equal length."""
+    """Held-out items of the synthetic family with `degree` flat parts of equal length."""
     from mvjax.curator.sources.synthetic import SyntheticConfig, generate
     from mvjax.data.encode import with_suffix
 
@@ -169,7 +169,7 @@ def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]
         room = config.slots - len(prompt) - config.max_branches
         if room < 128:
             raise UserError(
-                f"{record.id}: a prompt of {len(prompt)} tokens leaves no room in a stream of {config.slots} slots; "
+                f"{record.id}: a prompt of {len(prompt)} tokens leaves no room in a KV stream of {config.slots} slots; "
                 "give more --slots"
             )
         items.append(Item(record.id, degree, prompt, Limits(max_new_tokens=room)))

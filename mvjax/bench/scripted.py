@@ -148,14 +148,14 @@ def scripted_engine(
     rows: int,
     row_counts: tuple[int, ...],
 ) -> tuple[Engine, list[Script]]:
-    """An engine of one request over a stream of `slots` slots, and a script for each (paths, steps)."""
+    """An engine of one request over a KV stream of `slots` slots, and a script for each (paths, steps)."""
     vocabulary = tokenizer.tables()
     scripts = [make_script(vocabulary, number, *plan) for number, plan in enumerate(plans)]
     for script in scripts:
         if script.slots + rows > slots:
             raise UserError(
                 f"{script.paths} paths of {script.steps} tokens fill {script.slots} slots and need {rows} to spare, "
-                f"more than the stream's {slots}; give more --slots, or fewer rows or steps"
+                f"more than the KV stream's {slots}; give more --slots, or fewer rows or steps"
             )
     steered = SteeredModel(model, params, vocabulary, scripts, slots)
     config = EngineConfig(requests=1, max_branches=rows, row_counts=row_counts, stream_step=slots, sync_steps=SYNC)
@@ -163,7 +163,7 @@ def scripted_engine(
 
 
 def fitting_steps(paths: int, steps: int, slots: int, rows: int) -> int:
-    """`steps`, or as many as a stream of that length has room for with so many paths."""
+    """`steps`, or as many as `slots` KV slots have room for."""
     map_and_end = 4 * paths + 8 + max(0, paths - 9)
     return min(steps, (slots - PROMPT - rows - map_and_end) // paths)
 
@@ -194,7 +194,7 @@ class Run:
         return int(np.searchsorted(ends, step, side="right"))
 
     def steady(self, rows: int) -> list[float]:
-        """Seconds per step of the full stays in which so many rows were live throughout: without the first stay, which
+        """Seconds per step of the full stays in which `rows` rows were live throughout: without the first stay, which
         holds the prefill, and without that of the last such step, in which paths or the request end."""
         last = max(step for step, live in enumerate(self.live) if live == rows)
         barred = (0, self.stay_of(last))
@@ -243,13 +243,13 @@ def rows_of_steps(result: Result) -> list[int]:
 
 
 def bucket(rows: int, config: EngineConfig) -> int:
-    """Row count of the program that the engine runs for so many live rows of one request."""
+    """Row count of the program that the engine runs for that number of live rows of one request."""
     most = min((count for count in config.row_counts if count >= config.max_branches), default=config.max_branches)
     return min((count for count in config.row_counts if rows <= count <= most), default=most)
 
 
 def split_stays(live: Sequence[int], config: EngineConfig) -> list[list[int]]:
-    """The stays in which an engine takes steps with so many live rows: rows that need another program, or
+    """The stays in which an engine takes steps with these numbers of live rows: a number that need another program, or
     `sync_steps` steps, begin a new one."""
     stays: list[list[int]] = []
     for rows in live:

@@ -57,7 +57,7 @@ def alternate(
     Args:
         warm: repetitions before the first that counts.
         pause: seconds between two sides, for threads of the one that still spin.
-        say: told about the progress.
+        say: receives a line about the progress.
     """
     results: dict[Side, list[Any]] = {name: [] for name in sides}
     for turn in range(-warm, repeat):
@@ -81,7 +81,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 class CompilationCounter:
-    """Counts what XLA compiles, whoever asks for it."""
+    """Counts what XLA compiles, from any caller."""
 
     def __init__(self):
         self.count = 0

@@ -20,7 +20,7 @@ class Memory:
     optimizer: int
     batch: int
     activations: int | None
-    """Kept of each layer for the backward pass; None where it cannot be told (layers that are not scanned)."""
+    """Kept of each layer for the backward pass; None where it is unknown (layers that are not scanned)."""
     gradients: int | None
     """Of the layers' weights, summed up layer by layer and over micro-batches; None as above."""
     rest: int
