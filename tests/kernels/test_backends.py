@@ -1,8 +1,9 @@
 """Which backend serves a call: by platform, by what each can do, and what a user is told."""
 
 import logging
-from types import SimpleNamespace
+from unittest.mock import Mock
 
+import jax
 import jax.numpy as jnp
 import pytest
 from mvjax_kernels import backends
@@ -15,9 +16,7 @@ def traced_for(monkeypatch):
     """Calls are traced for a device of a platform, with or without jax-triton."""
 
     def change(platform, capability=None, triton=True):
-        device = SimpleNamespace(platform=platform)
-        if capability is not None:
-            device.compute_capability = capability
+        device = Mock(spec=jax.Device, platform=platform, compute_capability=capability)
         monkeypatch.setattr(backends, "device", lambda: device)
         monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name if triton else None)
         backends._say.cache_clear()

@@ -2,7 +2,8 @@
 
 import math
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_tpu_has_its_tiles(kind):
-    chip = tuning.tpu_chip(SimpleNamespace(device_kind=kind))
+    chip = tuning.tpu_chip(Mock(spec=jax.Device, device_kind=kind))
     rows, block, room = KINDS[kind]
     assert tuning.tpu_tiles(chip, 1, 131_072, 131_072, 128, 2, 4) == (rows, block)
     assert chip.vmem == room * 2**20
@@ -71,7 +72,7 @@ def on_gpu(monkeypatch):
 
     def traced_for(capability, module, function):
         seen = []
-        device = SimpleNamespace(platform="gpu", compute_capability=capability)
+        device = Mock(spec=jax.Device, platform="gpu", compute_capability=capability)
         monkeypatch.setattr(backends, "device", lambda: device)
         monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
         kernels = ModuleType(module)
