@@ -27,7 +27,7 @@ ARROWS: Mapping[str, set[str]] = {
     "weights": GROUND,
     "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},
     "data": GROUND | {"language", "tokenizers"},
-    "engine": GROUND | {"language"},
+    "engine": GROUND | {"data", "language"},
     "training": GROUND | {"chips", "data", "engine", "language", "models", "mvjax_kernels", "tokenizers", "weights"},
     "evaluation": GROUND | {"engine", "language"},
     "planning": GROUND | {"chips", "engine", "language", "models", "tokenizers", "training"},
