@@ -12,7 +12,6 @@ import mvjax_kernels
 from mvjax.bench.config import AttentionBench
 from mvjax.bench.picture import draw
 from mvjax.bench.report import Bar, Report
-from mvjax.planning.machines import temporaries
 
 MIB = 2**20
 LINEAR_BAR = 1.2
@@ -78,4 +77,4 @@ def temporary_bytes(attention: Callable, config: AttentionBench, length: int) ->
     hide = shape(1, config.levels, length, dtype=jnp.int32)
     arguments = (q, kv, kv, q, hide, hide, shape(length, dtype=jnp.int32))
     compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
-    return temporaries(compiled)
+    return compiled.memory_analysis().temp_size_in_bytes

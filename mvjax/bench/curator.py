@@ -5,13 +5,11 @@ A trace is made up with its replies: blocks of three branches each, one after th
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import TypeVar
 
 from mvjax.bench.config import CuratorBench
 from mvjax.bench.report import Bar, Report
@@ -20,7 +18,6 @@ from mvjax.curator import llm
 from mvjax.curator.checks.content import distance
 from mvjax.curator.production import Call, Outcome, Problem, Reply, advance
 
-Result = TypeVar("Result")
 RECORD_MS, DISTANCE_MS = 20.0, 50.0
 SIDES = ("northern", "eastern", "southern")
 """One branch of a block each."""
@@ -76,7 +73,7 @@ def work(scripted: Scripted) -> tuple[float, int, Outcome]:
     """Seconds that a record takes, its calls, its outcome."""
     production, replies, spent, calls = llm.curate(scripted.problem, llm.Settings()), None, 0.0, 0
     while True:
-        seconds, step = timed(functools.partial(advance, production, replies))
+        seconds, step = timed(lambda sent=replies: advance(production, sent))
         spent += seconds
         if isinstance(step, Outcome):
             if step.state != "parallel" or step.findings:
@@ -86,7 +83,7 @@ def work(scripted: Scripted) -> tuple[float, int, Outcome]:
         replies = tuple(map(scripted.reply, step))
 
 
-def timed(function: Callable[[], Result]) -> tuple[float, Result]:
+def timed(function: Callable) -> tuple[float, object]:
     """Processor seconds of a call, and what it returns."""
     start = time.process_time()
     value = function()
@@ -94,7 +91,7 @@ def timed(function: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def trace(characters: int, number: int = 1000) -> Scripted:
-    """A trace of `characters` or more characters, as many blocks as that takes; its numbers grow from `number` on."""
+    """A trace of at least so many characters, with as many blocks as that takes; its numbers grow from `number` on."""
     lines, steps, needs, groups, structure, refill, replies = ["First, what is asked for."], [], {}, [], [], {}, {}
     steps.append({"label": "S1", "summary": "What is asked for.", "steps": []})
     needs["S1"], refill["S1"], structure = [], "1", [{"step": "S1", "inside": []}]
@@ -102,14 +99,13 @@ def trace(characters: int, number: int = 1000) -> Scripted:
     while not groups or sum(map(len, lines)) + len(lines) < characters:
         block, found, labels, paths = len(groups) + 1, [], [], []
         for branch in range(len(SIDES)):
-            label, first, branch_lines, products = f"S{len(steps) + 1}", len(lines) + 1, [], []
+            label, first, branch_lines = f"S{len(steps) + 1}", len(lines) + 1, []
             for line in range(LINES):
                 n, m = number + len(lines), number + 4000 + len(lines)
                 place = PLACES[(block + branch * 4 + line // 3) % len(PLACES)]
-                products.append(n * m)
                 branch_lines.append(LINE.format(place=place, n=n, m=m, product=n * m))
                 lines.append(branch_lines[-1])
-            found.append(products[-1])
+            found.append(n * m)
             steps.append({"label": label, "summary": f"Jars of the {SIDES[branch]} side.", "steps": []})
             needs[label], refill[label] = ["S1"], f"{first}-{len(lines)}"
             labels.append(label)
@@ -127,7 +123,7 @@ def trace(characters: int, number: int = 1000) -> Scripted:
         needs[label], refill[label] = labels, f"{len(lines)}"
         structure.append({"step": label, "inside": []})
     lines.append(f"The answer is {totals[-1]}.")
-    refill[steps[-1]["label"]] += f", {len(lines)}"
+    refill[label] += f", {len(lines)}"
     replies |= {
         ("tree", ""): {"steps": steps},
         ("groups", ""): {"needs": needs, "groups": groups},

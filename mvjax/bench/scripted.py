@@ -18,8 +18,8 @@ import numpy as np
 from mvjax.bench.config import SYNC
 from mvjax.engine import SamplingParams
 from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits, Mode
-from mvjax.engine.model import PagedStepModel
+from mvjax.engine.limits import EngineConfig, Limits
+from mvjax.engine.model import StepModel
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 from mvjax.language import tags
@@ -50,7 +50,7 @@ class Script:
     limits: Limits
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> str:
         """How the engine is asked: a script without a block needs no tags."""
         return "parallel" if self.paths > 1 else "autoregressive"
 
@@ -92,10 +92,10 @@ def make_script(vocabulary: Any, number: int, paths: int, steps: int, prompt: in
 
 
 class SteeredModel:
-    """A step model that follows scripts; `params` holds the inner model's and the scripts. A request's script is known
-    by the first token of its prompt."""
+    """A step model that follows scripts; `params` holds the inner model's and the scripts. A stream knows its script
+    from the first token of the prompt."""
 
-    def __init__(self, model: PagedStepModel, params: Any, vocabulary: Any, scripts: Sequence[Script], slots: int):
+    def __init__(self, model: StepModel, params: Any, vocabulary: Any, scripts: Sequence[Script], slots: int):
         self.model, self.vocab_size = model, model.vocab_size
         # Of one size for all uses, so that they share their compiled programs.
         forced_NT = np.full((MOST, slots), -1, np.int32)
@@ -107,7 +107,7 @@ class SteeredModel:
         self.params = {"model": params, "forced": jnp.asarray(forced_NT), "text": jnp.asarray(text_V)}
 
     def init_kv(self, requests: int, slots: int):
-        """The inner model's KV arrays, and the script of each request."""
+        """The inner model's stream, and the script of each request."""
         return self.model.init_kv(requests, slots), jnp.zeros(requests, jnp.int32)
 
     @property
@@ -140,7 +140,7 @@ class SteeredModel:
 
 
 def scripted_engine(
-    model: PagedStepModel,
+    model: StepModel,
     params: Any,
     tokenizer: Any,
     plans: Sequence[tuple[int, int]],
@@ -148,14 +148,14 @@ def scripted_engine(
     rows: int,
     row_counts: tuple[int, ...],
 ) -> tuple[Engine, list[Script]]:
-    """An engine of one request over a KV stream of `slots` slots, and a script for each (paths, steps)."""
+    """An engine of one request over a stream of `slots` slots, and a script for each (paths, steps)."""
     vocabulary = tokenizer.tables()
     scripts = [make_script(vocabulary, number, *plan) for number, plan in enumerate(plans)]
     for script in scripts:
         if script.slots + rows > slots:
             raise UserError(
                 f"{script.paths} paths of {script.steps} tokens fill {script.slots} slots and need {rows} to spare, "
-                f"more than the KV stream's {slots}; give more --slots, or fewer rows or steps"
+                f"more than the stream's {slots}; give more --slots, or fewer rows or steps"
             )
     steered = SteeredModel(model, params, vocabulary, scripts, slots)
     config = EngineConfig(requests=1, max_branches=rows, row_counts=row_counts, stream_step=slots, sync_steps=SYNC)
@@ -163,7 +163,7 @@ def scripted_engine(
 
 
 def fitting_steps(paths: int, steps: int, slots: int, rows: int) -> int:
-    """`steps`, or as many as `slots` KV slots have room for."""
+    """`steps`, or as many as a stream of that length has room for with so many paths."""
     map_and_end = 4 * paths + 8 + max(0, paths - 9)
     return min(steps, (slots - PROMPT - rows - map_and_end) // paths)
 
@@ -194,7 +194,7 @@ class Run:
         return int(np.searchsorted(ends, step, side="right"))
 
     def steady(self, rows: int) -> list[float]:
-        """Seconds per step of the full stays in which `rows` rows were live throughout: without the first stay, which
+        """Seconds per step of the full stays in which so many rows were live throughout: without the first stay, which
         holds the prefill, and without that of the last such step, in which paths or the request end."""
         last = max(step for step, live in enumerate(self.live) if live == rows)
         barred = (0, self.stay_of(last))
@@ -206,9 +206,9 @@ def drive(
     engine: Engine,
     prompt: Sequence[int],
     limits: Limits,
-    mode: Mode = "parallel",
+    mode: str = "parallel",
     sampling: SamplingParams = GREEDY,
-    between: Callable[[], object] = lambda: None,
+    between: Callable[[], None] = lambda: None,
 ) -> Run:
     """Run one request, timing each stay in the loop; `between` is called after each."""
     engine.submit(prompt, limits=limits, sampling=sampling, mode=mode)
@@ -243,13 +243,13 @@ def rows_of_steps(result: Result) -> list[int]:
 
 
 def bucket(rows: int, config: EngineConfig) -> int:
-    """Row count of the program that the engine runs for that number of live rows of one request."""
+    """Row count of the program that the engine runs for so many live rows of one request."""
     most = min((count for count in config.row_counts if count >= config.max_branches), default=config.max_branches)
     return min((count for count in config.row_counts if rows <= count <= most), default=most)
 
 
 def split_stays(live: Sequence[int], config: EngineConfig) -> list[list[int]]:
-    """The stays in which an engine takes steps with these numbers of live rows: a number that need another program, or
+    """The stays in which an engine takes steps with so many live rows: rows that need another program, or
     `sync_steps` steps, begin a new one."""
     stays: list[list[int]] = []
     for rows in live:

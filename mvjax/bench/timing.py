@@ -1,16 +1,13 @@
-"""Repetitions in turn, and how they are reported: the median, the smallest and the largest."""
+"""Repetitions in turn, and what is told of them: the median, the smallest and the largest."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-Side = TypeVar("Side")
-"""What sides are called by."""
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,24 +41,24 @@ def ratios(above: Iterable[float], below: Iterable[float]) -> Spread:
 
 
 def alternate(
-    sides: Mapping[Side, Callable[[], Any]],
+    sides: Mapping[str, Callable[[], Any]],
     repeat: int,
     *,
     warm: int = 1,
     pause: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[Side, list[Any]]:
+) -> dict[str, list[Any]]:
     """What each side returned in each repetition. The sides take turns, in the opposite order every other time, so that
     a machine that slows down or speeds up meets all of them alike.
 
     Args:
         warm: repetitions before the first that counts.
         pause: seconds between two sides, for threads of the one that still spin.
-        say: receives a line about the progress.
+        say: told about the progress.
     """
-    results: dict[Side, list[Any]] = {name: [] for name in sides}
+    results: dict[str, list[Any]] = {name: [] for name in sides}
     for turn in range(-warm, repeat):
-        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
+        order = list(sides) if turn % 2 == 0 else list(reversed(sides))
         for name in order:
             say(f"{name}: {'warm-up' if turn < 0 else f'{turn + 1} of {repeat}'}")
             time.sleep(pause)
@@ -81,17 +78,17 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 class CompilationCounter:
-    """Counts what XLA compiles, from any caller."""
+    """Counts what XLA compiles, whoever asks for it."""
 
     def __init__(self):
         self.count = 0
 
     @contextmanager
-    def counting(self) -> Generator[CompilationCounter]:
+    def counting(self) -> Iterator[CompilationCounter]:
         """Count inside the `with` block."""
         from jax import monitoring
 
-        def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        def listen(event: str, duration: float, **_: Any) -> None:
             self.count += event.endswith("backend_compile_duration")
 
         monitoring.register_event_duration_secs_listener(listen)

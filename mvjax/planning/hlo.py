@@ -80,13 +80,6 @@ class Instruction:
         text = self.rest[found.end() :]
         return text[: closing(text, 0, ",")]
 
-    def stated(self, name: str) -> str:
-        """An attribute that every instruction of its kind has, without the sign of a name; ValueError without it."""
-        found = self.attribute(name)
-        if found is None:
-            raise ValueError(f"{self.opcode} {self.name} does not state its {name}")
-        return found.lstrip("%")
-
     @property
     def op_name(self) -> str:
         """Where it comes from: the path of JAX's operation."""
@@ -198,7 +191,7 @@ class Program:
         """How often the body of a loop runs; None where that is not known before the program runs."""
         if known := KNOWN_TRIPS.search(loop.instruction.rest):
             return int(known[1])
-        condition, body = (loop.instruction.stated(name) for name in ("condition", "body"))
+        condition, body = (loop.instruction.attribute(name).lstrip("%") for name in ("condition", "body"))
         test = self.root(condition)
         bindings, where = None, condition
         if test.opcode == "fusion":
@@ -224,10 +217,8 @@ class Program:
         if start.opcode != "tuple":
             return None
         value = self._scalar(loop.computation, start.operands[element])
-        if value is None:
-            return None
-        if value.element is None:
-            return value.offset
+        if value is None or value.element is None:
+            return value and value.offset
         # Handed through by the loop around this one.
         for outer in self._callers[loop.computation]:
             if outer.instruction.opcode == "while":
@@ -253,7 +244,7 @@ class Program:
             return self._scalar(bindings.computation, bindings.instruction.operands[number])
         if instruction.opcode == "get-tuple-element":
             source = self.find(computation, instruction.operands[0])
-            index = int(instruction.stated("index"))
+            index = int(instruction.attribute("index"))
             if source.opcode == "parameter":
                 return Scalar(index, 0)
             if source.opcode == "tuple":
@@ -262,9 +253,8 @@ class Program:
         if instruction.opcode in ("copy", "bitcast", "convert", "copy-start", "copy-done", "reshape"):
             return self._scalar(computation, instruction.operands[0], bindings)
         if instruction.opcode == "add":
-            found = [self._scalar(computation, operand, bindings) for operand in instruction.operands]
-            terms = [term for term in found if term is not None]
-            if len(terms) < len(found) or all(term.element is not None for term in terms):
+            terms = [self._scalar(computation, operand, bindings) for operand in instruction.operands]
+            if None in terms or all(term.element is not None for term in terms):
                 return None
             element = next((term.element for term in terms if term.element is not None), None)
             return Scalar(element, sum(term.offset for term in terms))

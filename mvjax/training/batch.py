@@ -32,7 +32,7 @@ class StepBatch(NamedTuple):
 def step_batch_sharding(placement: Placement) -> StepBatch:
     """Rows over the batch axes; all that is one number a token along the text too, the intervals whole."""
     text, row = batch_sharding(placement, "length"), batch_sharding(placement)
-    return StepBatch(text, text, row, row, Targets(text, text, text, text))
+    return StepBatch._make((text, text, row, row, Targets._make((text, text, text, text))))
 
 
 def abstract_batch(config: DataConfig) -> StepBatch:
@@ -44,8 +44,8 @@ def abstract_batch(config: DataConfig) -> StepBatch:
 
     token = array(jnp.int32, T)
     levels = array(jnp.int32, config.levels, T)
-    targets = Targets(token, token, array(jnp.float32, T), array(jnp.int8, T))
-    return StepBatch(token, token, levels, levels, targets)
+    targets = Targets._make((token, token, array(jnp.float32, T), array(jnp.int8, T)))
+    return StepBatch._make((token, token, levels, levels, targets))
 
 
 def check_rows(config: TrainConfig, placement: Placement) -> None:
@@ -94,7 +94,6 @@ def shard_batch(
 
         return jax.make_array_from_callback(shape, sharding, shard)
 
-    whole = StepBatch(
-        tokens, positions, batch.hide_start_BET, batch.hide_end_BET, Targets(tokens, predecessor, weight, part)
-    )
+    targets = Targets._make((tokens, predecessor, weight, part))
+    whole = StepBatch._make((tokens, positions, batch.hide_start_BET, batch.hide_end_BET, targets))
     return jax.tree.map(put, whole, step_batch_sharding(placement))

@@ -60,8 +60,9 @@ class Checkpoints:
     def save(self, state: TrainState, record: dict[str, Any]) -> int:
         """Begin to save the state and a JSON record (configuration, data position); returns the step.
 
-        The state may be donated to the next step at once. The files are complete after the next `wait` or `save`. Older
-        checkpoints beyond `keep` go once the new one is complete.
+        The state may be donated to the next step at once: what has been handed to the host keeps its numbers. The
+        files are complete after the next `wait` or `save`. Older checkpoints beyond `keep` go once the new one is
+        complete.
 
         Raises:
             UserError: the one before could not be written, or this one not begun; the older ones are still there.
@@ -72,24 +73,22 @@ class Checkpoints:
             return step
         arrays = named_arrays(state)
         record = {**record, "step": step, "arrays": described(arrays), "fingerprints": fingerprints(arrays)}
-        if jax.default_backend() == "cpu":  # There the host's copy is the array itself, which the step overwrites.
-            arrays = {name: jnp.copy(x) for name, x in arrays.items()}
         items = ocp.args.Composite(**{STATE: ocp.args.StandardSave(arrays), RECORD: ocp.args.JsonSave(record)})
         self._writing = step
-        with self._told():
+        with self._explained():
             self._manager.save(step, args=items, force=True)
         return step
 
     def wait(self) -> None:
         """Return once everything is written; UserError if it could not be."""
-        with self._told():
+        with self._explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         self._writing = None
 
     @contextlib.contextmanager
-    def _told(self):
-        """An error of writing, told as what it means."""
+    def _explained(self):
+        """UserError for an error of writing: what it means, and which checkpoint is left."""
         try:
             yield
         except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from mvjax.files import atomic_path
@@ -29,7 +29,7 @@ class Clock:
 
     It begins in "start"; `loop_begins` ends that. Goodput is the share of the wall time since the run's first start,
     times without a process included, that was spent in steps that count. A step counts once `count` is called. What is
-    counted belongs into every checkpoint (`record`), and a start that restores one goes on from there (`resume`): so
+    counted is part of every checkpoint (`record`), and a start that restores one continues from it (`resume`): so
     steps that were lost with a crash and are done again do not count.
 
     Args:
@@ -47,7 +47,7 @@ class Clock:
         self._counted_to = 0.0
 
     @contextlib.contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
+    def __call__(self, phase: str) -> Generator[None, None, None]:
         """Charge what is inside to a phase. ValueError where there is no such phase."""
         if phase not in PHASES:
             raise ValueError(f"{phase!r} is none of the phases {', '.join(PHASES)}")

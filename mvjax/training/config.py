@@ -167,7 +167,7 @@ class CheckpointConfig:
     keep: int = free(2, at_least=1)
     """Checkpoints kept, the newest ones."""
     keep_every: int = free(0, at_least=0)
-    """Checkpoints of every so many steps are kept for good; 0: none."""
+    """Checkpoints of every step that is a multiple of it are never removed; 0: none."""
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         store, mine, count = client(), jax.process_index(), 0
+        assert store is not None
         seen = {process: (None, time.monotonic()) for process in range(jax.process_count()) if process != mine}
         while not self._stop.wait(self._beat):
             count += 1
@@ -195,7 +196,7 @@ class Heartbeat:
                 if now - seen[process][1] > self._silence and not self._stop.is_set():
                     self._say(
                         f"error: process {process} has not answered for {self._silence:.0f} s and counts as lost; "
-                        "start again: the run goes on from its newest checkpoint"
+                        "start again: the run resumes from its newest checkpoint"
                     )
                     sys.stdout.flush()
                     os._exit(EXIT_AGAIN)

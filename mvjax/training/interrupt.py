@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Any
 
 from mvjax.training.distributed import client, is_first
 
@@ -25,8 +26,8 @@ class Interrupt:
         self.asked: signal.Signals | None = None
         """The signal that this process, or with several any of them, was sent."""
         self._say = say
-        self._told = False
-        self._before: dict[signal.Signals, object] = {}
+        self._announced = False
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         try:
@@ -52,9 +53,9 @@ class Interrupt:
         store = client()
         if store is None:
             return self.asked is not None
-        if self.asked is not None and not self._told:
+        if self.asked is not None and not self._announced:
             store.key_value_set(f"{KEY}/asked", self.asked.name, allow_overwrite=True)
-            self._told = True
+            self._announced = True
         shown = {key.rsplit("/", 1)[-1]: value for key, value in store.key_value_dir_get(KEY)}
         if is_first() and "asked" in shown and "last" not in shown:
             shown["last"] = f"{step + MARGIN} {shown['asked']}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +190,9 @@ def _chunk(head, h_CD, base_VD, tags_KD, token_C, weight_C, gradients):
     logits_CV = dot("CD,VD->CV", h_CD, base_VD.astype(h_CD.dtype))
     target_C = jnp.take_along_axis(logits_CV, jnp.clip(own_C, 0, V - 1)[:, None], axis=1)[:, 0]
     target_C = _sum(over, jnp.where((own_C >= 0) & (own_C < V), target_C, 0.0))
+    barred_V: Any = None
+    tag_logits_CK: Any = None
+    is_tag_CK: Any = None
     if tags_KD is not None:
         ids_K = jnp.asarray(head.tag_ids, jnp.int32)
         barred_V = (ids_K[:, None] == chip * V + jnp.arange(V)).any(0)  # their logits come from the tag rows

@@ -91,5 +91,5 @@ def local_rows(placement: Placement, rows: int, accumulation: int) -> tuple[int,
     """Rows of a step's batch, rising, that this process's devices need; micro-batch a takes rows a, a + A, ..."""
     shape = (accumulation, rows // accumulation)
     where = batch_sharding(placement).addressable_devices_indices_map(shape).values()
-    places = {place for index in where for place in range(*index[1].indices(shape[1]))}
+    places = {place for index in where if index for place in range(*index[1].indices(shape[1]))}
     return tuple(sorted(place * accumulation + micro for place in places for micro in range(accumulation)))

@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model taken apart for training.
+    """A model, split for training.
 
     `forward(params, frozen, tokens_BT, positions_BT, hide_start_BET, hide_end_BET)` gives the final hidden states
     [B, T, D], the output matrix [V, D] and its tag rows [K, D] or None. Arrays may be abstract (`ShapeDtypeStruct`).
@@ -106,7 +106,7 @@ def make_trainable(decoder: Decoder) -> TrainableModel:
 
     def forward(params, frozen, *batch):
         model = merge(params, frozen)
-        rows_KD = model.head.tag_rows[...] if tag_ids else None
+        rows_KD = None if model.head.tag_rows is None else model.head.tag_rows[...]
         return model.hidden(*batch), model.head.weight[...], rows_KD
 
     return TrainableModel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import jax
@@ -22,7 +22,7 @@ class Profile:
         first: number of the first step that is recorded; 0: none is.
         count: steps that are recorded.
         clock: what it costs is charged to "profile".
-        say: told where the trace is, or why there is none.
+        say: prints where the trace is, or why there is none.
     """
 
     def __init__(self, directory: Path, first: int, count: int, clock: Clock, say: Callable[[str], None] = print):
@@ -31,7 +31,7 @@ class Profile:
         self._recording = False
 
     @contextlib.contextmanager
-    def __call__(self, number: int) -> Iterator[None]:
+    def __call__(self, number: int) -> Generator[None, None, None]:
         """A step; what it starts on the devices must have ended by the end of the block."""
         if number in self._window and not self._recording:
             self._start()

@@ -7,7 +7,7 @@ import fcntl
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ TOKEN, LOCK = ".start", ".lock"
 
 
 @contextlib.contextmanager
-def run_directory(config: TrainConfig, restart: bool, sync: HostSync) -> Iterator[Path]:
+def run_directory(config: TrainConfig, restart: bool, sync: HostSync) -> Generator[Path, None, None]:
     """Make or find the run's directory, DIRECTORY/NAME, hold its lock, and see that it belongs to this configuration.
 
     Process 0 does; the others see that they have the same directory before them.
@@ -72,7 +72,7 @@ def take_directory(directory: Path, config: TrainConfig, restart: bool, stack: c
 
 
 @contextlib.contextmanager
-def locked(path: Path, directory: Path) -> Iterator[None]:
+def locked(path: Path, directory: Path) -> Generator[None, None, None]:
     """Hold a run's lock; UserError where another process holds it."""
     with path.open("w") as file:
         try:

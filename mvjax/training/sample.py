@@ -85,7 +85,7 @@ class Sampler:
         sizes = EngineConfig(requests=1, max_branches=rows, row_counts=counts, stream_step=slots, max_slots=slots)
         model = DecoderStepModel.described(config, dtype=dtype)
         self._engine = Engine(model, None, tokenizer, sizes)
-        self._take = jax.jit(partial(weights, unroll=model.unroll, dtype=model.dtype), static_argnums=0)
+        self._take: Any = jax.jit(partial(weights, unroll=model.unroll, dtype=model.dtype), static_argnums=0)
         try:
             self._engine.check(self._ids, self._limits, mode=self._mode)
         except UserError as error:
@@ -142,7 +142,8 @@ def tree_lines(transcript: Transcript, decode: Callable[[list[int]], str], width
     """A transcript of token ids as indented lines, texts in short: an element's first text stands on its own line."""
 
     def shown(text: Text, room: int) -> str:
-        line = " ".join(decode(list(text.content)).split())
+        tokens: Any = list(text.content)
+        line = " ".join(decode(tokens).split())
         line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
         return line if len(line) <= room else line[: room - 3] + "..."
 

@@ -30,7 +30,7 @@ from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
 from mvjax.data.store import open_store, store_path
 from mvjax.errors import UserError
 from mvjax.language import PARTS
-from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter
+from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_hf
 from mvjax.models.export import fetch, gathered, save_model
 from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
@@ -214,7 +214,7 @@ def fit(
             steps=steps,
             tag_rate=config.optimizer.tag_multiplier if TAGS in model.groups.values() else None,
             flops=flops,
-            peak=peak_flops(placement.mesh.devices.flat),
+            peak=peak_flops(list(placement.mesh.devices.flat)),
             local=local,
             document_name=document_name,
             console=console,

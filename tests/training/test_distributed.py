@@ -14,10 +14,11 @@ class Store:
     """The key-value store that the processes share."""
 
     def __init__(self):
-        self.values, self.changed = {}, threading.Condition()
+        self.values, self.changed, self.lost = {}, threading.Condition(), False
 
     def key_value_set(self, key, value, allow_overwrite=False):
         with self.changed:
+            self.check()
             assert allow_overwrite or key not in self.values, key
             self.values[key] = value
             self.changed.notify_all()
@@ -28,8 +29,14 @@ class Store:
                 raise TimeoutError(key)
             return self.values[key]
 
+    def check(self):
+        """Process 0 hosts the store."""
+        if self.lost:
+            raise RuntimeError("UNAVAILABLE: connection refused")
+
     def key_value_dir_get(self, prefix):
         with self.changed:
+            self.check()
             return [(key, value) for key, value in self.values.items() if key.startswith(prefix)]
 
 
@@ -160,6 +167,26 @@ def test_a_lost_process_ends_the_others(play, monkeypatch):
     found = play(part, 2)
     assert str(found[0]) == f"status {distributed.EXIT_AGAIN}"
     assert "process 1 has not answered for 0 s and counts as lost" in told[0]
+
+
+def test_the_loss_of_process_0_is_noticed_though_the_store_goes_with_it(play, monkeypatch):
+    said = []
+
+    def leave(status):
+        raise UserError(f"status {status}")
+
+    monkeypatch.setattr(distributed.os, "_exit", leave)
+
+    def part(process):
+        heartbeat = distributed.Heartbeat(said.append, beat=0.02, silence=0.3)
+        heartbeat._stop = Beats(500 if process else 5)
+        heartbeat._run()
+        distributed.client().lost = True
+
+    found = play(part, 2)
+    assert found[0] is None
+    assert str(found[1]) == f"status {distributed.EXIT_AGAIN}"
+    assert "process 0 has not answered" in said[0]
 
 
 def test_processes_that_answer_are_left_alone(play, monkeypatch):

@@ -139,3 +139,34 @@ def test_no_logits_of_the_whole_batch_in_the_program():
     assert f"[{B},{T},{V}]" not in text
     wide = str(jax.make_jaxpr(lambda h: cross_entropy(replace(head, chunk=B * T), h, base, tags, targets))(hidden))
     assert f"[{B * T},{V}]" in wide  # the check above would see them
+
+
+@pytest.mark.parametrize("tag_ids", [(), (3, 7, 11, 39)])
+def test_z_loss_equals_a_plain_computation(tag_ids):
+    """weight * z * (log of the softmax's denominator)^2 beside the cross-entropy, in the value and in all gradients."""
+    z = 0.3
+    hidden, base, tags, targets = problem(K=len(tag_ids))
+    head = Head(tag_ids, train_base=True, chunk=5, z_loss=z)
+
+    def chunked(hidden, base, tags):
+        sums = cross_entropy(head, hidden, base, tags, targets)
+        return sums.total, sums
+
+    def plain(hidden, base, tags):
+        rows = base if tags is None else base.at[jnp.asarray(tag_ids)].set(tags)
+        source = jnp.take_along_axis(hidden, targets.predecessor_BT[..., None], axis=1)
+        logits = source @ rows.T
+        lse = jax.nn.logsumexp(logits, axis=-1)
+        nll = lse - jnp.take_along_axis(logits, targets.tokens_BT[..., None], axis=-1)[..., 0]
+        return (targets.weight_BT * (nll + z * lse**2)).sum(), (targets.weight_BT * nll).sum()
+
+    arrays = [None if x is None else jnp.asarray(x) for x in (hidden, base, tags)]
+    arguments = (0, 1, 2) if tag_ids else (0, 1)
+    (total, sums), grads = jax.value_and_grad(chunked, arguments, has_aux=True)(*arrays)
+    (wanted, without), wanted_grads = jax.value_and_grad(plain, arguments, has_aux=True)(*arrays)
+    np.testing.assert_allclose(total, wanted, rtol=1e-5)
+    assert total > 1.5 * without
+    for got, want in zip(grads, wanted_grads, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max()))
+    unweighted = replace(head, z_loss=0.0)
+    np.testing.assert_allclose(sums.parts_P, cross_entropy(unweighted, *arrays, targets).parts_P, rtol=1e-5)
