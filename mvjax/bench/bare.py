@@ -58,7 +58,7 @@ class BareLoop:
     @property
     def program(self) -> str:
         """The compiled program as text."""
-        return self._compiled.as_text()
+        return self._compiled.as_text() or ""
 
     def __call__(self, steps: int = SYNC) -> float:
         """Seconds per step over so many steps; the stream is filled on, and anew when it is full."""

@@ -73,8 +73,9 @@ def work(scripted: Scripted) -> tuple[float, int, Outcome]:
     """Seconds that a record takes, its calls, its outcome."""
     production, replies, spent, calls = llm.curate(scripted.problem, llm.Settings()), None, 0.0, 0
     while True:
-        seconds, step = timed(lambda sent=replies: advance(production, sent))
-        spent += seconds
+        start = time.process_time()
+        step = advance(production, replies)
+        spent += time.process_time() - start
         if isinstance(step, Outcome):
             if step.state != "parallel" or step.findings:
                 raise RuntimeError(f"the made-up trace is not accepted: {step.findings or step.reason}")
@@ -96,16 +97,19 @@ def trace(characters: int, number: int = 1000) -> Scripted:
     steps.append({"label": "S1", "summary": "What is asked for.", "steps": []})
     needs["S1"], refill["S1"], structure = [], "1", [{"step": "S1", "inside": []}]
     totals: list[int] = []
+    label = "S1"
     while not groups or sum(map(len, lines)) + len(lines) < characters:
         block, found, labels, paths = len(groups) + 1, [], [], []
         for branch in range(len(SIDES)):
             label, first, branch_lines = f"S{len(steps) + 1}", len(lines) + 1, []
+            product = 0
             for line in range(LINES):
                 n, m = number + len(lines), number + 4000 + len(lines)
+                product = n * m
                 place = PLACES[(block + branch * 4 + line // 3) % len(PLACES)]
-                branch_lines.append(LINE.format(place=place, n=n, m=m, product=n * m))
+                branch_lines.append(LINE.format(place=place, n=n, m=m, product=product))
                 lines.append(branch_lines[-1])
-            found.append(n * m)
+            found.append(product)
             steps.append({"label": label, "summary": f"Jars of the {SIDES[branch]} side.", "steps": []})
             needs[label], refill[label] = ["S1"], f"{first}-{len(lines)}"
             labels.append(label)

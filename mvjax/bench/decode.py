@@ -39,7 +39,7 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
         )
     theirs = results.pop("torch", None)
 
-    per_second = {}
+    per_second: dict[Any, list[float]] = {}
     for paths, runs in results.items():
         steps = [statistics.median(run.steady(paths)) for run in runs]
         per_second[paths] = [paths / step for step in steps]

@@ -19,8 +19,8 @@ from mvjax.bench.scripted import (
 )
 from mvjax.bench.timing import CompilationCounter, Spread, ratios
 from mvjax.engine.engine import Engine
-from mvjax.engine.model import StepModel
 from mvjax.errors import UserError
+from mvjax.models.decode import DecoderStepModel
 from mvjax.planning.loop_copies import loop_copies
 
 KINDS = {"greedy": GREEDY, "sampled": SAMPLED}
@@ -111,7 +111,7 @@ def fork_cost(run: Run, single: Run, bare_step: float) -> float:
     return extra / bare_step + run.result.decode_steps - run.result.critical_path - 1
 
 
-def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[StepModel, Engine, list[Script]]:
+def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[DecoderStepModel, Engine, list[Script]]:
     """The model, an engine of it, and a script for each of `config.rows` that keeps them live long enough to be timed.
 
     Raises:

@@ -80,7 +80,8 @@ def splash(q_BTNH, k_BTKH, v_BTKH, visible_TT):
     # Under jit it makes a traced array of this switch and then asks it for its truth.
     attend.fwd_mask_info = attend.fwd_mask_info._replace(is_dynamic_mask=True)
     q_BNTH, k_BKTH, v_BKTH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
-    return jax.vmap(attend)(q_BNTH * q_BTNH.shape[-1] ** -0.5, k_BKTH, v_BKTH).swapaxes(1, 2)
+    o_BNTH: jax.Array = jax.vmap(attend)(q_BNTH * q_BTNH.shape[-1] ** -0.5, k_BKTH, v_BKTH)
+    return o_BNTH.swapaxes(1, 2)
 
 
 def dense(q_BTNH, k_BTKH, v_BTKH, visible_TT):
@@ -106,7 +107,9 @@ def temporaries(device, method: Callable, config: KernelsBench, length: int, mas
         program = compile_for(device, loss, q, kv, kv, q, *mask, any_layout=True)
     except jax.errors.JaxRuntimeError as error:
         return too_much(str(error)), False
-    return program.memory_analysis().temp_size_in_bytes, True
+    memory = program.memory_analysis()
+    assert memory is not None  # compilers for devices give one
+    return memory.temp_size_in_bytes, True
 
 
 def too_much(message: str) -> int:

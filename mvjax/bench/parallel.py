@@ -13,7 +13,7 @@ from mvjax.bench.report import Report
 from mvjax.bench.scripted import RowsRanShort, bucket, rows_of_steps, scripted_engine
 from mvjax.bench.timing import Spread
 from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits
+from mvjax.engine.limits import EngineConfig, Limits, Mode
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 
@@ -31,7 +31,7 @@ class Item:
         self.bounds: list[float] = []
         """By repetition."""
 
-    def run(self, engine: Engine, mode: str) -> Result:
+    def run(self, engine: Engine, mode: Mode) -> Result:
         """Answer the prompt once."""
         return engine.generate([self.prompt], limits=self.limits, mode=mode)[0]
 

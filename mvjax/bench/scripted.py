@@ -18,8 +18,8 @@ import numpy as np
 from mvjax.bench.config import SYNC
 from mvjax.engine import SamplingParams
 from mvjax.engine.engine import Engine
-from mvjax.engine.limits import EngineConfig, Limits
-from mvjax.engine.model import StepModel
+from mvjax.engine.limits import EngineConfig, Limits, Mode
+from mvjax.engine.model import PagedStepModel, StepModel
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 from mvjax.language import tags
@@ -117,10 +117,12 @@ class SteeredModel:
 
     def init_pages(self, pages: int):
         """The inner model's pages, and the script of the one request that a scripted engine has."""
+        assert isinstance(self.model, PagedStepModel)
         return self.model.init_pages(pages), jnp.zeros(1, jnp.int32)
 
     def with_table(self, kv, table_RM):
         """The inner model's pages under a table."""
+        assert isinstance(self.model, PagedStepModel)
         return self.model.with_table(kv[0], table_RM), kv[1]
 
     def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
@@ -206,9 +208,9 @@ def drive(
     engine: Engine,
     prompt: Sequence[int],
     limits: Limits,
-    mode: str = "parallel",
+    mode: Mode = "parallel",
     sampling: SamplingParams = GREEDY,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[], object] = lambda: None,
 ) -> Run:
     """Run one request, timing each stay in the loop; `between` is called after each."""
     engine.submit(prompt, limits=limits, sampling=sampling, mode=mode)

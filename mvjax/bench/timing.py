@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,7 @@ def alternate(
     """
     results: dict[str, list[Any]] = {name: [] for name in sides}
     for turn in range(-warm, repeat):
-        order = list(sides) if turn % 2 == 0 else list(reversed(sides))
+        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
         for name in order:
             say(f"{name}: {'warm-up' if turn < 0 else f'{turn + 1} of {repeat}'}")
             time.sleep(pause)
@@ -84,11 +84,11 @@ class CompilationCounter:
         self.count = 0
 
     @contextmanager
-    def counting(self) -> Iterator[CompilationCounter]:
+    def counting(self) -> Generator[CompilationCounter]:
         """Count inside the `with` block."""
         from jax import monitoring
 
-        def listen(event: str, duration: float, **_: Any) -> None:
+        def listen(event: str, duration_secs: float, **_: str | int) -> None:
             self.count += event.endswith("backend_compile_duration")
 
         monitoring.register_event_duration_secs_listener(listen)

@@ -60,13 +60,13 @@ def convert(arguments: ConvertArguments) -> None:
     checkpoint = load_checkpoint(arguments.source)
     wants_tags = arguments.add_tags or arguments.adapter is not None
     tokenizer = read_tokenizer(arguments.source) if arguments.tokenizer or wants_tags else None
-    if wants_tags:
+    if wants_tags and tokenizer is not None:
         checkpoint, tokenizer = with_tag_rows(checkpoint, tokenizer)
     if tokenizer is not None:
         from mvjax.tokenizers import check_model_vocabulary
 
         check_model_vocabulary(tokenizer, checkpoint.config["vocab_size"])
-    if arguments.adapter is not None:
+    if arguments.adapter is not None and tokenizer is not None:
         checkpoint = merged(checkpoint, arguments.adapter, tokenizer.fingerprint)
     checkpoint = checkpoint.astype(arguments.dtype)
     write(arguments, checkpoint, tokenizer if arguments.tokenizer else None, shard_bytes)

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -81,19 +81,16 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
 
     from mvjax.data.encode import with_suffix
     from mvjax.engine import Engine, EngineConfig
+    from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
     from mvjax.evaluation.settings import claim
-    from mvjax.models.load import demo_adapter, load_for_generation
+    from mvjax.models.load import demo_adapter, load_for_generation, load_with_tags
 
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
-    tokenizer, model = load_for_generation(arguments.model, adapter)
-    if arguments.check:
-        from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
-        from mvjax.models.load import load_with_tags
-
-        model = RecordingModel(model)
+    tokenizer, decoder = load_for_generation(arguments.model, adapter)
+    model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
     requests = 1 if arguments.check else arguments.requests

@@ -7,7 +7,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mvjax.errors import UserError
 
@@ -45,7 +45,7 @@ LOAD = ("requests", "max_branches", "slots")
 class Words(NamedTuple):
     """The command line, taken apart."""
 
-    own: dict[str, str | int | bool]
+    own: dict[str, Any]
     """Options of this verb."""
     fields: list[str]
     """Words for fields of the configuration."""
@@ -123,7 +123,7 @@ def generate(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
 
 def split(words: list[str]) -> Words:
     """This verb's options from those of the configuration; UserError for a value that is missing or of a wrong kind."""
-    own: dict[str, str | int | bool] = {}
+    own: dict[str, Any] = {}
     fields: list[str] = []
     rest = iter(words)
     for word in rest:

@@ -54,6 +54,7 @@ class Document:
         """Where a fault is: token and its text, or character, line and column (from 1)."""
         if fault.unit == "token":
             return {"token": fault.index, "text": "".join(self.pieces[fault.index : fault.index + 1])}
+        assert isinstance(self.source.content, str)  # its unit is a character
         line = self.source.content.count("\n", 0, fault.index) + 1
         column = fault.index - self.source.content.rfind("\n", 0, fault.index)
         return {"character": fault.index, "line": line, "column": column}

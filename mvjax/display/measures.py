@@ -48,6 +48,7 @@ def hidden_from(layout: Layout, token: int) -> list[list[int | None]]:
 def segments(document: Document) -> list[dict[str, Any]]:
     """One entry a segment: name, parent, tokens, rows, positions, what it is hidden from."""
     layout = document.layout
+    assert layout is not None  # callers show segments of what could be laid out
     paths = [node for _, node in document.transcript.walk() if isinstance(node, PathElement)]
     order_T = np.argsort(layout.segment, kind="stable")
     bounds = np.searchsorted(layout.segment[order_T], np.arange(len(layout.parent) + 1))

@@ -65,7 +65,7 @@ def tree(document: Document) -> Tree:
                 line.append("  open", style="yellow")
         del branches[depth + 1 :]
         # An outline's one line says it all.
-        hide = isinstance(node, Text) and branches[-1].label.plain.startswith("outline")
+        hide = isinstance(node, Text) and str(branches[-1].label).startswith("outline")
         branches.append(branches[-1] if hide else branches[-1].add(line))
     return top
 
@@ -114,6 +114,7 @@ def layout_table(document: Document) -> Table:
 def token_table(document: Document) -> Table:
     """Every token."""
     layout = document.layout
+    assert layout is not None  # `show` lists tokens of what could be laid out
     table = Table(title="tokens", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("row", "segment", "position"):
         table.add_column(name, justify="right", no_wrap=True)

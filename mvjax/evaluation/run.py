@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mvjax.engine.result import NOT_FINITE, Result
 from mvjax.evaluation.grading import is_correct
@@ -36,7 +37,7 @@ class Outcome:
     sampled: int
     """Decisions in all."""
     response: str
-    check: dict[str, float] | None = None
+    check: dict[str, Any] | None = None
     """What `check` found; None if there was none."""
     error: str | None = None
     """Why there is no answer: the request failed, or its logits were not finite. Such an outcome is not kept."""

@@ -94,7 +94,7 @@ def sent(kind: str, place: Place, program: Program, members: int) -> float:
 def groups(rest: str, devices: int) -> Int[np.ndarray, "groups members"]:
     """Partitions that exchange with each other, of the attributes of a collective; a permutation's pairs."""
     text = Instruction("", "", "", f" {rest}", False)
-    if (pairs := text.attribute("source_target_pairs")) is not None:
+    if pairs := text.attribute("source_target_pairs"):
         numbers = np.asarray([int(number) for number in re.findall(r"\d+", pairs)], np.int64)
         pairs_X2 = numbers.reshape(-1, 2)
         return pairs_X2[pairs_X2[:, 0] != pairs_X2[:, 1]] if len(pairs_X2) else np.zeros((0, 1), np.int64)

@@ -72,11 +72,11 @@ class Instruction:
         """Bytes of its result."""
         return sum(buffer.nbytes for buffer in self.buffers)
 
-    def attribute(self, name: str) -> str | None:
-        """What follows `name=` up to the next comma outside of brackets."""
+    def attribute(self, name: str) -> str:
+        """What follows `name=` up to the next comma outside of brackets; "" where it is not there."""
         found = re.search(rf"[ ,]{name}=", self.rest)
         if found is None:
-            return None
+            return ""
         text = self.rest[found.end() :]
         return text[: closing(text, 0, ",")]
 
@@ -218,7 +218,7 @@ class Program:
             return None
         value = self._scalar(loop.computation, start.operands[element])
         if value is None or value.element is None:
-            return value and value.offset
+            return None if value is None else value.offset
         # Handed through by the loop around this one.
         for outer in self._callers[loop.computation]:
             if outer.instruction.opcode == "while":
@@ -253,8 +253,9 @@ class Program:
         if instruction.opcode in ("copy", "bitcast", "convert", "copy-start", "copy-done", "reshape"):
             return self._scalar(computation, instruction.operands[0], bindings)
         if instruction.opcode == "add":
-            terms = [self._scalar(computation, operand, bindings) for operand in instruction.operands]
-            if None in terms or all(term.element is not None for term in terms):
+            found = [self._scalar(computation, operand, bindings) for operand in instruction.operands]
+            terms = [term for term in found if term is not None]
+            if len(terms) < len(found) or all(term.element is not None for term in terms):
                 return None
             element = next((term.element for term in terms if term.element is not None), None)
             return Scalar(element, sum(term.offset for term in terms))

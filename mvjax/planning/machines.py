@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import jax
@@ -150,9 +150,9 @@ def gpus(kind: str, count: int) -> list[jax.Device]:
 
 
 @contextlib.contextmanager
-def uncached() -> Iterator[None]:
+def uncached() -> Generator[None]:
     """Without the compilation cache: it cannot read back programs for chips that are not here, and complains."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore[missing-attribute]  (JAX adds it by name)
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield

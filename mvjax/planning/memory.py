@@ -59,7 +59,7 @@ def kept(program: Program, layers: int) -> tuple[int, int]:
     Gradients that are summed over micro-batches lie in the loop around.
     """
     activations = gradients = 0
-    around: dict[str, tuple[int, ...]] = {}
+    around: dict[str, tuple[tuple[int, ...], ...]] = {}
     for loop in program.loops():
         if program.rounds(loop) != layers:
             continue

@@ -132,6 +132,7 @@ def network_lines(plan: Plan) -> list[str]:
 def work_lines(plan: Plan, chips: int) -> list[str]:
     """Operations."""
     work = plan.work
+    assert work is not None  # of a plan that was compiled
     need = plan.model_flops / chips
     return [
         "Operations of a chip in a step, 10^12 (rows taken for one causal document each, all of it target)",
@@ -144,6 +145,7 @@ def work_lines(plan: Plan, chips: int) -> list[str]:
 def time_lines(plan: Plan) -> list[str]:
     """The roofline."""
     times = plan.times
+    assert times is not None
     parts = f"compute {times.compute:.3g} s, memory {times.memory:.3g} s, network {times.network:.3g} s"
     return [
         "Time of a step, an estimate from peak rates, not a measurement",

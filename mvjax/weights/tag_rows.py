@@ -50,7 +50,8 @@ def add_tag_rows(checkpoint: Checkpoint, tag_ids: Sequence[int], pieces: Sequenc
 class TaggedTokenizer(Protocol):
     """What `with_tag_rows` needs of a tokenizer."""
 
-    tag_ids: tuple[int, ...] | None
+    @property
+    def tag_ids(self) -> tuple[int, ...] | None: ...
 
     def with_control_tags(self) -> Self: ...
 
@@ -68,6 +69,7 @@ def with_tag_rows(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Checkpo
     if tokenizer.tag_ids is not None and max(tokenizer.tag_ids) < checkpoint.config["vocab_size"]:
         return checkpoint, tokenizer
     tokenizer = tokenizer.with_control_tags()
+    assert tokenizer.tag_ids is not None  # it has them now
     return add_tag_rows(checkpoint, tokenizer.tag_ids, tokenizer.tag_pieces()), tokenizer
 
 

@@ -36,7 +36,7 @@ class Verdict:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-def auc(scores_N: Sequence[float], positive_N: Sequence[bool]) -> float:
+def auc(scores_N: Sequence[float] | np.ndarray, positive_N: Sequence[bool] | np.ndarray) -> float:
     """Area under the ROC curve: the probability that a positive scores above a negative, ties counted half."""
     higher, pairs = _concordant(np.asarray(scores_N, float), np.asarray(positive_N, bool))
     return higher / pairs if pairs else float("nan")
