@@ -275,7 +275,7 @@ class IndependenceBench(Bench):
 class AllBench(ModelBench):
     """All benchmarks, one after the other; what needs a package that is missing is skipped, with its reason."""
 
-    repeat: int | None = None
+    repeat: int | None = None  # pyrefly: ignore[bad-override]  (each benchmark's own type is int)
     """Repetitions of each; None: each benchmark's own number."""
     adapter: str = "demo"
     """Adapter of the parallel benchmark."""

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mvjax.bench import torch_model
 from mvjax.bench.config import DecodeBench
@@ -38,9 +39,10 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
             sides, config.repeat, pause=PAUSE if reason is None else 0.0, say=lambda text: say(f"rows {text}")
         )
     theirs = results.pop("torch", None)
+    ours: dict[Any, list[Any]] = {**results}
 
     per_second: dict[Any, list[float]] = {}
-    for paths, runs in results.items():
+    for paths, runs in ours.items():
         steps = [statistics.median(run.steady(paths)) for run in runs]
         per_second[paths] = [paths / step for step in steps]
         row = {
@@ -52,7 +54,7 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
         }
         report.rows.append(row)
     if theirs is not None:
-        compare(report, per_second[1], theirs, results[1])
+        compare(report, per_second[1], theirs, ours[1])
     else:
         report.notes.append(f"no comparison with transformers: {reason}")
     if 8 in per_second:

@@ -133,7 +133,7 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[Decod
     return model, engine, scripts
 
 
-def find_copies(engine: Engine, bare: dict[int, BareLoop], model: StepModel) -> list[str]:
+def find_copies(engine: Engine, bare: dict[int, BareLoop], model: DecoderStepModel) -> list[str]:
     """Where the engine's loops and the bare ones make a buffer of a stream array's size; empty as it should be."""
     import jax
 

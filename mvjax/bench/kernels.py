@@ -80,7 +80,8 @@ def splash(q_BTNH, k_BTKH, v_BTKH, visible_TT):
     # Under jit it makes a traced array of this switch and then asks it for its truth.
     attend.fwd_mask_info = attend.fwd_mask_info._replace(is_dynamic_mask=True)
     q_BNTH, k_BKTH, v_BKTH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
-    o_BNTH: jax.Array = jax.vmap(attend)(q_BNTH * q_BTNH.shape[-1] ** -0.5, k_BKTH, v_BKTH)
+    o_BNTH = jax.vmap(attend)(q_BNTH * q_BTNH.shape[-1] ** -0.5, k_BKTH, v_BKTH)
+    assert isinstance(o_BNTH, jax.Array)  # it returns no residuals unless asked
     return o_BNTH.swapaxes(1, 2)
 
 

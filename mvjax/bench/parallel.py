@@ -17,7 +17,7 @@ from mvjax.engine.limits import EngineConfig, Limits, Mode
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 
-SCHEDULES = ("parallel", "sequential")
+SCHEDULES: tuple[Mode, Mode] = ("parallel", "sequential")
 
 
 class Item:

@@ -50,7 +50,7 @@ class Script:
     limits: Limits
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         """How the engine is asked: a script without a block needs no tags."""
         return "parallel" if self.paths > 1 else "autoregressive"
 

@@ -140,7 +140,7 @@ def split(words: list[str]) -> Words:
             raise UserError(f"plan: --{name.replace('_', '-')} needs a whole number, not {value!r}")
         if not value or value.startswith("--"):
             raise UserError(f"plan: --{name.replace('_', '-')} needs a value")
-        own[name] = OWN[name](value)
+        own[name] = int(value) if OWN[name] is int else value
     return Words(own, fields)
 
 

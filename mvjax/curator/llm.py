@@ -15,6 +15,7 @@ and a record to its original reasoning.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mvjax.curator.checks import content
 from mvjax.curator.checks import record as records

@@ -70,12 +70,12 @@ class Document:
 
 def examine(source: Source, tokenizer: Tokenizer | None, engine_output: bool, complete: bool) -> Document:
     """Parse and lay out one transcript, collecting all faults."""
-    rules = {"engine_output": engine_output, "complete": complete}
+    rules: dict[str, Any] = {"engine_output": engine_output, "complete": complete}
     pieces, n_prompt, facts = _pieces(source, tokenizer)
     codes_T, colon_T, separator_T = facts
     given = {"separator_T": separator_T, "max_depth": MAX_LEVELS}
 
-    def parse(**rules: bool) -> tuple[Transcript, list[TranscriptError]]:
+    def parse(**rules: Any) -> tuple[Transcript, list[TranscriptError]]:
         faults: list[TranscriptError] = []
         if isinstance(source.content, str):
             transcript = parse_text(source.content, source.prompt_length, faults=faults, max_depth=MAX_LEVELS, **rules)
@@ -102,7 +102,8 @@ def _pieces(source: Source, tokenizer: Tokenizer | None) -> tuple[list[str], int
         pieces = split_text(content, n_prompt)
         return pieces, len(split_text(content[:n_prompt], n_prompt)), piece_facts(pieces)
     if isinstance(content, list) and not (content and isinstance(content[0], int)):
-        return content, n_prompt, piece_facts(content)
+        pieces = [str(token) for token in content]
+        return pieces, n_prompt, piece_facts(pieces)
     if tokenizer is None:
         raise UserError(f"{source.name}: holds token ids; name their tokenizer with --tokenizer")
     if isinstance(content, str):

@@ -23,7 +23,7 @@ from mvjax.language import tags
 from mvjax.language.grammar import NONE, WRITTEN_SEPARATOR
 from mvjax.language.scan import MAX_DEPTH, Structure, scan
 
-INT32_MAX = int(np.iinfo(np.int32).max)
+INT32_MAX = np.iinfo(np.int32).max
 """End of an interval that reaches to the end of the document."""
 
 PROMPT, SEQUENTIAL, PATH, TAG, CONCLUSION = range(5)
@@ -188,7 +188,7 @@ def _segments(structure: Structure, n_tokens: int):
     run_start, run_segment, run_shift = [0], [0], [0]
     parent, spans, opened = [-1], [], []
     for index, code, block in structure.events:
-        if code != tags.PATH_OPEN and code != tags.CONCLUSION_OPEN:
+        if block is None or (code != tags.PATH_OPEN and code != tags.CONCLUSION_OPEN):
             continue
         position = index + run_shift[-1]
         if code == tags.PATH_OPEN and block.paths[0].open == index:

@@ -137,7 +137,7 @@ def _label_faults(structure: Structure, pieces: list[str]) -> list[TranscriptErr
     }
     faults, prefixes = [], {0: ""}
     for index, code, block in structure.events:
-        if code not in (tags.OUTLINE_OPEN, tags.PATH_OPEN):
+        if block is None or code not in (tags.OUTLINE_OPEN, tags.PATH_OPEN):
             continue
         if block.level not in prefixes:  # a misplaced block, in no path
             continue

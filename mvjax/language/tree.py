@@ -197,6 +197,7 @@ def build(
 
     def close(closed: bool) -> None:
         kind, start, children = open_.pop()
+        assert kind is not None  # the root is never closed
         more = {}
         if kind in (Outline, Path):
             more["label"] = label(start, labels[start]) if labels[start] != NONE else join(pieces[:0])
@@ -233,9 +234,10 @@ def render_tokens(transcript: Transcript, tag_ids: Sequence = tags.TAGS) -> list
 def render(transcript: Transcript) -> str:
     """The text of a transcript whose texts are strings, as parsed."""
     contents = list(_contents(transcript, tags.TAGS))
-    if not all(isinstance(content, str) for content in contents):
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) < len(contents):
         raise TypeError("render is for transcripts of text; render_tokens for those of tokens")
-    return "".join(contents)
+    return "".join(texts)
 
 
 def _contents(transcript: Transcript, tag_contents: Sequence[Content]) -> Iterator[Content]:

@@ -69,6 +69,7 @@ def fill_rows(
 ) -> np.ndarray:
     """Fill an array with the rows of a tensor from `start` on, changed as they are read, CHUNK_BYTES at a time."""
     step = max(1, CHUNK_BYTES // max(1, entry.nbytes // entry.shape[0]))
+    assert entry.read_rows is not None
     for i in range(0, len(out), step):
         out[i : i + step] = change(entry.read_rows(start + i, start + min(i + step, len(out))))
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from mvjax.errors import UserError
@@ -68,7 +68,7 @@ def write_files(
 
 
 @contextlib.contextmanager
-def saving(path: str | os.PathLike, nbytes: int) -> Iterator[Path]:
+def saving(path: str | os.PathLike, nbytes: int) -> Generator[Path]:
     """`atomic_directory` for a model of `nbytes`; a full disk is a `UserError` that says how much room it takes."""
     try:
         with atomic_directory(path) as directory:

@@ -94,15 +94,17 @@ def stored(path: Path, info: TensorInfo, kind: Any, length: int) -> LazyTensor:
 
 def unpermuted_tensor(tensor: LazyTensor, heads: int) -> LazyTensor:
     """A lazy Q or K tensor in Hugging Face's order of rows."""
+    read_rows = tensor.read_rows
 
     def rows(start: int, stop: int) -> np.ndarray:
+        assert read_rows is not None
         # Rows change places within their head alone: whole heads are read, then cut.
         width = tensor.shape[0] // heads
         first, last = start // width, -(-stop // width)
-        whole = unpermuted(tensor.read_rows(first * width, last * width), last - first)
+        whole = unpermuted(read_rows(first * width, last * width), last - first)
         return whole[start - first * width :][: stop - start]
 
-    in_rows = rows if tensor.read_rows else None
+    in_rows = rows if read_rows else None
     return LazyTensor(tensor.shape, tensor.dtype, lambda: unpermuted(tensor.read(), heads), in_rows)
 
 

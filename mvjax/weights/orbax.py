@@ -42,7 +42,9 @@ def read_tree(where: Path) -> dict[str, LazyTensor]:
 
     checkpointer = ocp.PyTreeCheckpointer()
     try:
-        leaves = checkpointer.metadata(where).item_metadata.tree
+        metadata = checkpointer.metadata(where).item_metadata
+        assert metadata is not None
+        leaves = metadata.tree
         rows = row_readers(where)
         return {
             name: LazyTensor(

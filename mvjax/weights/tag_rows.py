@@ -82,6 +82,7 @@ def with_rows(entry: LazyTensor, rows: int, tag_ids: Sequence[int], pieces: Sequ
         if start < old_rows:
             fill_rows(new_SD[: old_rows - start], source, start)
         if any(start <= tag < stop for tag in tag_ids):
+            assert source.read_rows is not None
             means_ND = np.stack(
                 [np.mean([source.read_rows(i, i + 1)[0].astype(np.float64) for i in ids], axis=0) for ids in pieces]
             )
