@@ -91,7 +91,8 @@ def sample(
     """Draw one token per row. Returns the tokens, and each row's most probable token (lowest id on ties).
 
     The kept set: after the temperature, the k largest logits (with those that tie with the k-th), of these the most
-    probable ones up to mass p of the k-set, the one that crosses p included (with its ties).
+    probable ones up to mass p of the k-set, the one that crosses p included (with its ties); of these the ones with at
+    least min-p of the largest probability. Weights are relative to it, so min-p is a bound on the weight.
 
     Args:
         logits_WV: float32, barred tokens -inf (`bar`). Tokens of other rows than those it says yes to mean nothing.
@@ -117,6 +118,7 @@ def _weights(logits: Float[Array, "... V"], largest: Float, temperature: Float) 
 
 def _drawn(logits_WV, uniform_W, params_W):
     temperature_W, top_k_W, top_p_W = map(jnp.asarray, (params_W.temperature, params_W.top_k, params_W.top_p))
+    least_W = jnp.ceil(jnp.asarray(params_W.min_p) * WEIGHT_ONE).astype(jnp.int32)
     rows, vocab_size = logits_WV.shape
     width = min(CANDIDATES, vocab_size)
     # The barrier keeps slices of the result away from it: XLA:CPU would fall back to a sort of the vocabulary (200 ms).
@@ -124,6 +126,7 @@ def _drawn(logits_WV, uniform_W, params_W):
     warm_W = temperature_W > 0
     temperature_W = jnp.where(warm_W, temperature_W, 1.0)
     weight_WC = _weights(value_WC, value_WC[:, :1], temperature_W[:, None])
+    in_min_WC = weight_WC >= least_W[:, None]
 
     # Top-k among the candidates: only where the k-th logit has no ties beyond them.
     limited_W = (top_k_W > 0) & (top_k_W < vocab_size)
@@ -144,9 +147,11 @@ def _drawn(logits_WV, uniform_W, params_W):
     mass_above_WC = jnp.sum(jnp.where(heavier_WCC, weight_WC[:, None, :], 0), axis=2)
     goal_W = top_p_W * total_W
     in_p_WC = (mass_above_WC.astype(jnp.float32) < goal_W[:, None]) | (top_p_W >= 1)[:, None]
-    enough_W = whole_W & ~in_p_WC[:, -1]
+    # Min-p ends the kept set among the candidates too, where their top-p is that of the whole.
+    ends_W = ~in_min_WC[:, -1] & (whole_W | (top_p_W >= 1))
+    enough_W = (whole_W & ~in_p_WC[:, -1]) | ends_W
 
-    kept_WC = jnp.where(in_p_WC, weight_WC, 0)
+    kept_WC = jnp.where(in_p_WC & in_min_WC, weight_WC, 0)
     up_to_WC = jnp.cumsum(kept_WC, axis=1)
     choice_W = _inverse(up_to_WC, uniform_W * up_to_WC[:, -1].astype(jnp.float32))
     narrow_W = jnp.take_along_axis(token_WC, choice_W[:, None], 1)[:, 0]
@@ -162,6 +167,7 @@ def _drawn(logits_WV, uniform_W, params_W):
                 temperature_W[row],
                 jnp.where(limited_W[row], top_k_W[row], 0),
                 top_p_W[row],
+                least_W[row],
             )
 
         return token_W.at[row].set(lax.cond(wide_W[row], slow, lambda: token_W[row]))
@@ -194,7 +200,7 @@ def _total(weight_WBX: Int[Array, "W Blocks 128"]) -> Float[Array, "W"]:
     return sums[..., 0]
 
 
-def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p) -> Int[Array, ""]:
+def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p, least_weight) -> Int[Array, ""]:
     """Draw one row over the whole vocabulary: thresholds by bisection, then the inverse of the running sum."""
     ordered_V = lax.bitcast_convert_type(logits_V, jnp.int32)
     ordered_V = ordered_V ^ ((ordered_V >> 31) & 0x7FFFFFFF)  # Ordered as the floats are.
@@ -228,7 +234,7 @@ def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p) -> Int[Arr
         lambda: largest_that(lambda limit: mass_from(limit) >= goal, 0, WEIGHT_ONE + 1),
         lambda: jnp.int32(0),
     )
-    kept_BX = jnp.where(weight_BX >= least, weight_BX, 0)
+    kept_BX = jnp.where(weight_BX >= jnp.maximum(least, least_weight), weight_BX, 0)
     sums_B = jnp.sum(kept_BX, axis=1)
     up_to_B = lax.associative_scan(jnp.add, sums_B.astype(jnp.float32))
     target = uniform * up_to_B[-1]

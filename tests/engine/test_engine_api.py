@@ -168,6 +168,18 @@ def test_the_seed_decides(engine):
     assert other.tokens.tolist() != one.tokens.tolist()
 
 
+def test_min_p_does_not_depend_on_the_schedule_and_thins_what_is_drawn(engine):
+    """With 1 only what ties with the largest is left: the greedy answer. Between, a request has its own answer."""
+    mixed = [SamplingParams(temperature=2.0, min_p=min_p, seed=7) for min_p in (0.0, 0.5, 1.0)]
+    together = engine.generate([PROMPTS[0]] * 3, limits=LIMITS, sampling=mixed)
+    backwards = engine.generate([PROMPTS[0]] * 3, limits=LIMITS, sampling=mixed[::-1], mode="sequential")[::-1]
+    for one, other in zip(together, backwards):
+        same(one, other)
+    all_drawn, some_drawn, best_drawn = (result.tokens.tolist() for result in together)
+    assert best_drawn == engine.generate([PROMPTS[0]], limits=LIMITS)[0].tokens.tolist()
+    assert len({tuple(all_drawn), tuple(some_drawn), tuple(best_drawn)}) == 3
+
+
 def test_end_of_text_stops(engine):
     bias_V = taste()
     bias_V[END] = 100

@@ -12,7 +12,7 @@ ROWS = 4096
 sample = jax.jit(sampling.sample)
 
 
-def naive_probabilities(logits_V, temperature, top_k, top_p):
+def naive_probabilities(logits_V, temperature, top_k, top_p, min_p=0.0):
     """Probabilities of the kept tokens, in float64."""
     scaled_V = np.asarray(logits_V, np.float64) / temperature
     if 0 < top_k < len(scaled_V):
@@ -22,10 +22,11 @@ def naive_probabilities(logits_V, temperature, top_k, top_p):
     if top_p < 1:
         above_V = np.array([weight_V[weight_V > weight].sum() for weight in weight_V])
         weight_V = np.where(above_V < top_p, weight_V, 0)
+    weight_V = np.where(weight_V >= min_p * weight_V.max(), weight_V, 0)
     return weight_V / weight_V.sum()
 
 
-def draws(logits_V, temperature, top_k, top_p, seed=0):
+def draws(logits_V, temperature, top_k, top_p, min_p=0.0, seed=0):
     """Tokens drawn with ROWS different keys."""
     rng = np.random.default_rng(seed)
     tokens, _ = sample(
@@ -34,7 +35,7 @@ def draws(logits_V, temperature, top_k, top_p, seed=0):
         jnp.arange(ROWS, dtype=jnp.int32) % 7,
         jax.tree.map(
             lambda value: jnp.full(ROWS, value),
-            on_device(SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)),
+            on_device(SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)),
         ),
     )
     return np.asarray(tokens)
@@ -42,23 +43,34 @@ def draws(logits_V, temperature, top_k, top_p, seed=0):
 
 @pytest.mark.parametrize("vocab_size", [23, 300])
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
+    ("temperature", "top_k", "top_p", "min_p"),
     [
-        (1.0, 0, 1.0),
-        (0.7, 0, 0.9),
-        (3.0, 0, 0.95),
-        (1.0, 5, 1.0),
-        (1.3, 50, 0.95),
-        (2.0, 100, 1.0),
-        (5.0, 150, 0.8),
-        (1.0, 1, 0.5),
-        (1.0, 299, 0.99),
+        (1.0, 0, 1.0, 0.0),
+        (0.7, 0, 0.9, 0.0),
+        (3.0, 0, 0.95, 0.0),
+        (1.0, 5, 1.0, 0.0),
+        (1.3, 50, 0.95, 0.0),
+        (2.0, 100, 1.0, 0.0),
+        (5.0, 150, 0.8, 0.0),
+        (1.0, 1, 0.5, 0.0),
+        (1.0, 299, 0.99, 0.0),
+        # Min-p: among the candidates, beyond them, alone, and with the others on either side of it.
+        (1.0, 0, 1.0, 0.3),
+        (8.0, 0, 1.0, 0.4),
+        (1.0, 0, 1.0, 1.0),
+        (3.0, 0, 0.9, 0.2),
+        (3.0, 0, 0.3, 0.05),
+        (5.0, 0, 0.9, 0.3),
+        (2.0, 100, 1.0, 0.3),
+        (5.0, 150, 0.8, 0.3),
+        (5.0, 20, 1.0, 0.9),
+        (2.0, 7, 1.0, 0.01),
     ],
 )
-def test_draws_follow_the_naive_distribution(vocab_size, temperature, top_k, top_p):
+def test_draws_follow_the_naive_distribution(vocab_size, temperature, top_k, top_p, min_p):
     logits_V = np.random.default_rng(vocab_size).normal(size=vocab_size).astype(np.float32) * 2
-    expected_V = naive_probabilities(logits_V, temperature, top_k, top_p)
-    counts_V = np.bincount(draws(logits_V, temperature, top_k, top_p), minlength=vocab_size)
+    expected_V = naive_probabilities(logits_V, temperature, top_k, top_p, min_p)
+    counts_V = np.bincount(draws(logits_V, temperature, top_k, top_p, min_p), minlength=vocab_size)
     assert not counts_V[expected_V == 0].any()
     # Rare tokens together in one class, so that chi-square holds.
     common_V = expected_V * ROWS >= 5
@@ -79,17 +91,28 @@ def test_tokens_that_tie_with_the_last_one_are_kept():
     assert len(set(draws(logits_V, 1.0, 0, 0.5))) == 300
 
 
+def test_min_p_keeps_what_is_exactly_at_its_bound():
+    """Probabilities 8 : 4 : 2 : 1 : ..., and a bound of a quarter; the temperature comes first."""
+    logits_V = np.log(2.0) * np.arange(0, -300, -1).astype(np.float32)
+    assert set(draws(logits_V, 1.0, 0, 1.0, 0.24999)) == {0, 1, 2}
+    assert set(draws(logits_V, 1.0, 0, 1.0, 0.25001)) == {0, 1}
+    assert set(draws(logits_V, 2.0, 0, 1.0, 0.24999)) == {0, 1, 2, 3, 4}
+    ties_V = np.zeros(300, np.float32)  # All are as probable as the first: more than the candidates.
+    assert len(set(draws(ties_V, 1.0, 0, 1.0, 1.0))) == 300
+
+
 def mixed_rows(vocab_size=2000):
     """Rows that take every way through the sampler."""
     rng = np.random.default_rng(5)
     settings = [
-        (temperature, top_k, top_p)
+        (temperature, top_k, top_p, min_p)
         for temperature in (0.0, 0.6, 1.0, 4.0)
         for top_k in (0, 1, 40, 500)
         for top_p in (0.3, 0.95, 1.0)
+        for min_p in (0.0, 0.2)
     ]
     count = len(settings)
-    temperature_W, top_k_W, top_p_W = np.array(settings).T
+    temperature_W, top_k_W, top_p_W, min_p_W = np.array(settings).T
     return (
         rng.normal(size=(count, vocab_size)).astype(np.float32) * rng.uniform(0.5, 4, (count, 1)).astype(np.float32),
         rng.integers(0, 2**32, (count, 2), np.uint32),
@@ -98,6 +121,7 @@ def mixed_rows(vocab_size=2000):
             temperature=temperature_W.astype(np.float32),
             top_k=top_k_W.astype(np.int32),
             top_p=top_p_W.astype(np.float32),
+            min_p=min_p_W.astype(np.float32),
         ),
     )
 
@@ -139,7 +163,8 @@ def few_rows(logits_WV, temperature_W):
     padded_WV[:rows, :vocab_size] = logits_WV
     temperature_W = np.pad(temperature_W, (0, 8 - rows)).astype(np.float32)
     zero_W = np.zeros(8, np.int32)
-    params = SamplingParams(temperature=temperature_W, top_k=zero_W, top_p=np.ones(8, np.float32))
+    off_W = np.zeros(8, np.float32)
+    params = SamplingParams(temperature=temperature_W, top_k=zero_W, top_p=off_W + 1, min_p=off_W)
     tokens = sample(padded_WV, np.ones((8, 2), np.uint32), zero_W, params)
     return [np.asarray(token_W)[:rows] for token_W in tokens]
 
