@@ -312,6 +312,7 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
         placement=placement,
     )
     if lora.rank:
+        assert tokenizer.tag_ids is not None
         add_lora(decoder, LoraConfig(lora.rank, lora.alpha, lora.targets, tokenizer.tag_ids), seed=config.seed)
     return decoder
 

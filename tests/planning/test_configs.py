@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from mvjax.chips import CHIPS
+from mvjax.cli.plan import split
 from mvjax.planning.machines import machine
 from mvjax.planning.program import describe_step
 from mvjax.planning.shapes import SHAPES, find_shape
 from mvjax.training.config import TrainConfig
-from mvjax.training.config_file import load_config
+from mvjax.training.config_file import load_config, override
 from mvjax.training.mesh import mesh_shape
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,20 @@ def test_the_docstring_says_command_chips_memory_and_result(preset):
         need, room = map(float, re.match(r"([\d.]+) GiB of ([\d.]+) on each chip", parts["HBM"]).groups())
         assert need < room == pytest.approx(CHIPS[kind].hbm / 2**30, abs=0.006)
         assert f"mvjax plan configs/{path.name}" in parts["HBM"]
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """`mvjax train` and `mvjax plan` with a preset, as the docstrings and the pages say: verb, preset, options."""
+    pages = [ROOT / "README.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md"), *CONFIGS]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    return sorted(set(re.findall(r"mvjax (train|plan) (configs/\w+\.py)((?: --[\w.-]+(?: [\w./:-]+)?)*)", text)))
+
+
+@pytest.mark.parametrize(("verb", "name", "options"), commands())
+def test_commands_are_accepted(verb, name, options):
+    words = options.split()
+    fields = split(words).fields if verb == "plan" else words
+    assert isinstance(override(load_config(ROOT / name), fields).validate(), TrainConfig)
 
 
 def test_the_name_is_that_of_the_file(preset):
