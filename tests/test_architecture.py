@@ -27,15 +27,15 @@ ARROWS: Mapping[str, set[str]] = {
     "weights": GROUND,
     "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},
     "data": GROUND | {"language", "tokenizers"},
-    "engine": GROUND | {"language"},
+    "engine": GROUND | {"data", "language"},
     "training": GROUND | {"chips", "data", "engine", "language", "models", "mvjax_kernels", "tokenizers", "weights"},
     "evaluation": GROUND | {"engine", "language"},
-    "planning": GROUND | {"chips", "engine", "language", "models", "tokenizers", "training", "weights"},
+    "planning": GROUND | {"chips", "engine", "language", "models", "tokenizers", "training"},
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
     "bench": GROUND
     | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "tokenizers", "training"}
     | {"weights"},
-    "display": GROUND | {"language", "tokenizers"},
+    "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
     | {"training", "weights"},
@@ -134,17 +134,16 @@ def graph() -> dict[str, set[str]]:
 
 
 def test_arrows_run_downward():
-    assert forbidden(graph(), ARROWS) == []
+    wrong = forbidden(graph(), ARROWS)
+    assert not wrong, f"move what is shared down, or, where the arrow runs downward, add it to ARROWS: {wrong}"
 
 
-def test_the_table_is_an_order_and_names_rooms_that_are_there():
+def test_the_table_is_an_order_and_says_what_there_is():
     assert circles(ARROWS) == []
     assert {room(module) for module in graph()} == ARROWS.keys()
-    used = {
-        name: {room(other) for module in graph() if room(module) == name for other in graph()[module]}
-        for name in ARROWS
-    }
-    assert [(name, other) for name, others in ARROWS.items() for other in others - GROUND - used[name]] == []
+    used = {(room(module), room(other)) for module, others in graph().items() for other in others}
+    stale = {(name, other) for name, others in ARROWS.items() for other in others - GROUND} - used
+    assert not stale, f"nothing uses these arrows any more, take them out of ARROWS: {stale}"
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -1,6 +1,6 @@
 """Attention over trees of text: array functions only, a library of its own that imports nothing of mvjax.
 
-`attention` serves training and prefill, `decode_attention` decodes over a key/value stream shared by the branches of
+`attention` serves training and prefill, `decode_attention` decodes over a KV stream shared by the branches of
 a request. Both follow Multiverse Attention (arXiv 2506.09991, section 4): a path never sees its siblings.
 """
 

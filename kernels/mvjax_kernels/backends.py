@@ -1,14 +1,15 @@
-"""Who serves a call: the names of the backends, what each can do, and the choice by platform."""
+"""The backends: their names, what each can serve, and the choice by platform."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels import tuning
 from mvjax_kernels.xla import attention as xla_attention
@@ -24,7 +25,7 @@ logger = logging.getLogger("mvjax_kernels")
 
 def device() -> jax.Device:
     """The device that a program is traced for: JAX's default one, which may be a described chip that is not here."""
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.jax_default_device  # pyrefly: ignore[missing-attribute]  (JAX makes its options at run time)
     return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
 
 
@@ -35,10 +36,10 @@ def platform() -> str:
 
 
 class Pages(NamedTuple):
-    """What decides whether a kernel can read a stream."""
+    """What decides whether a kernel can read a KV stream."""
 
     size: int | None
-    """Slots of a page; None: the stream is contiguous."""
+    """Slots of a page; None: it is contiguous."""
     dtype: jnp.dtype
 
 
@@ -95,61 +96,102 @@ def _say(wanted: str, reason: str | None) -> None:
         logger.warning('attention backend: "xla", for "%s" cannot serve: %s', wanted, reason)
 
 
-def attention(backend: str, args: tuple) -> tuple[jax.Array, jax.Array]:
-    """The arguments of a backend's `attention` up to soft_cap, handed to whoever `pick` says."""
-    q_BTNH, k_BSKH = args[:2]
+def attention(
+    backend: str,
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
+    hide_start_BES: Int[Array, "B E S"],
+    hide_end_BES: Int[Array, "B E S"],
+    q_offset_BC: Int[Array, "B C"],
+    scale: float,
+    soft_cap: float | None,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    """Output and log-sum-exp, by the backend that `pick` names, with the tiles of its table."""
     (_, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
-    chosen, chunks = pick(backend, H), args[5].shape[1]
+    chosen, chunks, dtype = pick(backend, H), q_offset_BC.shape[1], q_BTNH.dtype
+    hide = (hide_start_BES, hide_end_BES, q_offset_BC)
     if chosen == "xla":
-        return xla_attention.attention(*args, *xla_attention.tile_shape(N // K, T, S, chunks))
+        rows, keys = xla_attention.tile_shape(N // K, T, S, chunks)
+        return xla_attention.attention(q_BTNH, k_BSKH, v_BSKH, *hide, scale, soft_cap, rows, keys)
     if chosen == "gpu":
         from mvjax_kernels.gpu import attention as gpu_attention
 
         capability = _compute_capability()
-        tiles = tuning.gpu_tiles(H, q_BTNH.dtype, capability)
+        tiles = tuning.gpu_tiles(H, dtype, capability)
         if chunks > 1:
             tuning.check_chunks(T // chunks, *(kernel.rows for kernel in tiles))
-        setting = gpu_attention.Setting(*args[6:], tiles, capability)
-        return gpu_attention.attention(*args[:6], setting)
+        setting = gpu_attention.Setting(scale, soft_cap, tiles, capability)
+        return gpu_attention.attention(q_BTNH, k_BSKH, v_BSKH, *hide, setting)
     from mvjax_kernels.tpu import attention as tpu_attention
 
-    dtype = q_BTNH.dtype
     if dtype == jnp.float16:  # No TPU multiplies it.
-        args = (*(x.astype(jnp.float32) for x in args[:3]), *args[3:])
-    tiles = tuning.tpu_tiles(_chip(chosen), N // K, T // chunks, S, H, args[0].dtype.itemsize, args[3].shape[1])
+        q_BTNH, k_BSKH, v_BSKH = (x.astype(jnp.float32) for x in (q_BTNH, k_BSKH, v_BSKH))
+    levels, size = hide_start_BES.shape[1], q_BTNH.dtype.itemsize
+    rows, block = tuning.tpu_tiles(_chip(chosen), N // K, T // chunks, S, H, size, levels)
     if chunks > 1:
-        tuning.check_chunks(T // chunks, tiles[0])
-    o_BTNH, lse_BTN = tpu_attention.attention(*args, *tiles, chosen == "tpu_interpret")
+        tuning.check_chunks(T // chunks, rows)
+    interpret = chosen == "tpu_interpret"
+    o_BTNH, lse_BTN = tpu_attention.attention(q_BTNH, k_BSKH, v_BSKH, *hide, scale, soft_cap, rows, block, interpret)
     return o_BTNH.astype(dtype), lse_BTN
 
 
-def decode_attention(backend: str, q_RLNH, k, v, words_RS, pages: tuple[Any, ...] | None, scales, scale, soft_cap):
-    """Decode over contiguous streams (`pages` None) or over pages (page table, lengths)."""
-    R, L, N, H = q_RLNH.shape
-    if pages is None:
-        if backend != "auto":
-            pick(backend, H, Pages(None, k.dtype))
-        return xla_decode.decode_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
-    K, Z = k.shape[1:3]
-    chosen = pick(backend, H, Pages(Z, k.dtype))
+def decode_attention(
+    backend: str,
+    q_RLNH: Float[Array, "R L N H"],
+    k_RKSH: Float[Array, "R K S H"],
+    v_RKSH: Float[Array, "R K S H"],
+    words_RS: Integer[Array, "R S"],
+    scale: float,
+    soft_cap: float | None,
+) -> Float[Array, "R L N H"]:
+    """Over contiguous KV streams: XLA's."""
+    if backend != "auto":
+        pick(backend, q_RLNH.shape[3], Pages(None, k_RKSH.dtype))
+    return xla_decode.decode_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, scale, soft_cap)
+
+
+def paged_decode_attention(
+    backend: str,
+    q_RLNH: Float[Array, "R L N H"],
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
+    pages_RM: Int[Array, "R M"],
+    length_R: Int[Array, " R"],
+    words_RS: Integer[Array, "R S"],
+    k_scale_PKZ: Float[Array, "P K Z"] | None,
+    v_scale_PKZ: Float[Array, "P K Z"] | None,
+    scale: float,
+    soft_cap: float | None,
+) -> Float[Array, "R L N H"]:
+    """Over pages, by the backend that `pick` names."""
+    (R, L, N, H), (K, Z), most = q_RLNH.shape, k_PKZH.shape[1:3], pages_RM.shape[1]
+    chosen, rows = pick(backend, H, Pages(Z, k_PKZH.dtype)), L * N // K
+    pages = (k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, pages_RM, length_R, words_RS)
     if chosen == "xla":
-        k, v, words_RS = xla_decode.gather(k, v, words_RS, *pages, scales, q_RLNH.dtype)
-        return xla_decode.decode_attention(q_RLNH, k, v, words_RS, scale, soft_cap)
-    args = (q_RLNH, k, v, *(scales or (None, None)), *pages, words_RS, scale, soft_cap)
-    rows, most = L * N // K, pages[0].shape[1]
+        k_RKSH, v_RKSH, words_RS = xla_decode.gather(*pages, q_RLNH.dtype)
+        return xla_decode.decode_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, scale, soft_cap)
     if chosen == "gpu":
         from mvjax_kernels.gpu import decode_attention as gpu_decode
 
         tiles = tuning.gpu_decode_tiles(rows, H, q_RLNH.dtype, R * K, Z, most)
-        return gpu_decode.decode_attention(*args, tiles, _compute_capability())
+        return gpu_decode.decode_attention(q_RLNH, *pages, scale, soft_cap, tiles, _compute_capability())
     from mvjax_kernels.tpu import decode_attention as tpu_decode
 
-    tuning.check_decode_fits(_chip(chosen), *k.shape[1:], k.dtype.itemsize, rows)
+    tuning.check_decode_fits(_chip(chosen), K, Z, H, k_PKZH.dtype.itemsize, rows)
     tuning.check_table_fits(R, most)
-    return tpu_decode.decode_attention(*args, chosen == "tpu_interpret")
+    return tpu_decode.decode_attention(q_RLNH, *pages, scale, soft_cap, chosen == "tpu_interpret")
 
 
-def write_paged_kv(backend: str, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R):
+def write_paged_kv(
+    backend: str,
+    k_PKZH: Float[Array, "P K Z H"],
+    v_PKZH: Float[Array, "P K Z H"],
+    new_k_RLKH: Float[Array, "R L K H"],
+    new_v_RLKH: Float[Array, "R L K H"],
+    pages_RM: Int[Array, "R M"],
+    start_R: Int[Array, " R"],
+) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
     """New slots, by a kernel on a TPU and by XLA's scatter elsewhere."""
     chosen = pick(backend, k_PKZH.shape[3], Pages(k_PKZH.shape[2], k_PKZH.dtype))
     if chosen in ("xla", "gpu"):

@@ -149,7 +149,7 @@ def check_intervals(hide_start_BES, hide_end_BES) -> None:
 
 
 def check_pages(pages_RM, length_R, page_size: int, page_count: int) -> None:
-    """On the device, by `checkify`: live pages exist, and no stream is longer than its table."""
+    """On the device, by `checkify`: live pages exist, and no KV stream is longer than its table."""
     pages_RM, length_R = jnp.asarray(pages_RM), jnp.asarray(length_R)
     room = pages_RM.shape[1] * page_size
     r = jnp.argmax((length_R > room) | (length_R < 0))

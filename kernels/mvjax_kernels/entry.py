@@ -1,9 +1,9 @@
-"""The one entry to every backend: checks the call while it is traced, then hands it to who serves it."""
+"""The one entry to every backend: checks the call while it is traced, then hands it to the backend that serves it."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels import backends, checks
 
@@ -52,8 +52,9 @@ def attention(
     q_offset_BC = jnp.zeros((batch, 1), jnp.int32) if q_offset is None else jnp.reshape(q_offset, (batch, -1))
     if check_values:
         checks.check_intervals(hide_start_BES, hide_end_BES)
-    args = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap)
-    o_BTNH, lse_BTN = backends.attention(backend, args)
+    o_BTNH, lse_BTN = backends.attention(
+        backend, q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, scale, soft_cap
+    )
     return (o_BTNH, lse_BTN) if return_lse else o_BTNH
 
 
@@ -67,15 +68,15 @@ def decode_attention(
     soft_cap: float | None = None,
     backend: str = "auto",
 ) -> Float[Array, "R L N H"]:
-    """Decode attention of all branches of each request over the request's one key/value stream.
+    """Decode attention of all branches of each request over the request's one KV stream.
 
-    Lane l of request r (one row of a running branch) sees slot s iff bit l of words[r, s] is set. The stream is read
-    once for all lanes: one dense product per request and kv head, the lanes times the query group being its rows.
-    A lane that sees no slot yields 0. Not differentiable by intent: it only serves decoding.
+    Lane l of request r (one row of a running branch) sees slot s iff bit l of words[r, s] is set. Keys and values are
+    read once for all lanes: one dense product per request and kv head, the lanes times the query group being its rows.
+    A lane that sees no slot yields 0. There is no derivative: it serves decoding only.
 
     Args:
         q_RLNH: queries, at most 32 lanes; N a multiple of K.
-        k_RKSH, v_RKSH: the streams, dtype of q.
+        k_RKSH, v_RKSH: the KV streams, dtype of q.
         words_RS: int32 or uint32 visibility words.
         scale, soft_cap: as `attention`.
         backend: "xla", which "auto" means here on any platform: the kernels read pages.
@@ -85,13 +86,13 @@ def decode_attention(
     """
     checks.check_decode(q_RLNH, k_RKSH, v_RKSH, words_RS)
     scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
-    return backends.decode_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, None, None, scale, soft_cap)
+    return backends.decode_attention(backend, q_RLNH, k_RKSH, v_RKSH, words_RS, scale, soft_cap)
 
 
 def paged_decode_attention(
     q_RLNH: Float[Array, "R L N H"],
-    k_PKZH: Array,
-    v_PKZH: Array,
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
     pages_RM: Int[Array, "R M"],
     length_R: Int[Array, " R"],
     words_RS: Integer[Array, "R S"],
@@ -103,7 +104,7 @@ def paged_decode_attention(
     backend: str = "auto",
     check_values: bool = False,
 ) -> Float[Array, "R L N H"]:
-    """`decode_attention` over streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
+    """`decode_attention` over KV streams in pages: slot s of request r is slot s % Z of page pages[r, s // Z].
 
     Every live page is read once a step for all lanes of its request; pages behind a stream's end are not touched, and
     what they or the last page's unused slots hold does not matter.
@@ -112,7 +113,7 @@ def paged_decode_attention(
         q_RLNH: queries, at most 32 lanes; N a multiple of K.
         k_PKZH, v_PKZH: P pages of Z slots for each kv head; dtype of q, or int8 or float8 with scales.
         pages_RM: page table, M pages a request at most (S = M * Z); entries behind the end may be anything.
-        length_R: live slots of each stream.
+        length_R: live slots of each KV stream.
         words_RS: int32 or uint32 visibility words.
         k_scale_PKZ, v_scale_PKZ: factor of each slot and head of quantised pages.
         scale, soft_cap, backend, check_values: as `attention`.
@@ -124,8 +125,8 @@ def paged_decode_attention(
     scale, soft_cap = checks.check_scalars(scale, soft_cap, q_RLNH.shape[-1])
     if check_values:
         checks.check_pages(pages_RM, length_R, k_PKZH.shape[2], k_PKZH.shape[0])
-    pages, scales = (pages_RM, length_R), None if k_scale_PKZ is None else (k_scale_PKZ, v_scale_PKZ)
-    return backends.decode_attention(backend, q_RLNH, k_PKZH, v_PKZH, words_RS, pages, scales, scale, soft_cap)
+    pages = (k_PKZH, v_PKZH, pages_RM, length_R, words_RS, k_scale_PKZ, v_scale_PKZ)
+    return backends.paged_decode_attention(backend, q_RLNH, *pages, scale, soft_cap)
 
 
 def write_paged_kv(

@@ -18,11 +18,11 @@ class Work:
     """Of one kernel, all sequences and heads together."""
 
     tiles: int
-    """Visited tiles: of one head's rows on a GPU, of a query group's on a TPU. Of a stream: pages."""
+    """Visited tiles: of one head's rows on a GPU, of a query group's on a TPU. Of decoding: pages."""
     full: int
     """Those of them that need no mask."""
     loaded: int
-    """Bytes copied to the core, out of whatever memory or cache."""
+    """Bytes copied to the core, out of memory or cache."""
     stored: int
     """Bytes of results."""
     multiply_adds: int
@@ -46,8 +46,7 @@ def attention_work(
     """The work of "forward", "dq" and "dkv" for these intervals.
 
     Args:
-        hide_start_BES, hide_end_BES: as `attention` takes them; they may be longer than what is multiplied only by
-            padding of their own making.
+        hide_start_BES, hide_end_BES: as `attention` takes them.
         length: number of queries T.
         rows, block: query positions and keys per tile.
         together: a tile holds the rows of a whole query group (TPU), not of one head (GPU).
@@ -102,22 +101,22 @@ def decode_work(
     """The work of one decode step over pages, on a TPU: `tiles` are pages, each read once for all lanes.
 
     Args:
-        length_R: live slots of each request's stream.
-        slots: S, the most a stream can have: visibility words come whole.
+        length_R: live slots of each request's KV stream.
+        slots: S, the most that a request can have: its visibility words are copied whole.
         scales: pages are quantised, with a float32 scale for each slot, head and side.
     """
-    length_R = np.asarray(length_R)
-    table_RM = np.zeros((len(length_R), slots // page_size), np.int32)
-    _, base = tpu_decode.page_list(table_RM, length_R, page_size)
+    requests = len(length_R)
+    table_RM = jnp.zeros((requests, slots // page_size), jnp.int32)
+    _, base = tpu_decode.page_list(table_RM, jnp.asarray(length_R), page_size)
     pages = int(base[-1])
     slot = kv_heads * (head * bytes_per_number + 4 * scales) * 2
-    rows = len(length_R) * lanes * heads * head * bytes_per_number
+    rows = requests * lanes * heads * head * bytes_per_number
     products = 2 * pages * page_size * lanes * heads * head
-    return Work(pages, 0, pages * page_size * slot + rows + len(length_R) * slots * 4, rows, products)
+    return Work(pages, 0, pages * page_size * slot + rows + requests * slots * 4, rows, products)
 
 
 def _visits(run: jax.Array, end: jax.Array, levels: int) -> tuple[int, int]:
     """Tiles in a list that need the mask, and tiles that do not."""
-    run, end = (np.asarray(x)[:, : -runs_per_line(levels)] for x in (run, end))
-    count = np.maximum(end - run // 2, 0)
-    return int(count[run % 2 == 0].sum()), int(count[run % 2 == 1].sum())
+    codes, ends = (np.asarray(x)[:, : -runs_per_line(levels)] for x in (run, end))
+    count = np.maximum(ends - codes // 2, 0)
+    return int(count[codes % 2 == 0].sum()), int(count[codes % 2 == 1].sum())

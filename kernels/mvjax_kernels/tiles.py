@@ -4,7 +4,7 @@ The rows that see key j are those from j on, less at most E hidden intervals: at
 The gap that ends where level d's interval starts holds the rows of j's ancestor at depth d that come after the block
 at depth d + 1. The keys of one block that still have such rows after the block have the *same* ancestor there
 (segments nest), hence the same end of the gap, so the union of their gaps is an interval too: the smallest start and
-the largest end describe it exactly. A block of keys is thus summed up by E + 1 row intervals, whatever its size.
+the largest end describe it exactly. A block of keys is thus summed up by E + 1 row intervals, at any size.
 For intervals that do not come from a tree the same numbers are an outer bound: a tile may be visited for nothing, but
 none is missed.
 """
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 INT32_MAX = 2**31 - 1
-"""End of an interval that hides to the end, whatever the number of rows."""
+"""End of an interval that hides to the end of the rows, however many there are."""
 
 
 class TileSpans(NamedTuple):
@@ -126,7 +126,7 @@ class TileRuns(NamedTuple):
     A line is a tile of query rows (its blocks are keys) or a block of keys (its blocks are tiles of rows). In a tree
     the visible tiles of a line form at most E + 1 runs, and those visible in full at most E + 1: of the keys before a
     tile, a level hides or hides in part only one stretch, from its ancestor's block to where that ancestor begins.
-    Hence at most 3 (E + 1) runs of one kind, whatever the length.
+    Hence at most 3 (E + 1) runs of one kind, at any length.
     """
 
     start_BXR: Int[Array, "B X R"]
@@ -187,15 +187,19 @@ def run_lists(
     block: int,
 ) -> tuple[RunLists, RunLists]:
     """What the tiles of `rows` query positions visit, and what the blocks of `block` keys do; `length` queries."""
+    levels = hide_start_BES.shape[1]
     spans = tile_spans(hide_start_BES, hide_end_BES, block)
-    both = classify(spans, *tile_rows(q_offset_BC, length, rows))
+    visible_BQC, full_BQC = classify(spans, *tile_rows(q_offset_BC, length, rows))
 
     def flat(x_BXR):
         return jnp.pad(x_BXR, ((0, 0), (0, 1), (0, 1))).reshape(x_BXR.shape[0], -1)
 
-    by_rows = tile_runs(*both, hide_start_BES.shape[1])
-    by_keys = tile_runs(*(x_BQC.swapaxes(1, 2) for x_BQC in both), hide_start_BES.shape[1])
-    return tuple(RunLists(flat(2 * x.start_BXR + x.full_BXR), flat(x.end_BXR)) for x in (by_rows, by_keys))
+    def listed(runs: TileRuns) -> RunLists:
+        return RunLists(flat(2 * runs.start_BXR + runs.full_BXR), flat(runs.end_BXR))
+
+    by_rows = tile_runs(visible_BQC, full_BQC, levels)
+    by_keys = tile_runs(visible_BQC.swapaxes(1, 2), full_BQC.swapaxes(1, 2), levels)
+    return listed(by_rows), listed(by_keys)
 
 
 def visible_tiles(

@@ -181,20 +181,20 @@ class GpuDecodeTiles(NamedTuple):
     block: int
     """Slots per step; divides the page."""
     splits: int
-    """Programs that share a stream, so that few requests still fill the chip."""
+    """Programs that share a KV stream, so that few requests still fill the chip."""
     warps: int
     stages: int
     """Blocks of slots in shared memory at a time."""
 
 
-def gpu_decode_tiles(rows: int, head: int, dtype, streams: int, page_size: int, pages: int) -> GpuDecodeTiles:
+def gpu_decode_tiles(rows: int, head: int, dtype, kv_streams: int, page_size: int, pages: int) -> GpuDecodeTiles:
     """The decode kernel's tiles.
 
     Args:
         rows: lanes times query group, the M side of the products.
-        streams: requests times kv heads, each a row of programs.
+        kv_streams: requests times kv heads, each a row of programs.
         page_size: slots of a page.
-        pages: most pages of a stream.
+        pages: most pages of a request.
     """
     wide = jnp.dtype(dtype).itemsize == 4
     # The output of all rows stays in registers: 64 x 128 numbers take half of 4 warps'.
@@ -203,5 +203,5 @@ def gpu_decode_tiles(rows: int, head: int, dtype, streams: int, page_size: int, 
     largest = 16 if kept > 128 * 128 else 32 if wide else 64
     block = next(size for size in (64, 32, 16) if size <= largest and page_size % size == 0)
     # Two programs for each of 132 cores, each with four steps at least.
-    splits = max(1, min(-(-264 // streams), pages * page_size // (4 * block)))
+    splits = max(1, min(-(-264 // kv_streams), pages * page_size // (4 * block)))
     return GpuDecodeTiles(block, splits, warps, 1 if wide else 2 if kept > 128 * 128 else 3)

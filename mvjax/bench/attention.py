@@ -12,6 +12,7 @@ import mvjax_kernels
 from mvjax.bench.config import AttentionBench
 from mvjax.bench.picture import draw
 from mvjax.bench.report import Bar, Report
+from mvjax.planning.machines import temporaries
 
 MIB = 2**20
 LINEAR_BAR = 1.2
@@ -77,6 +78,4 @@ def temporary_bytes(attention: Callable, config: AttentionBench, length: int) ->
     hide = shape(1, config.levels, length, dtype=jnp.int32)
     arguments = (q, kv, kv, q, hide, hide, shape(length, dtype=jnp.int32))
     compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
-    memory = compiled.memory_analysis()
-    assert memory is not None  # XLA gives one on every platform
-    return memory.temp_size_in_bytes
+    return temporaries(compiled)

@@ -1,4 +1,4 @@
-"""The bare forward: a step model's decode and nothing else, in a jitted loop with a donated stream."""
+"""The bare forward: a step model's decode and nothing else, in a jitted loop with a donated KV stream."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mvjax.engine.model import RowPlacement, StepModel
 class BareLoop:
     """Decode steps of one request with `rows` branches: output head included, no interpreter, no sampling.
 
-    The loop is of the engine's kind (`lax.while_loop`, the stream donated and updated in place); the logits of every
+    The loop is of the engine's kind (`lax.while_loop`, the KV stream donated and updated in place); the logits of every
     step are carried, so that none of its work can be left out. Every row sees the prompt's slots and its own.
     """
 
     def __init__(self, model: StepModel, params: Any, rows: int, slots: int, prompt: int = 32):
-        """Compile for `rows` rows over a stream of `slots` slots of which the first `prompt` ones are in use."""
+        """Compile for `rows` rows over a KV stream of `slots` slots of which the first `prompt` ones are in use."""
         self.rows, self.slots, self.prompt = rows, slots, prompt
         self.params = params
         self._kv = model.init_kv(1, slots)
@@ -61,7 +61,7 @@ class BareLoop:
         return self._compiled.as_text() or ""
 
     def __call__(self, steps: int = SYNC) -> float:
-        """Seconds per step over so many steps; the stream is filled on, and anew when it is full."""
+        """Seconds per step, over `steps` steps; the KV cache is filled on, and anew when it is full."""
         if self._at + steps * self.rows > self.slots:
             self._at = self.prompt
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What each benchmark can be told. Imports nothing heavy: the command line reads it."""
+"""Settings of each benchmark. Imports nothing heavy: the command line reads it."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class EngineBench(ModelBench):
     rows: tuple[int, ...] = (1, 2, 4, 8)
     """Branches that run at the same time; 1 must be among them (a fork is counted in its steps)."""
     slots: int = 512
-    """Length of the stream."""
+    """Length of the KV stream."""
     steps: int = 48
-    """Steps with all rows live, in each repetition; fewer where the stream is too short for them."""
+    """Steps with all rows live, in each repetition; fewer where the KV stream is too short for them."""
     max_branches: int = 8
-    """Rows that the engine is built for, whatever number runs."""
+    """Rows that the engine is built for, however many run."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
 
@@ -71,7 +71,7 @@ class EngineBench(ModelBench):
 
 @dataclass(frozen=True)
 class DecodeBench(EngineBench):
-    """Tokens per second with so many rows live, beside greedy `transformers` generation with PyTorch."""
+    """Tokens per second by number of live rows, beside greedy `transformers` generation with PyTorch."""
 
     rows: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Branches that run at the same time; 1 must be among them (the other counts are compared with it)."""
@@ -93,7 +93,7 @@ class ParallelBench(ModelBench):
     items: int = 3
     """Items of each degree."""
     slots: int = 1024
-    """Length of the stream; prompt and answer must fit."""
+    """Length of the KV stream; prompt and answer must fit."""
     path_steps: int = 48
     """Tokens of a scripted path."""
     max_branches: int = 8
@@ -275,7 +275,7 @@ class IndependenceBench(Bench):
 class AllBench(ModelBench):
     """All benchmarks, one after the other; what needs a package that is missing is skipped, with its reason."""
 
-    repeat: int | None = None  # pyrefly: ignore[bad-override]  (each benchmark's own type is int)
+    repeat: int | None = None  # pyrefly: ignore[bad-override]  (only here may it be left open)
     """Repetitions of each; None: each benchmark's own number."""
     adapter: str = "demo"
     """Adapter of the parallel benchmark."""

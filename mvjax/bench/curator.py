@@ -5,11 +5,13 @@ A trace is made up with its replies: blocks of three branches each, one after th
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 from mvjax.bench.config import CuratorBench
 from mvjax.bench.report import Bar, Report
@@ -18,6 +20,7 @@ from mvjax.curator import llm
 from mvjax.curator.checks.content import distance
 from mvjax.curator.production import Call, Outcome, Problem, Reply, advance
 
+Result = TypeVar("Result")
 RECORD_MS, DISTANCE_MS = 20.0, 50.0
 SIDES = ("northern", "eastern", "southern")
 """One branch of a block each."""
@@ -73,9 +76,8 @@ def work(scripted: Scripted) -> tuple[float, int, Outcome]:
     """Seconds that a record takes, its calls, its outcome."""
     production, replies, spent, calls = llm.curate(scripted.problem, llm.Settings()), None, 0.0, 0
     while True:
-        start = time.process_time()
-        step = advance(production, replies)
-        spent += time.process_time() - start
+        seconds, step = timed(functools.partial(advance, production, replies))
+        spent += seconds
         if isinstance(step, Outcome):
             if step.state != "parallel" or step.findings:
                 raise RuntimeError(f"the made-up trace is not accepted: {step.findings or step.reason}")
@@ -84,7 +86,7 @@ def work(scripted: Scripted) -> tuple[float, int, Outcome]:
         replies = tuple(map(scripted.reply, step))
 
 
-def timed(function: Callable) -> tuple[float, object]:
+def timed(function: Callable[[], Result]) -> tuple[float, Result]:
     """Processor seconds of a call, and what it returns."""
     start = time.process_time()
     value = function()
@@ -92,24 +94,22 @@ def timed(function: Callable) -> tuple[float, object]:
 
 
 def trace(characters: int, number: int = 1000) -> Scripted:
-    """A trace of at least so many characters, with as many blocks as that takes; its numbers grow from `number` on."""
+    """A trace of `characters` or more characters, as many blocks as that takes; its numbers grow from `number` on."""
     lines, steps, needs, groups, structure, refill, replies = ["First, what is asked for."], [], {}, [], [], {}, {}
     steps.append({"label": "S1", "summary": "What is asked for.", "steps": []})
     needs["S1"], refill["S1"], structure = [], "1", [{"step": "S1", "inside": []}]
     totals: list[int] = []
-    label = "S1"
     while not groups or sum(map(len, lines)) + len(lines) < characters:
         block, found, labels, paths = len(groups) + 1, [], [], []
         for branch in range(len(SIDES)):
-            label, first, branch_lines = f"S{len(steps) + 1}", len(lines) + 1, []
-            product = 0
+            label, first, branch_lines, products = f"S{len(steps) + 1}", len(lines) + 1, [], []
             for line in range(LINES):
                 n, m = number + len(lines), number + 4000 + len(lines)
-                product = n * m
                 place = PLACES[(block + branch * 4 + line // 3) % len(PLACES)]
-                branch_lines.append(LINE.format(place=place, n=n, m=m, product=product))
+                products.append(n * m)
+                branch_lines.append(LINE.format(place=place, n=n, m=m, product=n * m))
                 lines.append(branch_lines[-1])
-            found.append(product)
+            found.append(products[-1])
             steps.append({"label": label, "summary": f"Jars of the {SIDES[branch]} side.", "steps": []})
             needs[label], refill[label] = ["S1"], f"{first}-{len(lines)}"
             labels.append(label)
@@ -127,7 +127,7 @@ def trace(characters: int, number: int = 1000) -> Scripted:
         needs[label], refill[label] = labels, f"{len(lines)}"
         structure.append({"step": label, "inside": []})
     lines.append(f"The answer is {totals[-1]}.")
-    refill[label] += f", {len(lines)}"
+    refill[steps[-1]["label"]] += f", {len(lines)}"
     replies |= {
         ("tree", ""): {"steps": steps},
         ("groups", ""): {"needs": needs, "groups": groups},

@@ -1,4 +1,4 @@
-"""Tokens per second with so many rows live, beside greedy generation with transformers and PyTorch."""
+"""Tokens per second by number of live rows, beside greedy generation with transformers and PyTorch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mvjax.bench.scripted import PROMPT, drive
 from mvjax.bench.timing import Spread, alternate, ratios
 
 TORCH_BAR, ROWS_BAR = 2.0, 3.7
+TORCH = 0
+"""Stands for transformers among the row counts."""
 LLAMA_CPP = 104.0
 """Tokens/s of llama.cpp's single stream on the 4-bit file of SmolLM2-135M, on two cores; not measured here."""
 PAUSE = 0.2
@@ -29,20 +31,19 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
     def side(script):
         return lambda: drive(engine, script.prompt, script.limits, script.mode)
 
-    sides: dict = {script.paths: side(script) for script in scripts}
+    sides: dict[int, Callable[[], Any]] = {script.paths: side(script) for script in scripts}
     reason = torch_model.missing() if config.torch else "switched off"
     with tempfile.TemporaryDirectory(prefix="mvjax-bench-") as directory:
         if reason is None:
             say("the same weights for transformers")
-            sides["torch"] = torch_side(config.model, Path(directory) / "model", scripts[0])
+            sides[TORCH] = torch_side(config.model, Path(directory) / "model", scripts[0])
         results = alternate(
             sides, config.repeat, pause=PAUSE if reason is None else 0.0, say=lambda text: say(f"rows {text}")
         )
-    theirs = results.pop("torch", None)
-    ours: dict[Any, list[Any]] = {**results}
+    theirs = results.pop(TORCH, None)
 
-    per_second: dict[Any, list[float]] = {}
-    for paths, runs in ours.items():
+    per_second = {}
+    for paths, runs in results.items():
         steps = [statistics.median(run.steady(paths)) for run in runs]
         per_second[paths] = [paths / step for step in steps]
         row = {
@@ -54,7 +55,7 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
         }
         report.rows.append(row)
     if theirs is not None:
-        compare(report, per_second[1], theirs, ours[1])
+        compare(report, per_second[1], theirs, results[1])
     else:
         report.notes.append(f"no comparison with transformers: {reason}")
     if 8 in per_second:
@@ -63,10 +64,10 @@ def measure(config: DecodeBench, report: Report, say: Callable[[str], None]) -> 
         )
         report.bars.append(Bar("8 rows, tokens/s", Spread.of(per_second[8]), LLAMA_CPP, at_most=False))
     copies = find_copies(engine, {}, model)
-    report.bars.append(Bar("copies of a stream buffer in the loop", float(len(copies)), 0))
+    report.bars.append(Bar("copies of a KV stream buffer in the loop", float(len(copies)), 0))
     report.notes += copies
     report.notes.append(
-        f"float32, stream of {config.slots} slots, greedy, prompt of {PROMPT} tokens; decoding without prefill"
+        f"float32, KV stream of {config.slots} slots, greedy, prompt of {PROMPT} tokens; decoding without prefill"
     )
 
 

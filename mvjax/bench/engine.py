@@ -20,7 +20,7 @@ from mvjax.bench.scripted import (
 from mvjax.bench.timing import CompilationCounter, Spread, ratios
 from mvjax.engine.engine import Engine
 from mvjax.errors import UserError
-from mvjax.models.decode import DecoderStepModel
+from mvjax.models import DecoderStepModel
 from mvjax.planning.loop_copies import loop_copies
 
 KINDS = {"greedy": GREEDY, "sampled": SAMPLED}
@@ -81,12 +81,12 @@ def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> 
     copies = find_copies(engine, bare, model)
     report.bars.append(Bar("programs compiled by the engine in the steady state", float(recompiled), 0))
     report.bars.append(Bar("programs compiled by anybody in the steady state", float(compiled.count), 0))
-    report.bars.append(Bar("copies of a stream buffer in the loops", float(len(copies)), 0))
+    report.bars.append(Bar("copies of a KV stream buffer in the loops", float(len(copies)), 0))
     report.notes += copies
     report.notes.append(
-        f"stream of {config.slots} slots, {SYNC} steps a stay; the engine's time includes the steering of the script, "
-        "the host's side of a stay, and the interpreter for "
-        f"{engine.config.max_branches} rows whatever number is live"
+        f"KV stream of {config.slots} slots, {SYNC} steps a stay; the engine's time includes the steering of the "
+        "script, the host's side of a stay, and the interpreter for "
+        f"{engine.config.max_branches} rows, however many are live"
     )
     report.notes.append(
         "fork+reduce: time of the two stays beyond steady steps, in bare single-row steps, and idle steps"
@@ -115,7 +115,7 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[Decod
     """The model, an engine of it, and a script for each of `config.rows` that keeps them live long enough to be timed.
 
     Raises:
-        UserError: the stream is too short for that.
+        UserError: the KV stream is too short for that.
     """
     from mvjax.models.load import load_for_generation
 
@@ -126,7 +126,7 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[Decod
     for paths, steps in plans:
         if steps < 3 * SYNC:
             raise UserError(
-                f"a stream of {config.slots} slots holds {max(steps, 0)} steps of {paths} rows, {3 * SYNC} are "
+                f"a KV stream of {config.slots} slots holds {max(steps, 0)} steps of {paths} rows, {3 * SYNC} are "
                 "needed; give more --slots or fewer --rows"
             )
     engine, scripts = scripted_engine(model, model.params, tokenizer, plans, config.slots, rows, config.row_counts)
@@ -134,7 +134,7 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[Decod
 
 
 def find_copies(engine: Engine, bare: dict[int, BareLoop], model: DecoderStepModel) -> list[str]:
-    """Where the engine's loops and the bare ones make a buffer of a stream array's size; empty as it should be."""
+    """Where the engine's loops and the bare ones make a buffer of a KV stream array's size; empty as it should be."""
     import jax
 
     slots = engine.config.stream_step

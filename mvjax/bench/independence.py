@@ -21,7 +21,7 @@ Checked = tuple[Case, Sequence[Finding]]
 
 def measure(config: IndependenceBench, report: Report, say: Callable[[str], None]) -> None:
     """Fill the report: a row for each kind of dependence of each part of the set, and one for all."""
-    checked: Sequence[Checked] = ()
+    checked: list[Checked] = []
     for name in SETS:
         say(f"{name}: {config.blocks} blocks")
         checked = check_all(cases(name, config.blocks, config.seed))

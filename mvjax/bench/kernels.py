@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from mvjax.bench.config import KernelsBench
 from mvjax.bench.report import Bar, Report
 from mvjax.bench.scenes import SCENES
 from mvjax.files import atomic_path
-from mvjax.planning.machines import compile_for, tpu
+from mvjax.planning.machines import compile_for, temporaries, tpu
 
 MIB = 2**20
 MEMORY_BAR, MEMORY_LENGTH = 64.0, 32_768
@@ -42,7 +43,7 @@ def measure(config: KernelsBench, report: Report, say: Callable[[str], None]) ->
         fits = {}
         for name, method in methods.items():
             say(f"compiling {name} for {length} tokens on {config.chip}")
-            used, fits[name] = temporaries(device, method, config, length, name != "ours")
+            used, fits[name] = memory_of(device, method, config, length, name != "ours")
             memory[name].append(used / MIB)
         for scene, intervals in SCENES.items():
             counted = count(config, device, *intervals(length, config.levels))
@@ -76,13 +77,11 @@ def splash(q_BTNH, k_BTKH, v_BTKH, visible_TT):
 
     size = SPLASH_BLOCK
     sizes = kernel.BlockSizes(size, size, size, size, size, size, size, size)
-    attend = kernel.make_splash_mha(visible_TT[None], block_sizes=sizes, head_shards=1, q_seq_shards=1)
+    attend: Any = kernel.make_splash_mha(visible_TT[None], block_sizes=sizes, head_shards=1, q_seq_shards=1)
     # Under jit it makes a traced array of this switch and then asks it for its truth.
     attend.fwd_mask_info = attend.fwd_mask_info._replace(is_dynamic_mask=True)
     q_BNTH, k_BKTH, v_BKTH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
-    o_BNTH = jax.vmap(attend)(q_BNTH * q_BTNH.shape[-1] ** -0.5, k_BKTH, v_BKTH)
-    assert isinstance(o_BNTH, jax.Array)  # it returns no residuals unless asked
-    return o_BNTH.swapaxes(1, 2)
+    return jax.vmap(attend)(q_BNTH * q_BTNH.shape[-1] ** -0.5, k_BKTH, v_BKTH).swapaxes(1, 2)
 
 
 def dense(q_BTNH, k_BTKH, v_BTKH, visible_TT):
@@ -90,7 +89,7 @@ def dense(q_BTNH, k_BTKH, v_BTKH, visible_TT):
     return jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, mask=visible_TT[None, None])
 
 
-def temporaries(device, method: Callable, config: KernelsBench, length: int, masked: bool) -> tuple[int, bool]:
+def memory_of(device, method: Callable, config: KernelsBench, length: int, masked: bool) -> tuple[int, bool]:
     """Bytes beside arguments and results of a compiled call with its gradients, and whether the chip has them."""
 
     def loss(q_BTNH, k_BTKH, v_BTKH, do_BTNH, *mask):
@@ -108,9 +107,7 @@ def temporaries(device, method: Callable, config: KernelsBench, length: int, mas
         program = compile_for(device, loss, q, kv, kv, q, *mask, any_layout=True)
     except jax.errors.JaxRuntimeError as error:
         return too_much(str(error)), False
-    memory = program.memory_analysis()
-    assert memory is not None  # compilers for devices give one
-    return memory.temp_size_in_bytes, True
+    return temporaries(program), True
 
 
 def too_much(message: str) -> int:
@@ -159,7 +156,7 @@ def hold_pairs(hide_start_ET, hide_end_ET, fine: int) -> np.ndarray:
 
 
 def joined(pairs_QC: np.ndarray, down: int, across: int) -> int:
-    """The number of larger tiles, so many of these down and across, that hold one with a pair."""
+    """The number of larger tiles, `down` x `across` of these, that hold one with a pair."""
     pairs_QC = np.pad(pairs_QC, [(0, -pairs_QC.shape[0] % down), (0, -pairs_QC.shape[1] % across)])
     size = pairs_QC.shape[0] // down, down, pairs_QC.shape[1] // across, across
     return int(pairs_QC.reshape(size).any((1, 3)).sum())

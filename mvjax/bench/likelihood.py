@@ -152,10 +152,15 @@ def row(name: str, kind: str | None, which: str, judged: Sequence[Judged], limit
     names = list(MEASURES) if which == "either" else [which]
     found = np.array([any(one.measure(name) >= limits[name] for name in names) for one in mine])
     hits = int((found & truth).sum())
-    told = {"set": name, "dependence": kind or "all", "dependent": int(truth.sum()), "independent": int((~truth).sum())}
-    told |= {"measure": which}
+    cells = {
+        "set": name,
+        "dependence": kind or "all",
+        "dependent": int(truth.sum()),
+        "independent": int((~truth).sum()),
+    }
+    cells |= {"measure": which}
     if which != "either":
-        told |= {"AUC": auc([one.measure(which) for one in mine], truth), "limit": limits[which]}
-    told |= {"precision": hits / int(found.sum()) if found.any() else "-", "recall": hits / int(truth.sum())}
+        cells |= {"AUC": auc([one.measure(which) for one in mine], truth.tolist()), "limit": limits[which]}
+    cells |= {"precision": hits / int(found.sum()) if found.any() else "-", "recall": hits / int(truth.sum())}
     placed = [one.found(which) == one.path for one in mine if one.path] if which != "either" else []
-    return told | ({"right path": float(np.mean(placed))} if placed else {})
+    return cells | ({"right path": float(np.mean(placed))} if placed else {})

@@ -17,7 +17,7 @@ from mvjax.engine.limits import EngineConfig, Limits, Mode
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 
-SCHEDULES: tuple[Mode, Mode] = ("parallel", "sequential")
+SCHEDULES: tuple[Mode, ...] = ("parallel", "sequential")
 
 
 class Item:
@@ -46,7 +46,7 @@ class Item:
         answers = [result.tokens.tolist() for results in self.results.values() for result in results]
         return all(tokens == answers[0] for tokens in answers)
 
-    def walls(self, mode: str) -> list[float]:
+    def walls(self, mode: Mode) -> list[float]:
         """Seconds in the loop by repetition: without the prefill, which is the same for both schedules."""
         return [result.timings.decode for result in self.results[mode]]
 
@@ -158,7 +158,7 @@ def find_adapter(name: str) -> Path | None:
 
 
 def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]:
-    """Held-out items of the synthetic family with so many flat parts of equal length."""
+    """Held-out items of the synthetic family with `degree` flat parts of equal length."""
     from mvjax.curator.sources.synthetic import SyntheticConfig, generate
     from mvjax.data.encode import with_suffix
 
@@ -169,7 +169,7 @@ def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]
         room = config.slots - len(prompt) - config.max_branches
         if room < 128:
             raise UserError(
-                f"{record.id}: a prompt of {len(prompt)} tokens leaves no room in a stream of {config.slots} slots; "
+                f"{record.id}: a prompt of {len(prompt)} tokens leaves no room in a KV stream of {config.slots} slots; "
                 "give more --slots"
             )
         items.append(Item(record.id, degree, prompt, Limits(max_new_tokens=room)))

@@ -187,12 +187,12 @@ def gsm8k_problems() -> tuple[tuple[str, tuple[Part, ...]], ...]:
 def _problems(record: Record) -> Iterator[tuple[str, tuple[Part, ...]]]:
     """What is known and the parts, for each block without a nested one."""
     for block, before in reading.blocks(record.response):
-        bodies = [tuple(line for line in path.body if isinstance(line, str)) for path in block.paths]
-        if all(len(body) == len(path.body) for body, path in zip(bodies, block.paths, strict=True)):
-            results = [NUMBER.findall("\n".join(body))[-1].replace(",", "") for body in bodies]
+        texts = [tuple(line for line in path.body if isinstance(line, str)) for path in block.paths]
+        if all(len(text) == len(path.body) for text, path in zip(texts, block.paths, strict=True)):
+            results = [NUMBER.findall("\n".join(text))[-1].replace(",", "") for text in texts]
             parts = (
-                Part(path.goal, "", "", found, body)
-                for path, body, found in zip(block.paths, bodies, results, strict=True)
+                Part(path.goal, "", "", found, text)
+                for path, text, found in zip(block.paths, texts, results, strict=True)
             )
             yield f"{record.messages[-1]['content']}\n{before}", tuple(parts)
 

@@ -42,7 +42,7 @@ class Report:
 
     name: str
     config: dict[str, Any]
-    """What the benchmark was told."""
+    """Settings of the benchmark."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Figures: spreads, numbers, texts."""
     bars: list[Bar] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Report:
 
 
 def shown(value: Any) -> str:
-    """A figure as it stands in a table."""
+    """A figure in the form of a table's cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number(value) if isinstance(value, float) else str(value)

@@ -19,7 +19,7 @@ from mvjax.bench.config import SYNC
 from mvjax.engine import SamplingParams
 from mvjax.engine.engine import Engine
 from mvjax.engine.limits import EngineConfig, Limits, Mode
-from mvjax.engine.model import PagedStepModel, StepModel
+from mvjax.engine.model import PagedStepModel
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
 from mvjax.language import tags
@@ -92,10 +92,10 @@ def make_script(vocabulary: Any, number: int, paths: int, steps: int, prompt: in
 
 
 class SteeredModel:
-    """A step model that follows scripts; `params` holds the inner model's and the scripts. A stream knows its script
-    from the first token of the prompt."""
+    """A step model that follows scripts; `params` holds the inner model's and the scripts. A request's script is known
+    by the first token of its prompt."""
 
-    def __init__(self, model: StepModel, params: Any, vocabulary: Any, scripts: Sequence[Script], slots: int):
+    def __init__(self, model: PagedStepModel, params: Any, vocabulary: Any, scripts: Sequence[Script], slots: int):
         self.model, self.vocab_size = model, model.vocab_size
         # Of one size for all uses, so that they share their compiled programs.
         forced_NT = np.full((MOST, slots), -1, np.int32)
@@ -107,7 +107,7 @@ class SteeredModel:
         self.params = {"model": params, "forced": jnp.asarray(forced_NT), "text": jnp.asarray(text_V)}
 
     def init_kv(self, requests: int, slots: int):
-        """The inner model's stream, and the script of each request."""
+        """The inner model's KV arrays, and the script of each request."""
         return self.model.init_kv(requests, slots), jnp.zeros(requests, jnp.int32)
 
     @property
@@ -117,12 +117,10 @@ class SteeredModel:
 
     def init_pages(self, pages: int):
         """The inner model's pages, and the script of the one request that a scripted engine has."""
-        assert isinstance(self.model, PagedStepModel)
         return self.model.init_pages(pages), jnp.zeros(1, jnp.int32)
 
     def with_table(self, kv, table_RM):
         """The inner model's pages under a table."""
-        assert isinstance(self.model, PagedStepModel)
         return self.model.with_table(kv[0], table_RM), kv[1]
 
     def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
@@ -142,7 +140,7 @@ class SteeredModel:
 
 
 def scripted_engine(
-    model: StepModel,
+    model: PagedStepModel,
     params: Any,
     tokenizer: Any,
     plans: Sequence[tuple[int, int]],
@@ -150,14 +148,14 @@ def scripted_engine(
     rows: int,
     row_counts: tuple[int, ...],
 ) -> tuple[Engine, list[Script]]:
-    """An engine of one request over a stream of `slots` slots, and a script for each (paths, steps)."""
+    """An engine of one request over a KV stream of `slots` slots, and a script for each (paths, steps)."""
     vocabulary = tokenizer.tables()
     scripts = [make_script(vocabulary, number, *plan) for number, plan in enumerate(plans)]
     for script in scripts:
         if script.slots + rows > slots:
             raise UserError(
                 f"{script.paths} paths of {script.steps} tokens fill {script.slots} slots and need {rows} to spare, "
-                f"more than the stream's {slots}; give more --slots, or fewer rows or steps"
+                f"more than the KV stream's {slots}; give more --slots, or fewer rows or steps"
             )
     steered = SteeredModel(model, params, vocabulary, scripts, slots)
     config = EngineConfig(requests=1, max_branches=rows, row_counts=row_counts, stream_step=slots, sync_steps=SYNC)
@@ -165,7 +163,7 @@ def scripted_engine(
 
 
 def fitting_steps(paths: int, steps: int, slots: int, rows: int) -> int:
-    """`steps`, or as many as a stream of that length has room for with so many paths."""
+    """`steps`, or as many as `slots` KV slots have room for."""
     map_and_end = 4 * paths + 8 + max(0, paths - 9)
     return min(steps, (slots - PROMPT - rows - map_and_end) // paths)
 
@@ -196,7 +194,7 @@ class Run:
         return int(np.searchsorted(ends, step, side="right"))
 
     def steady(self, rows: int) -> list[float]:
-        """Seconds per step of the full stays in which so many rows were live throughout: without the first stay, which
+        """Seconds per step of the full stays in which `rows` rows were live throughout: without the first stay, which
         holds the prefill, and without that of the last such step, in which paths or the request end."""
         last = max(step for step, live in enumerate(self.live) if live == rows)
         barred = (0, self.stay_of(last))
@@ -245,13 +243,13 @@ def rows_of_steps(result: Result) -> list[int]:
 
 
 def bucket(rows: int, config: EngineConfig) -> int:
-    """Row count of the program that the engine runs for so many live rows of one request."""
+    """Row count of the program that the engine runs for that number of live rows of one request."""
     most = min((count for count in config.row_counts if count >= config.max_branches), default=config.max_branches)
     return min((count for count in config.row_counts if rows <= count <= most), default=most)
 
 
 def split_stays(live: Sequence[int], config: EngineConfig) -> list[list[int]]:
-    """The stays in which an engine takes steps with so many live rows: rows that need another program, or
+    """The stays in which an engine takes steps with these numbers of live rows: a number that need another program, or
     `sync_steps` steps, begin a new one."""
     stays: list[list[int]] = []
     for rows in live:

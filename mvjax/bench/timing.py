@@ -1,4 +1,4 @@
-"""Repetitions in turn, and what is told of them: the median, the smallest and the largest."""
+"""Repetitions in turn, and how they are reported: the median, the smallest and the largest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Side = TypeVar("Side")
+"""What sides are called by."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,22 @@ def ratios(above: Iterable[float], below: Iterable[float]) -> Spread:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]],
+    sides: Mapping[Side, Callable[[], Any]],
     repeat: int,
     *,
     warm: int = 1,
     pause: float = 0.0,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, list[Any]]:
+) -> dict[Side, list[Any]]:
     """What each side returned in each repetition. The sides take turns, in the opposite order every other time, so that
     a machine that slows down or speeds up meets all of them alike.
 
     Args:
         warm: repetitions before the first that counts.
         pause: seconds between two sides, for threads of the one that still spin.
-        say: told about the progress.
+        say: receives a line about the progress.
     """
-    results: dict[str, list[Any]] = {name: [] for name in sides}
+    results: dict[Side, list[Any]] = {name: [] for name in sides}
     for turn in range(-warm, repeat):
         order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
         for name in order:
@@ -78,7 +81,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 class CompilationCounter:
-    """Counts what XLA compiles, whoever asks for it."""
+    """Counts what XLA compiles, from any caller."""
 
     def __init__(self):
         self.count = 0

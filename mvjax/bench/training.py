@@ -42,7 +42,7 @@ def measure(config: TrainingBench, report: Report, say: Callable[[str], None]) -
             clip=CLIP,
         )
         ours = JaxTraining(checkpoint, batch, config.rank)
-        # The first step also compiles; its loss is that of the base model, whatever the adapters start from.
+        # The first step also compiles; its loss is that of the base model, wherever the adapters start.
         say("first steps")
         losses = {"mvjax": ours.step()[1], "transformers": theirs.step()[1]}
         if abs(losses["mvjax"] - losses["transformers"]) > 1e-3 * losses["transformers"]:

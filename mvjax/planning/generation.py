@@ -37,7 +37,7 @@ class Load:
     max_branches: int = 8
     """Branches of a request."""
     slots: int = 4096
-    """Tokens of a request's stream, all branches together."""
+    """Tokens of a request's KV stream, all branches together."""
 
     def check(self) -> Load:
         """The same, if its values make sense; UserError names the first that does not."""
@@ -58,7 +58,7 @@ class GenerationPlan:
     """Time to compile."""
     weights: int
     pages: int
-    """Keys and values of all streams, full."""
+    """Keys and values of all KV streams, full."""
     state: int
     """Of the interpreter, and tables."""
     rest: int
@@ -67,8 +67,8 @@ class GenerationPlan:
     total: int
     room: float
     step_seconds: float | None
-    """A step at least: weights and streams read once at the peak rate, or the products at theirs. An estimate, not run;
-    None for a chip without published figures."""
+    """A step at least: weights and KV streams read once at the peak rate, or the products at theirs. An estimate, not
+    run; None for a chip without published figures."""
 
     @property
     def fits(self) -> bool:
@@ -77,7 +77,7 @@ class GenerationPlan:
 
 
 def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> GenerationPlan:
-    """Compiles the loop for the machine's first chip; `dtype` of weights, activations and streams.
+    """Compiles the loop for the machine's first chip; `dtype` of weights, activations and KV streams.
 
     Raises:
         UserError: a load that makes no sense, or a program that the compiler refuses.
@@ -92,8 +92,8 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     sizes = Sizes(
         load.requests, slots, load.max_branches, config.max_depth, config.max_paths, tables.number.shape[1], pages
     )
-    table = jax.ShapeDtypeStruct((load.requests, slots // PAGE), jnp.int32)
-    kv = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
+    table = jnp.zeros((load.requests, slots // PAGE), jnp.int32)
+    kv = jax.eval_shape(lambda: model.with_table(model.init_pages(pages), table))
     state = jax.eval_shape(lambda: empty_state(sizes))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tables)
     room, steps = jax.ShapeDtypeStruct((load.requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
@@ -198,7 +198,7 @@ def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
     if plan.step_seconds:
         lines += [
             "",
-            "A step with every branch live and every stream full, an estimate from peak rates, not a measurement",
+            "A step with every branch live and every KV stream full, an estimate from peak rates, not a measurement",
             f"  at least {1e3 * plan.step_seconds:.2f} ms, {rows / plan.step_seconds:,.0f} tokens a second at most",
         ]
     if advice is not None:

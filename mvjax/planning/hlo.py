@@ -72,13 +72,20 @@ class Instruction:
         """Bytes of its result."""
         return sum(buffer.nbytes for buffer in self.buffers)
 
-    def attribute(self, name: str) -> str:
-        """What follows `name=` up to the next comma outside of brackets; "" where it is not there."""
+    def attribute(self, name: str) -> str | None:
+        """What follows `name=` up to the next comma outside of brackets."""
         found = re.search(rf"[ ,]{name}=", self.rest)
         if found is None:
-            return ""
+            return None
         text = self.rest[found.end() :]
         return text[: closing(text, 0, ",")]
+
+    def stated(self, name: str) -> str:
+        """An attribute that every instruction of its kind has, without the sign of a name; ValueError without it."""
+        found = self.attribute(name)
+        if found is None:
+            raise ValueError(f"{self.opcode} {self.name} does not state its {name}")
+        return found.lstrip("%")
 
     @property
     def op_name(self) -> str:
@@ -191,7 +198,7 @@ class Program:
         """How often the body of a loop runs; None where that is not known before the program runs."""
         if known := KNOWN_TRIPS.search(loop.instruction.rest):
             return int(known[1])
-        condition, body = (loop.instruction.attribute(name).lstrip("%") for name in ("condition", "body"))
+        condition, body = (loop.instruction.stated(name) for name in ("condition", "body"))
         test = self.root(condition)
         bindings, where = None, condition
         if test.opcode == "fusion":
@@ -217,8 +224,10 @@ class Program:
         if start.opcode != "tuple":
             return None
         value = self._scalar(loop.computation, start.operands[element])
-        if value is None or value.element is None:
-            return None if value is None else value.offset
+        if value is None:
+            return None
+        if value.element is None:
+            return value.offset
         # Handed through by the loop around this one.
         for outer in self._callers[loop.computation]:
             if outer.instruction.opcode == "while":
@@ -244,7 +253,7 @@ class Program:
             return self._scalar(bindings.computation, bindings.instruction.operands[number])
         if instruction.opcode == "get-tuple-element":
             source = self.find(computation, instruction.operands[0])
-            index = int(instruction.attribute("index"))
+            index = int(instruction.stated("index"))
             if source.opcode == "parameter":
                 return Scalar(index, 0)
             if source.opcode == "tuple":

@@ -17,7 +17,7 @@ IN_PLACE = {
 
 
 def loop_copies(program: str, shape: tuple[int, ...]) -> list[str]:
-    """Instructions inside loops that make a buffer with an array's dimensions, in whatever order; empty: none.
+    """Instructions inside loops that make a buffer with an array's dimensions, in any order; empty: none.
 
     Args:
         program: `compiled.as_text()`.

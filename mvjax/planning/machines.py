@@ -152,7 +152,7 @@ def gpus(kind: str, count: int) -> list[jax.Device]:
 @contextlib.contextmanager
 def uncached() -> Generator[None]:
     """Without the compilation cache: it cannot read back programs for chips that are not here, and complains."""
-    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore[missing-attribute]  (JAX adds it by name)
+    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore[missing-attribute]  (made at run time)
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield
@@ -179,3 +179,11 @@ def compile_for(device: jax.Device, function, *arrays, any_layout: bool = False,
     with jax.default_device(device), uncached():
         traced = jax.jit(function, in_shardings=place, out_shardings=place, donate_argnums=donate).trace(*arrays)
         return traced.lower(lowering_platforms=(lowering_platform(device),)).compile()
+
+
+def temporaries(program: jax.stages.Compiled) -> int:
+    """Bytes that a compiled program needs beside its arguments and results; ValueError where that is unknown."""
+    memory = program.memory_analysis()
+    if memory is None:
+        raise ValueError("this compiler does not say how much memory a program needs")
+    return memory.temp_size_in_bytes

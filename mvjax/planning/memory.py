@@ -20,7 +20,7 @@ class Memory:
     optimizer: int
     batch: int
     activations: int | None
-    """Kept of each layer for the backward pass; None where it cannot be told (layers that are not scanned)."""
+    """Kept of each layer for the backward pass; None where it is unknown (layers that are not scanned)."""
     gradients: int | None
     """Of the layers' weights, summed up layer by layer and over micro-batches; None as above."""
     rest: int
@@ -70,7 +70,7 @@ def kept(program: Program, layers: int) -> tuple[int, int]:
         else:
             activations += sum(nbytes for _, nbytes in written)
     for loop in program.loops():
-        body = loop.instruction.attribute("body").lstrip("%")
+        body = loop.instruction.stated("body")
         if shapes := around.get(body):
             gradients += sum(nbytes for shape, nbytes in stacked(program, loop, layers) if shape in shapes)
     return activations, gradients
@@ -78,14 +78,14 @@ def kept(program: Program, layers: int) -> tuple[int, int]:
 
 def stacked(program: Program, loop: Place, layers: int) -> list[tuple[tuple[int, ...], int]]:
     """Shape and bytes of the elements of a loop's tuple that have a layer axis and that its body changes."""
-    body = loop.instruction.attribute("body").lstrip("%")
+    body = loop.instruction.stated("body")
     root = program.root(body)
     found = []
     for number, buffer in enumerate(loop.instruction.buffers):
         if len(buffer.shape) < 2 or buffer.shape[0] != layers or buffer.on_chip:
             continue
         source = program.find(body, root.operands[number])
-        handed = source.opcode == "get-tuple-element" and int(source.attribute("index")) == number
+        handed = source.opcode == "get-tuple-element" and int(source.stated("index")) == number
         if not handed:
             found.append((buffer.shape, buffer.nbytes))
     return found

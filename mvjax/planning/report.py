@@ -8,8 +8,10 @@ from typing import Any
 
 from mvjax.chips import GIB
 from mvjax.planning.advice import Advice
+from mvjax.planning.estimate import Times
 from mvjax.planning.memory import Memory
 from mvjax.planning.plan import Plan
+from mvjax.planning.work import Work
 from mvjax.training.config import TrainConfig
 
 SMALL = 1e-3
@@ -59,9 +61,9 @@ def to_text(plan: Plan, advice: Advice | None = None) -> str:
         *memory_lines(plan.memory, step.possible),
     ]
     if plan.work is not None:
-        lines += ["", *network_lines(plan), "", *work_lines(plan, chips)]
+        lines += ["", *network_lines(plan), "", *work_lines(plan.work, plan.model_flops / chips)]
     if plan.times is not None:
-        lines += ["", *time_lines(plan)]
+        lines += ["", *time_lines(plan.times, plan.mfu)]
     if advice is not None:
         lines += ["", *advice_lines(plan, advice)]
     return "\n".join(lines)
@@ -129,11 +131,8 @@ def network_lines(plan: Plan) -> list[str]:
     return [*lines, f"  {'total':<39} {whole / GIB:9.2f}"]
 
 
-def work_lines(plan: Plan, chips: int) -> list[str]:
-    """Operations."""
-    work = plan.work
-    assert work is not None  # of a plan that was compiled
-    need = plan.model_flops / chips
+def work_lines(work: Work, need: float) -> list[str]:
+    """Operations of a chip, those of its program and those that the model itself needs."""
     return [
         "Operations of a chip in a step, 10^12 (rows taken for one causal document each, all of it target)",
         f"  matrix products      {work.products / 1e12:12,.1f}",
@@ -142,15 +141,13 @@ def work_lines(plan: Plan, chips: int) -> list[str]:
     ]
 
 
-def time_lines(plan: Plan) -> list[str]:
+def time_lines(times: Times, mfu: float | None) -> list[str]:
     """The roofline."""
-    times = plan.times
-    assert times is not None
     parts = f"compute {times.compute:.3g} s, memory {times.memory:.3g} s, network {times.network:.3g} s"
     return [
         "Time of a step, an estimate from peak rates, not a measurement",
         f"  {parts}, each as if alone",
-        f"  at least {times.bound:.3g} s, by {times.bound_by}; so MFU is {plan.mfu:.0%} at most",
+        f"  at least {times.bound:.3g} s, by {times.bound_by}; so MFU is {mfu:.0%} at most",
     ]
 
 

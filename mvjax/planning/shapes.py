@@ -118,7 +118,7 @@ def _of_files(path: Path) -> Shape:
     try:
         from mvjax.tokenizers import load_tokenizer
 
-        tag_ids = load_tokenizer(path).with_control_tags().tag_ids or ()
+        tag_ids = load_tokenizer(path).with_control_tags().tag_ids
     except UserError:
-        tag_ids = tuple(range(config.vocab_size, config.vocab_size + len(TAGS)))
-    return _with_tags(config, tuple(tag_ids), str(path))
+        tag_ids = None
+    return _with_tags(config, tag_ids or tuple(range(config.vocab_size, config.vocab_size + len(TAGS))), str(path))

@@ -69,7 +69,7 @@ def product_flops(place: Place, program: Program) -> float:
     if instruction.opcode == "convolution":
         return convolution_flops(place, program)
     if instruction.opcode == "custom-call" and "gemm_backend_config" in instruction.rest:
-        (contracted,) = re.findall(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)[:1]
+        (contracted,) = re.findall(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)
         left = program.operand(place, 0).buffers[0].shape
         return 2.0 * math.prod(instruction.buffers[0].shape) * math.prod(left[axis] for axis in numbers(contracted))
     return 0.0
@@ -78,7 +78,7 @@ def product_flops(place: Place, program: Program) -> float:
 def convolution_flops(place: Place, program: Program) -> float:
     """What XLA:TPU makes of a product: spatial dimensions stand for batch or contracted ones."""
     instruction = place.instruction
-    left, right, out = re.findall(r"^(\w+)_(\w+)->(\w+)", instruction.attribute("dim_labels"))[0]
+    left, right, out = re.split("_|->", instruction.stated("dim_labels"))
     x, kernel = (program.operand(place, number).buffers[0].shape for number in (0, 1))
     y = instruction.buffers[0].shape
     flops = 2.0 * y[out.index("b")] * y[out.index("f")] * kernel[right.index("i")]

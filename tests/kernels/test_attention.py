@@ -83,12 +83,19 @@ def inputs(shape: Shape, rng, dtype=np.float32):
     return normal(B, T, N, H), normal(B, S, K, H), normal(B, S, K, H), normal(B, T, N, H), normal(B, T, N)
 
 
-def check(shape: Shape, start_BES, end_BES, offset_B, seed, dtype=np.float32, bounds=(2e-6, 2e-5)):
+def visible_pairs(start_BES, end_BES, length: int, offset):
+    """bool[B, T, S]; `offset` [B], or [B, C] of C chunks of queries one behind the other."""
+    offset_BC = np.reshape(offset, (len(start_BES), -1))
+    chunk = length // offset_BC.shape[1]
+    return np.concatenate([interval_mask(start_BES, end_BES, chunk, offset_B) for offset_B in offset_BC.T], 1)
+
+
+def check(shape: Shape, start_BES, end_BES, offset, seed, dtype=np.float32, bounds=(2e-6, 2e-5)):
     q, k, v, do, dlse = inputs(shape, np.random.default_rng(seed), dtype)
-    visible_BTS = interval_mask(start_BES, end_BES, shape.length, offset_B)
+    visible_BTS = visible_pairs(start_BES, end_BES, shape.length, offset)
     dlse = jnp.where(visible_BTS.any(-1)[..., None], dlse.astype(jnp.float32), 0)
     wanted = attend(q, k, v, visible_BTS, shape.scale, shape.soft_cap, (do, dlse))
-    got = jitted(shape)(q, k, v, start_BES, end_BES, jnp.asarray(offset_B, jnp.int32), do, dlse)
+    got = jitted(shape)(q, k, v, start_BES, end_BES, jnp.asarray(offset, jnp.int32), do, dlse)
     assert got[0].dtype == q.dtype
     assert got[1].dtype == jnp.float32
     for name, one, other, bound in zip(("o", "lse", "dq", "dk", "dv"), got, wanted, bounds[:1] * 2 + bounds[1:] * 3):
@@ -107,10 +114,17 @@ def tree_masks(shape: Shape, seed: int, **options):
     return start_BES, end_BES, offset_B
 
 
-@pytest.mark.parametrize("shape", SHAPES + TPU_SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), paths=st.integers(1, 6), text=st.integers(1, 15))
+def test_packed_trees(shape, seed, depth, paths, text):
+    check(shape, *tree_masks(shape, seed, depth=depth, paths=paths, text=text), seed)
+
+
+@pytest.mark.parametrize("shape", TPU_SHAPES, ids=str)
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), text=st.integers(1, 15))
-def test_packed_trees(shape, seed, depth, text):
+def test_packed_trees_by_the_tpu_kernels(shape, seed, depth, text):
     check(shape, *tree_masks(shape, seed, depth=depth, text=text), seed)
 
 
@@ -137,6 +151,17 @@ def test_any_intervals_and_rows_that_see_nothing(shape, seed):
 def test_16_bit_inputs_lose_only_the_rounding_of_the_results(dtype, bound, kernel):
     shape = replace(SHAPES[0], kernel=kernel)
     check(shape, *tree_masks(shape, 3), 3, dtype, (bound, 3 * bound))
+
+
+@pytest.mark.parametrize("kernel", ["xla", pytest.param("tpu", marks=pytest.mark.slow)])
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_chunks_from_any_row_in_any_order(kernel, seed):
+    """Three chunks of 16 queries a sequence: they may overlap, and begin where the text has ended."""
+    rng = np.random.default_rng(seed)
+    shape = replace(SHAPES[0], kernel=kernel, length=48)
+    start_BES, end_BES, _ = packed_batch(seed, 2, shape.keys, shape.levels)
+    check(shape, start_BES, end_BES, rng.integers(0, shape.keys + 5, (2, 3)), seed)
 
 
 def chunks(whole: Shape, seed: int):

@@ -9,6 +9,8 @@ import mvjax_kernels
 import numpy as np
 import pytest
 from beartype import beartype
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.experimental import checkify
 from jaxtyping import jaxtyped
 from oracle import attend
@@ -66,6 +68,39 @@ def test_pages_equal_the_oracle(backend, kind):
         assert (got[1] == 0).all()
 
 
+def poisoned(pages, table_RM, length_R):
+    """The pages of contiguous streams [R, K, S, H] under a table; what no live slot holds is NaN."""
+    stream_RKSH, P = pages, int(table_RM.max()) + 2
+    out_PKZH = np.full((P, K, Z, H), np.nan, np.float32)
+    for r, m in np.ndindex(*table_RM.shape):
+        live = np.clip(length_R[r] - m * Z, 0, Z)
+        out_PKZH[table_RM[r, m], :, :live] = stream_RKSH[r, :, m * Z : m * Z + live]
+    return jnp.asarray(out_PKZH)
+
+
+@pytest.mark.parametrize(("backend", "bound"), [("xla", 0), ("tpu_interpret", 2e-6)])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, M * Z), min_size=R, max_size=R))
+def test_pages_give_what_the_contiguous_stream_gives(backend, bound, seed, lengths):
+    """Whatever the order of the pages and the length of each stream; bit for bit in plain XLA."""
+    rng = np.random.default_rng(seed)
+    length_R = np.array(lengths, np.int32)
+    q = rng.normal(size=(R, L, K * G, H)).astype(np.float32)
+    k, v = (rng.normal(size=(R, K, M * Z, H)).astype(np.float32) for _ in range(2))
+    table_RM = rng.permutation(R * M).reshape(R, M).astype(np.int32)
+    words_RS = rng.integers(0, 2**L, (R, M * Z)).astype(np.uint32)
+    live_RS = np.arange(M * Z) < length_R[:, None]
+    arrays = [poisoned(x, table_RM, length_R) for x in (k, v)]
+    got = np.asarray(jitted(backend)(q, *arrays, table_RM, length_R, words_RS))
+    contiguous = [np.where(live_RS[:, None, :, None], x, 0) for x in (k, v)]
+    wanted = np.asarray(contiguously(q, *contiguous, np.where(live_RS, words_RS, 0)))
+    assert np.abs(got - wanted).max() <= bound
+    assert (got[length_R == 0] == 0).all()
+
+
+contiguously = jax.jit(mvjax_kernels.decode_attention)
+
+
 def test_the_last_bit_of_a_word_is_a_lane_too():
     rng = np.random.default_rng(9)
     q = rng.normal(size=(1, 32, 2, H)).astype(np.float32)
@@ -105,6 +140,42 @@ def test_new_slots_go_to_their_pages_and_nowhere_else(backend, lanes, dtype):
                 if slot < M * Z:
                     wanted[pages_RM[r, slot // Z], :, slot % Z] = fresh[r, lane]
             np.testing.assert_array_equal(after, wanted)
+
+
+@functools.cache
+def writer(backend: str):
+    return jax.jit(functools.partial(mvjax_kernels.write_paged_kv, backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["xla", "tpu_interpret"])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_a_stream_that_is_written_slot_by_slot_reads_back_as_it_was_written(backend, data, seed):
+    """Three requests write 3 slots at a time from anywhere, the end of the table included; other slots keep theirs."""
+    rng = np.random.default_rng(seed)
+    table_RM = rng.permutation(R * M).reshape(R, M).astype(np.int32)
+    pages = [jnp.asarray(rng.normal(size=(R * M, K, Z, H)), jnp.float32) for _ in range(2)]
+    kept = [np.array(x)[table_RM].transpose(0, 1, 3, 2, 4).reshape(R, M * Z, K, H) for x in pages]
+    for _ in range(3):
+        start_R = np.array(data.draw(st.lists(st.integers(0, M * Z + 2), min_size=R, max_size=R)), np.int32)
+        new = [rng.normal(size=(R, 3, K, H)).astype(np.float32) for _ in range(2)]
+        pages = writer(backend)(*pages, *map(jnp.asarray, new), table_RM, start_R)
+        for kept_RSKH, new_RLKH in zip(kept, new):
+            for r, start in enumerate(start_R):
+                kept_RSKH[r, start : start + 3] = new_RLKH[r, : max(0, M * Z - start)]
+    for page, kept_RSKH in zip(pages, kept):
+        read = np.asarray(page)[table_RM].transpose(0, 1, 3, 2, 4).reshape(R, M * Z, K, H)
+        np.testing.assert_array_equal(read, kept_RSKH)
+
+
+def test_pages_are_written_in_place():
+    """The compiled program holds one copy of the pages: they are donated, and nothing of their size beside them."""
+    pages, new = (jax.ShapeDtypeStruct(size, jnp.float32) for size in ((64, K, Z, H), (R, L, K, H)))
+    table, start = jax.ShapeDtypeStruct((R, M), jnp.int32), jax.ShapeDtypeStruct((R,), jnp.int32)
+    write = jax.jit(functools.partial(mvjax_kernels.write_paged_kv, backend="xla"), donate_argnums=(0, 1))
+    memory = write.lower(pages, pages, new, new, table, start).compile().memory_analysis()
+    assert memory.alias_size_in_bytes == 2 * 64 * K * Z * H * 4
+    assert memory.temp_size_in_bytes < 64 * K * Z * H * 4 / 8
 
 
 def test_values_are_checked_on_request():

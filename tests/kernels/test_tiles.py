@@ -82,6 +82,30 @@ def test_lists_visit_each_tile_with_a_visible_pair_once(length, block_q, block_k
     np.testing.assert_array_equal(masked_BCQ.swapaxes(1, 2), masked_BQC)
 
 
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def listed_in_chunks(hide_start_BES, hide_end_BES, q_offset_BC, length, rows, block):
+    return run_lists(hide_start_BES, hide_end_BES, q_offset_BC, length, rows, block)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), data=st.data())
+def test_lists_of_several_chunks_visit_the_tiles_of_their_rows(seed, data):
+    """Three chunks of 24 queries a sequence, each from a row of its own, in no order and overlapping."""
+    start_BET, end_BET, visible_BTT = packed_batch(seed, 2, 90, 4)
+    offset_BC = np.array(data.draw(st.lists(st.integers(0, 66), min_size=6, max_size=6)), np.int32).reshape(2, 3)
+    lists = listed_in_chunks(start_BET, end_BET, offset_BC, 72, 8, 16)
+    rows_BTS = [[visible[o : o + 24] for o in first_C] for visible, first_C in zip(visible_BTT, offset_BC)]
+    seen_BQC = tile_any(np.stack([np.concatenate(rows) for rows in rows_BTS]), 8, 16)
+    for runs, wanted_BXY in zip(lists, (seen_BQC, seen_BQC.swapaxes(1, 2))):
+        masked_BXY, full_BXY = visits(runs, 4, 2, *wanted_BXY.shape[1:])
+        assert ((masked_BXY + full_BXY > 0) >= wanted_BXY).all()
+        assert (masked_BXY + full_BXY <= 1).all()
+    masked_BQC, full_BQC = visits(lists[0], 4, 2, 9, 6)
+    np.testing.assert_array_equal(masked_BQC + full_BQC, seen_BQC)
+    hidden_BQC = tile_any(~np.stack([np.concatenate(rows) for rows in rows_BTS]), 8, 16)
+    assert not (full_BQC.astype(bool) & hidden_BQC).any()
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_lists_of_any_intervals_visit_no_tile_twice_and_miss_none(seed):

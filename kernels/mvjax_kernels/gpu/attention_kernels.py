@@ -44,7 +44,7 @@ def _hide(s, row, key, start, end, S, E: tl.constexpr, KEYS_FIRST: tl.constexpr)
 
 @triton.jit
 def _tile(base, index, stride, limit, H: tl.constexpr):
-    """Rows `index` of a [*, H] array with so many elements from row to row; zero from `limit` on."""
+    """Rows `index` of a [*, H] array `stride` elements apart; zero from `limit` on."""
     columns = tl.arange(0, H)
     return tl.load(
         base + index[:, None].to(tl.int64) * stride + columns[None, :], mask=index[:, None] < limit, other=0.0

@@ -1,4 +1,4 @@
-"""Decode attention over paged streams for NVIDIA GPUs, called through jax-triton. Needs the `gpu` extra."""
+"""Decode attention over paged KV streams for NVIDIA GPUs, called through jax-triton. Needs the `gpu` extra."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Decode attention over paged streams in Triton: the device code of the GPU back end.
+"""Decode attention over paged KV streams in Triton: the device code of the GPU back end.
 
-A program is one stretch of one request's stream at one kv head. It reads each of its slots once for all rows of the
+A program is one part of one request's KV stream at one kv head. It reads each of its slots once for all rows of the
 request, which form the M side of the products, and leaves a part of the output with its log-sum-exp.
 """
 

@@ -134,7 +134,8 @@ def _key_side(shape: Shape, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES):
 
 def _lists(shape: Shape, hide_BFS, q_offset_BC, length: int) -> list[Lists]:
     """By tiles of queries, and by blocks of keys."""
-    both = run_lists(*jnp.split(hide_BFS, 2, axis=1), q_offset_BC, length, shape.rows, shape.block)
+    hide_start_BES, hide_end_BES = jnp.split(hide_BFS, 2, axis=1)
+    both = run_lists(hide_start_BES, hide_end_BES, q_offset_BC, length, shape.rows, shape.block)
     first_BQ, _ = tile_rows(q_offset_BC, length, shape.rows)
     return [Lists(lines_of(runs, shape.levels), first_BQ.reshape(-1)) for runs in both]
 

@@ -6,7 +6,7 @@ and the last visit of a step already fetches the first block of the next. A tile
 no copy and no instruction. Tiles in which everything is visible skip the mask and the copy of the intervals.
 
 Rows of a tile are the query group times its positions, so a key block is read once for all heads that share it. Logits
-lie rows first in forward and dq, keys first in dk and dv: whatever belongs to the side that stays (running maximum,
+lie rows first in forward and dq, keys first in dk and dv: what belongs to the side that stays (running maximum,
 log-sum-exp, intervals) is a column that is made once per grid step, what belongs to the side that moves is a row, as it
 is stored.
 """
@@ -22,9 +22,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from mvjax_kernels.tpu import REGISTER_WIDTH
 from mvjax_kernels.tpu.tile_walk import Lists, Shape, walk
-
-LANES = 128
 
 
 def _dot(shape: Shape, a, b, a_axis: int, b_axis: int):
@@ -57,8 +56,8 @@ def _rows(shape: Shape, first, axis: int):
 
 
 def _column(row_1M):
-    """A row as a column that is repeated in all lanes."""
-    return jnp.broadcast_to(row_1M, (LANES, row_1M.shape[1])).T
+    """A row as a column, repeated across a register."""
+    return jnp.broadcast_to(row_1M, (REGISTER_WIDTH, row_1M.shape[1])).T
 
 
 class _Moving(NamedTuple):
@@ -114,7 +113,7 @@ def _over_keys(shape: Shape, lists: Lists, k_hbm, v_hbm, hide_hbm, moving: _Movi
 
 def forward_scratch(shape: Shape, dtype) -> list:
     """What `forward` works in, for keys of a type: the key side's buffers, weighted sum, maximum, total."""
-    rows = [pltpu.VMEM((shape.height, width), jnp.float32) for width in (shape.head, LANES, LANES)]
+    rows = [pltpu.VMEM((shape.height, width), jnp.float32) for width in (shape.head, REGISTER_WIDTH, REGISTER_WIDTH)]
     return [*_key_scratch(shape, dtype), *rows]
 
 
@@ -184,7 +183,7 @@ def dkv_scratch(shape: Shape, dtype) -> list:
         pltpu.SMEM((1,), jnp.int32),
         pltpu.VMEM((shape.block, shape.head), jnp.float32),
         pltpu.VMEM((shape.block, shape.head), jnp.float32),
-        pltpu.VMEM((2 * shape.levels, shape.block, LANES), jnp.int32),
+        pltpu.VMEM((2 * shape.levels, shape.block, REGISTER_WIDTH), jnp.int32),
     ]
 
 

@@ -1,8 +1,8 @@
-"""Decode attention over paged streams for TPUs: every live page is copied once a step, whatever the number of rows.
+"""Decode attention over paged KV streams for TPUs: every live page is copied once a step for all rows.
 
 The pages of all requests are one list in scalar memory; copies run along it a few pages ahead of the work, across the
-border between two requests too. Rows of a product are lanes times query group. The stream is not split: a TPU core
-works on one grid step at a time, so that there is no occupancy to be won.
+border between two requests too. Rows of a product are lanes times query group. A KV stream is not split: a TPU core
+works on one grid step at a time, so that splitting would gain no occupancy.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, Integer
 
 from mvjax_kernels.precision import precision_of
+from mvjax_kernels.tpu import REGISTER_WIDTH
 
 AHEAD = 3
 """Pages under way while one is worked on."""
-LANES = 128
 
 
 def decode_attention(
@@ -44,7 +44,7 @@ def decode_attention(
     # Whole registers of rows: 8 of 32 bits, or 16 of 16 bits.
     padded = -(-rows // 16) * 16
     q_RKMH = jnp.pad(q_RKMH, ((0, 0), (0, 0), (0, padded - rows), (0, 0)))
-    scales = [] if k_scale_PKZ is None else [k_scale_PKZ, v_scale_PKZ]
+    scales = [x for x in (k_scale_PKZ, v_scale_PKZ) if x is not None]
     lists = page_list(pages_RM, length_R, Z)
     whole = pl.BlockSpec(memory_space=pl.ANY)
     heads = pl.BlockSpec((1, K, padded, H), lambda r, *_: (r, 0, 0, 0))
@@ -58,8 +58,8 @@ def decode_attention(
             out_specs=heads,
             scratch_shapes=[
                 pltpu.VMEM((K, padded, H), jnp.float32),
-                pltpu.VMEM((K, padded, LANES), jnp.float32),
-                pltpu.VMEM((K, padded, LANES), jnp.float32),
+                pltpu.VMEM((K, padded, REGISTER_WIDTH), jnp.float32),
+                pltpu.VMEM((K, padded, REGISTER_WIDTH), jnp.float32),
                 pltpu.SemaphoreType.DMA((AHEAD + 1, 2 + len(scales))),
                 *[pltpu.VMEM((AHEAD + 1, K, Z, H), x.dtype) for x in (k_PKZH, v_PKZH)],
                 *[pltpu.VMEM((AHEAD + 1, K, Z), x.dtype) for x in scales],
@@ -131,7 +131,7 @@ def _kernel(list_ref, base_ref, length_ref, q_ref, words_ref, *refs, group, scal
                 s_MZ *= buffers[2][slot, head : head + 1]
             if soft_cap is not None:
                 s_MZ = soft_cap * jnp.tanh(s_MZ / soft_cap)
-            # What lies behind a stream's end may be anything: neither its logits nor its values may count.
+            # What lies behind a KV stream's end may be anything: neither its logits nor its values may count.
             s_MZ = jnp.where(sees_MZ, s_MZ, -jnp.inf)
             v_ZH = jnp.where(here_Z1, v_ZH, 0)
             m_ML = m_ref[head]

@@ -1,4 +1,4 @@
-"""New slots of paged streams, written in place on TPUs.
+"""New slots of paged KV streams, written in place on TPUs.
 
 XLA's scatter copies all pages into another layout first. Here a grid step is one request: the groups of 16 slots that
 its lanes fall into are read, changed and written back, which is what a tile of 16-bit numbers in memory needs anyway.
