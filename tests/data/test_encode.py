@@ -47,6 +47,14 @@ def test_no_loss_on_what_the_interpreter_writes(tokenizer, records):
     assert example.loss[place + 2]
 
 
+def test_crlf_line_ends_train_like_newlines(tokenizer, records):
+    record = next(record for record in records if record.meta["parallel"])
+    crlf = encode_record(tokenizer, replace(record, response=record.response.replace("\n", "\r\n")))
+    plain = encode_record(tokenizer, record)
+    np.testing.assert_array_equal(crlf.tokens, plain.tokens)
+    np.testing.assert_array_equal(crlf.loss, plain.loss)
+
+
 def test_tags_in_a_prompt_and_in_the_sequential_form_stay_text(tokenizer, records):
     record = replace(
         records[0],
