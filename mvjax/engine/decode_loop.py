@@ -28,7 +28,9 @@ def lanes_of(max_branches: int, width: int) -> int:
     return min(max_branches, width)
 
 
-def compact_rows(active_RL: Bool[Array, "R L"], start_R: Int[Array, "R"], width: int) -> tuple[RowPlacement, Int, Int]:
+def compact_rows(
+    active_RL: Bool[Array, "R L"], start_R: Int[Array, "R"], width: int
+) -> tuple[RowPlacement, Int[Array, "R L"], Int[Array, "W"]]:
     """Compact rows for the running branches: requests in order, and the branches of each in order.
 
     Returns the placement, the row of the batch of each branch (`width` for none) and the branch of each row.

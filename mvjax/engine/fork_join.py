@@ -8,6 +8,8 @@ Sizes: L branches, H frames for suspended branches, N paths of a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -20,6 +22,8 @@ from mvjax.engine.state import Block, Branch, Frames, RequestState, Settings, fr
 from mvjax.engine.tables import Tables
 from mvjax.language import tags
 from mvjax.language.grammar import CONCLUSION_RESERVE, LEADS_TO, RESERVE
+
+Scalar = Int[Array, ""]
 
 HEAD = 3
 """Tokens of a path's head beside its label: <Path>, separator, ":"."""
@@ -53,12 +57,14 @@ def label_of(parent: Branch, path: Int[Array, ""], tables: Tables) -> Int[Array,
     return jnp.where(parent.read_length[path - 1] > 0, read, default)
 
 
-def share_of(share: Int[Array, ""], extra: Int[Array, ""], path: Int[Array, ""], most: Int[Array, ""]) -> Int:
+def share_of(
+    share: Int[Array, "*#paths"], extra: Int[Array, "*#paths"], path: Int[Array, "*#paths"], most: Int[Array, ""]
+) -> Int[Array, "*paths"]:
     """Tokens of path `path` (from 1): the lowest numbers got the remainder; no more than the limit of a path."""
     return jnp.minimum(share + (path <= extra), most)
 
 
-def new_path(parent: Branch, frame: Int, block: Block, path: Int[Array, ""], most: Int, tables: Tables) -> Branch:
+def new_path(parent: Branch, frame: Scalar, block: Block, path: Scalar, most: Scalar, tables: Tables) -> Branch:
     """Path `path` (from 1) of the block of suspended branch `parent` in `frame`, its first token chosen."""
     number, depth = block.base + path - 1, parent.depth + 1
     label, length = label_of(parent, path, tables), label_lengths(parent, tables)[path - 1]
@@ -89,7 +95,7 @@ def new_path(parent: Branch, frame: Int, block: Block, path: Int[Array, ""], mos
     )
 
 
-def divide(branch: Branch, settings: Settings, tables: Tables) -> tuple[Bool, Int, Int, Int]:
+def divide(branch: Branch, settings: Settings, tables: Tables) -> tuple[Bool[Array, ""], Scalar, Scalar, Scalar]:
     """Divide what a branch has left among the paths that it has just described: whether the block must be abandoned,
     the share, how many paths get one token more, and the tokens lent in all."""
     count = jnp.maximum(branch.outlines, 1)
@@ -149,7 +155,12 @@ def end_paths(
 
 
 def suspend(
-    branches: Branch, held: Branch, blocks: Block, forks_L: Bool[Array, "L"], shares_L: tuple, numbers: Int
+    branches: Branch,
+    held: Branch,
+    blocks: Block,
+    forks_L: Bool[Array, "L"],
+    shares_L: Sequence[Int[Array, "L"]],
+    numbers: Scalar,
 ) -> tuple[Frames, Int[Array, "H 8"], Int[Array, "L"], Int[Array, "L"]]:
     """Put forking branches into free frames and open their blocks; returns those, the frame and the first path's
     number of each row."""
@@ -178,9 +189,9 @@ def suspend(
         blocks=branches.blocks + 1,
         after=zero_L + st.NOTHING,
     )
-    held = select(taken_H, at(frames_of(parent_L), row_H), frames_of(held))
-    blocks = select(taken_H, at(st.side_by_side(block_L), row_H), st.side_by_side(blocks))
-    return held, blocks, frame_L, base_L
+    frames = select(taken_H, at(frames_of(parent_L), row_H), frames_of(held))
+    opened = select(taken_H, at(st.side_by_side(block_L), row_H), st.side_by_side(blocks))
+    return frames, opened, frame_L, base_L
 
 
 def give_rows(

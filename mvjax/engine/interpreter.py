@@ -100,7 +100,7 @@ def append(branch: Branch, token: Int[Array, ""], flags: Int[Array, ""]) -> Bran
 def append_queued(branch: Branch, flags: Int[Array, ""] | int = 0) -> Branch:
     """The branch with the first of its pending tokens written."""
     token = branch.queue[branch.queue_at]
-    return append(branch, token, st.WRITTEN_FLAG | flags)._replace(queue_at=branch.queue_at + 1)
+    return append(branch, token, jnp.int32(st.WRITTEN_FLAG) | flags)._replace(queue_at=branch.queue_at + 1)
 
 
 def with_queue(branch: Branch, *tokens: Int[Array, ""], after: int | Int[Array, ""] = st.NOTHING) -> Branch:
@@ -127,7 +127,9 @@ def wound_up(branch: Branch, reason: Int[Array, ""], tables: Tables) -> Branch:
     )
 
 
-def act(branch: Branch, planned: Plan, sampled: Int[Array, ""], tables: Tables) -> tuple[Branch, Int, Bool]:
+def act(
+    branch: Branch, planned: Plan, sampled: Int[Array, ""], tables: Tables
+) -> tuple[Branch, Int[Array, ""], Bool[Array, ""]]:
     """Carry out a plan. Returns the branch, the event (an end-of-text in the root makes one), and abandoned or not.
 
     Args:

@@ -8,6 +8,7 @@ No sort of the vocabulary and no noise of its size: most rows need only the CAND
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ jax.tree_util.register_dataclass(SamplingParams, [field.name for field in FIELDS
 def on_device(params: SamplingParams) -> SamplingParams:
     """The parameters as scalars of the types that the device keeps: float32 or int32, by the type of the default."""
 
-    def scalar(field: dataclasses.Field):
+    def scalar(field: dataclasses.Field) -> Any:
         value = getattr(params, field.name)
         return np.float32(value) if isinstance(field.default, float) else np.int32(min(value, UNLIMITED))
 
@@ -111,7 +112,9 @@ def sample(
     return lax.cond(jnp.any(jnp.asarray(params_W.temperature) > 0), drawn, greedy)
 
 
-def _weights(logits: Float[Array, "... V"], largest: Float, temperature: Float) -> Int[Array, "... V"]:
+def _weights(
+    logits: Float[Array, "... V"], largest: Float[Array, "..."], temperature: Float[Array, "..."]
+) -> Int[Array, "... V"]:
     """Probabilities relative to the largest one, as integers up to WEIGHT_ONE."""
     return jnp.round(jnp.exp((logits - largest) / temperature) * WEIGHT_ONE).astype(jnp.int32)
 

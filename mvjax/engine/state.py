@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +261,7 @@ def empty_request(sizes: Sizes) -> RequestState:
 
     zero = jnp.zeros((), jnp.int32)
     sampling = jax.tree.map(jnp.zeros_like, on_device(SamplingParams()))
-    settings = dict.fromkeys(Settings._fields, zero) | {"sampling": sampling}
+    settings: dict[str, Any] = {**dict.fromkeys(Settings._fields, zero), "sampling": sampling}
     frame = frames_of(empty_branch(sizes))
     return RequestState(
         settings=Settings(**settings),

@@ -88,23 +88,24 @@ def build_tables(vocabulary: Any, eos_ids: Sequence[int], max_paths: int) -> Tab
     sampled = grammar.ALLOWED[grammar.Audience.SAMPLER]
 
     eos_ids = list(eos_ids)
-    return Tables(
-        kind_V=kind_V,
-        colon_V=np.array(vocabulary.colon, bool),
-        newline_V=np.array(vocabulary.newline, bool),
-        tag_id=tag_id,
+    arrays: dict[str, Any] = {
+        "kind_V": kind_V,
+        "colon_V": np.array(vocabulary.colon, bool),
+        "newline_V": np.array(vocabulary.newline, bool),
+        "tag_id": tag_id,
         # A tag that the vocabulary lacks points behind it: barring it then touches no token.
-        special_id_Z=np.array([*np.where(tag_id < 0, vocab_size, tag_id), *eos_ids], np.int32),
-        special_kind_Z=np.array([*range(len(tags.TAGS)), *[END_OF_TEXT] * len(eos_ids)], np.int32),
-        separator=np.int32(separator),
-        colon=np.int32(vocabulary.colon_id),
-        dot=np.int32(vocabulary.dot_id),
-        number=number,
-        number_length=np.array([len(ids) for ids in numbers], np.int32),
-        allowed=np.array(
+        "special_id_Z": np.array([*np.where(tag_id < 0, vocab_size, tag_id), *eos_ids], np.int32),
+        "special_kind_Z": np.array([*range(len(tags.TAGS)), *[END_OF_TEXT] * len(eos_ids)], np.int32),
+        "separator": np.int32(separator),
+        "colon": np.int32(vocabulary.colon_id),
+        "dot": np.int32(vocabulary.dot_id),
+        "number": number,
+        "number_length": np.array([len(ids) for ids in numbers], np.int32),
+        "allowed": np.array(
             [bits(*sampled[state], *[END_OF_TEXT] * (state in grammar.MAY_END)) for state in GrammarState], np.int32
         ),
-        next_state=np.concatenate([same_state, grammar.NEXT, same_state], axis=1).astype(np.int32),
-        closing=closing,
-        closing_length=closing_length,
-    )
+        "next_state": np.concatenate([same_state, grammar.NEXT, same_state], axis=1).astype(np.int32),
+        "closing": closing,
+        "closing_length": closing_length,
+    }
+    return Tables(**arrays)
