@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hash_model import SpoiledHashModel, forward
 from random_requests import CODES, TABLES, VOCABULARY, WORDS, limits_of, random_bias, random_prompt, random_rules
-from reference_interpreter import Interpreter
+from reference_interpreter import Interpreter, Rules
 
 from mvjax.engine import Engine, EngineConfig
 from mvjax.language import lay_out
@@ -105,11 +105,13 @@ def test_the_number_of_rows_does_not_change_the_answer(rows):
         assert result.decode_steps == reference.steps
 
 
-def test_autoregressive_mode_opens_no_block():
+def test_autoregressive_mode_opens_no_block_and_gives_every_token_asked_for():
     rng = np.random.default_rng(5)
     bias_V = random_bias(rng)
     engine = make_engine(bias_V)
     batch = [(random_prompt(rng), random_rules(rng)) for _ in range(6)]
+    # Nothing is reserved but </Think> and its separator while <Think> is open, which is barred where they do not fit.
+    batch += [(random_prompt(rng), Rules(max_new_tokens=total)) for total in (*range(1, 9), 1, 2, 3, 4)]
     results = engine.generate(
         [p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch], mode="autoregressive"
     )
