@@ -29,7 +29,7 @@ class EvaluateArguments:
     mode: Literal["parallel", "sequential", "autoregressive"] = "parallel"
     """How to generate; autoregressive also asks with the autoregressive prompt suffix."""
     limit: int | None = None
-    """Only the first so many problems."""
+    """Only this many problems, the first ones; None: all."""
     limits: Limits = field(default_factory=Limits)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     requests: int = 4

@@ -184,7 +184,7 @@ def draw(path: Path, result, tokenizer, text: str) -> None:
 
 
 def tag_ordinals(tokenizer) -> dict[int, int]:
-    """Token id -> the tag's place in `TAGS`."""
+    """Token id -> index of the tag in `TAGS`."""
     return {token: tag for tag, token in enumerate(tokenizer.tag_ids)}
 
 

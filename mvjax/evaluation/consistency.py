@@ -162,7 +162,7 @@ class Checker:
         if mine == theirs:
             return ConsistencyReport(schedules=1, same_tokens=1)
         first = next(
-            (place for place, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)) - 1
+            (index for index, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)) - 1
         )
         source = layout.predecessor[len(prompt) + first]
         gap = abs(logits_TV[source, mine[first]] - logits_TV[source, theirs[first]])

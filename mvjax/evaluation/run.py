@@ -94,8 +94,8 @@ def run_benchmark(
         prompts: token ids of each problem's prompt.
         together: problems in the engine at the same time.
         log: JSONL file of outcomes, appended one by one, so that an interrupted run goes on where it was.
-        check: looks at every fresh result, for what needs its tokens; goes into the outcome. With `together` 1 the
-            engine is idle then. Outcomes in `log` that have not been checked are run again.
+        check: looks at every new result, for what needs its tokens; its findings go into the outcome. With `together`
+            1 the engine is idle then. Outcomes in `log` that have not been checked are run again.
     """
     done = {id: outcome for id, outcome in read_log(log).items() if check is None or outcome.check is not None}
     if log is not None and log.exists() and not log.read_bytes().endswith(b"\n"):

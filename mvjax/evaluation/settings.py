@@ -9,7 +9,8 @@ from pathlib import Path
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 
-WHOLE = 64 * 2**20  # Files up to so many bytes count by their contents, longer ones by their size.
+WHOLE = 64 * 2**20
+"""Files up to this many bytes count by their contents, longer ones by their size."""
 
 
 def fingerprint(path: Path) -> str:
@@ -27,7 +28,7 @@ def fingerprint(path: Path) -> str:
 
 
 def claim(directory: Path, settings: dict[str, object]) -> None:
-    """Make `directory` the place of the run with these settings; UserError if it holds those of another run.
+    """Claim `directory` for the run with these settings; UserError if it holds those of another run.
 
     The settings are kept in settings.json there.
     """
@@ -48,7 +49,7 @@ def claim(directory: Path, settings: dict[str, object]) -> None:
         return
     if (directory / "outcomes.jsonl").exists():
         raise UserError(
-            f"{directory}: has an outcomes.jsonl but no settings.json, so it cannot be told what it belongs to; "
+            f"{directory}: has an outcomes.jsonl but no settings.json, so nothing says which run it belongs to; "
             "name another --output directory"
         )
     with atomic_path(path) as temporary:
