@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     return train(config, shape, topology, words.own)
 
 
-def train(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
+def train(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]) -> int:
     """Plan a training step."""
     from mvjax.planning.advice import nearest
     from mvjax.planning.machines import machine
@@ -102,7 +102,7 @@ def train(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
     return FITS if plan.memory.fits else DOES_NOT_FIT
 
 
-def generate(config: TrainConfig, shape: str, topology: str, own: dict) -> int:
+def generate(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]) -> int:
     """Plan the engine's loop."""
     from mvjax.planning.generation import Load, fewer, generation_json, generation_text, plan_generation
     from mvjax.planning.machines import machine

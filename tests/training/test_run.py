@@ -108,18 +108,56 @@ def test_second_signal_stops_at_once(make_config):
         start(make_config(), 6, Interrupting())
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(make_config):
-    class Poisoned(RandomBatches):
-        def __next__(self):
-            poison = self.position == 5
-            batch = super().__next__()
-            return batch._replace(loss_BT=np.where(batch.loss_BT, np.inf, 0.0)) if poison else batch
+def test_repeated_sigterm_changes_nothing(make_config):
+    """Schedulers repeat it: the step in hand is still finished and saved."""
 
+    class Interrupting(RandomBatches):
+        def __next__(self):
+            if self.position == 3:
+                for _ in range(3):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    result = start(make_config(), 6, Interrupting())
+    assert (result.finished, result.stopped_by, int(result.state.step)) == (False, signal.SIGTERM, 4)
+    assert start(make_config(), 6).finished
+
+
+class Poisoned(RandomBatches):
+    """Some batches have weights that are not finite."""
+
+    def __init__(self, *positions):
+        super().__init__()
+        self.poisoned = positions
+
+    def __next__(self):
+        poison = self.position in self.poisoned
+        batch = super().__next__()
+        return batch._replace(loss_BT=np.where(batch.loss_BT, np.inf, 0.0)) if poison else batch
+
+
+def test_steps_that_are_not_finite_are_skipped_up_to_the_limit_over_all_starts(make_config, capsys):
+    options = {"checkpoints": {"every": 2}}
+    config = make_config(steps={"max_skipped": 2}, **options)
+    first = start(make_config(steps={"max_skipped": 2, "stop_after": 4}, **options), 9, Poisoned(1, 4, 6))
+    assert "warning: step 2: the loss (nan)" in capsys.readouterr().out.replace("(inf)", "(nan)")
+    assert not first.finished
+    with pytest.raises(UserError, match=r"step 7: .* is not finite; .*; the last checkpoint is good \(step 6\)"):
+        start(config, 9, Poisoned(1, 4, 6))
+    lines = read_metrics(first.directory / "metrics.jsonl")
+    assert [line["skipped"] for line in lines] == [0, 1, 1, 1, 2, 2, 3]
+    assert {path.stem for path in (first.directory / "bad-batches").glob("*.json")} == {"step-2", "step-5", "step-7"}
+    resumed = start(config, 9, Poisoned(1, 4))  # The count of before still holds: two are allowed, two were skipped.
+    assert resumed.finished
+    assert read_metrics(first.directory / "metrics.jsonl")[-1]["skipped"] == 2
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(make_config):
     config = make_config(checkpoints={"every": 2})
     with pytest.raises(
         UserError, match=r"step 6: .* is not finite; .*step-6\.json; the last checkpoint is good \(step 4\)"
     ):
-        start(config, 8, Poisoned())
+        start(config, 8, Poisoned(5))
     resumed = start(config, 8)
     assert resumed.finished
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(resumed.state)))
@@ -145,6 +183,64 @@ def test_another_configuration_does_not_go_on_with_the_run(make_config):
     with pytest.raises(UserError, match=r"learning_rate was 0\.01 and is now 0\.5.*--restart"):
         start(make_config(optimizer={"learning_rate": 0.5}), 2)
     assert start(make_config(checkpoints={"every": 7, "keep": 1}), 2).finished  # fields that change nothing may change
+
+
+def test_another_seed_does_not_resume_the_run(make_config):
+    start(make_config(seed=1), 2)
+    with pytest.raises(UserError, match=r"seed was 1 and is now 2.*--restart"):
+        start(make_config(seed=2), 2)
+
+
+def test_a_run_of_mvjax_0_1_is_resumed(make_config):
+    """Its config.json has no sections."""
+    first = start(make_config(steps={"stop_after": 2}), 4)
+    record = first.directory / "config.json"
+    nested = json.loads(record.read_text())
+    flat = {
+        "name": "run",
+        "seed": 0,
+        "learning_rate": 1e-2,
+        "rows": 4,
+        "lora_rank": 4,
+        "steps": 0,
+        "output": "elsewhere",
+    }
+    record.write_text(json.dumps(flat))
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.01 and is now 0\.5"):
+        start(make_config(optimizer={"learning_rate": 0.5}), 4)
+    assert start(make_config(), 4).finished
+    assert json.loads(record.read_text()) == nested | {"steps": nested["steps"] | {"stop_after": 0}}
+
+
+def test_checkpoints_logs_and_profile_as_the_configuration_says(make_config, monkeypatch):
+    begun = []
+    monkeypatch.setattr(jax.profiler, "start_trace", begun.append)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: begun.append("end"))
+    output = {"log_every": 2, "profile_start": 3, "profile_steps": 1}
+    result = start(make_config(checkpoints={"every": 1, "keep": 1, "keep_every": 2}, output=output), 5)
+    kept = {path.name for path in (result.directory / "checkpoints").iterdir() if path.is_dir()}
+    assert kept == {"2", "4", "5"}
+    assert [line["step"] for line in read_metrics(result.directory / "metrics.jsonl")] == [2, 4, 5]
+    assert begun == [str(result.directory / "profile"), "end"]
+
+
+def test_a_sample_follows_the_steps_that_are_due(make_config):
+    class Stub:
+        def __init__(self, directory, say):
+            self.directory, self.taken = directory, []
+            made.append(self)
+
+        def due(self, step):
+            return step % 2 == 0
+
+        def __call__(self, step, params):
+            self.taken.append((step, sorted(params)))
+
+    made = []
+    result = start(make_config(), 5, make_sampler=Stub)
+    (stub,) = made
+    assert stub.directory == result.directory
+    assert stub.taken == [(2, ["matrix", "tag_rows"]), (4, ["matrix", "tag_rows"])]
 
 
 def test_directory_of_something_else_is_left_alone(make_config, tmp_path):

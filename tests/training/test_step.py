@@ -1,12 +1,14 @@
 """One step: accumulation, gradients, frozen weights, what is not finite. Meshes have a file of their own."""
 
 import functools
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_training import RandomBatches, make_model
+from tiny_training import RandomBatches, make_model, make_simple_model
 
 from mvjax.training.batch import shard_batch
 from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
@@ -99,3 +101,23 @@ def test_step_that_is_not_finite_counts_and_changes_nothing():
     assert not metrics["finite"]
     assert state.step == 1
     jax.tree.map(np.testing.assert_array_equal, state[1:], before[1:])
+
+
+def test_finite_loss_with_a_gradient_that_is_not_finite_changes_nothing():
+    """The square root of zero: its value is finite, its slope is not."""
+    model = make_simple_model()
+    params = model.params | {"matrix": 0 * model.params["matrix"]}
+
+    def forward(params, frozen, tokens_BT, *_):
+        return frozen[tokens_BT] @ jnp.sqrt(params["matrix"]), frozen, params["tag_rows"]
+
+    model, placement = replace(model, params=params, forward=forward), make_placement(MeshConfig())
+    optimizer = make_optimizer(OptimizerConfig(), lambda _: 1e-3, model.groups)
+    state = init_state(model, optimizer, placement)
+    before = jax.device_get(state)
+    update = make_update(model, optimizer, placement, LossConfig(chunk=7))
+    state, metrics = update(state, model.frozen, shard_batch(next(RandomBatches()), 1, placement))
+    assert np.isfinite(metrics["loss"])
+    assert not np.isfinite(metrics["gradient_norm"])
+    assert not metrics["finite"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state)[1:], before[1:])
