@@ -25,6 +25,9 @@ SHIPPED = ("mvjax", "kernels", "configs", "launch", "pyproject.toml", "README.md
 LOCK = "runs/.launch-lock"
 """On each worker: which start runs there."""
 
+READ_REST = 10.0
+"""Seconds (at most) for the rest of the output once gcloud has ended: workers that it lost may hold the pipe open."""
+
 UNREACHABLE = 30.0
 """Seconds after which workers that were to be killed are given up."""
 
@@ -151,7 +154,7 @@ class Pod:
         When a worker has ended badly the others have MVJAX_GRACE seconds (CRASH_GRACE after a crash) to end as well.
         """
         logs.mkdir(parents=True, exist_ok=True)
-        ended, deadline, killed = Ended(logs), None, False
+        ended, deadline, killed, grace = Ended(logs), None, False, setting("MVJAX_GRACE", 120)
         with Signals() as signals:
             gcloud = subprocess.Popen(
                 ["gcloud", *self.ssh(command)],
@@ -168,7 +171,6 @@ class Pod:
                     self.stop(signal.Signals(number).name.removeprefix("SIG"))
                 bad = [status for status in list(ended.statuses.values()) if status]
                 if bad and deadline is None:
-                    grace = setting("MVJAX_GRACE", 120)
                     orderly = ended.signalled or all(status in (AGAIN, INTERRUPTED) for status in bad)
                     deadline = time.monotonic() + (grace if orderly else min(grace, CRASH_GRACE))
                 if deadline is not None and time.monotonic() > deadline:
@@ -179,7 +181,7 @@ class Pod:
                         self.stop("KILL")
                     deadline, killed = time.monotonic() + UNREACHABLE, True
                 time.sleep(0.05)
-            reader.join(10)
+            reader.join(min(grace, READ_REST))
         ended.status = overall_status(ended.statuses.values()) or gcloud.returncode
         return ended
 

@@ -49,23 +49,17 @@ def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, arguments, message
     assert not (tmp_path / "out").exists()
 
 
-def test_output_that_is_a_file(tmp_path, capsys):
+def test_what_is_in_the_way(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert main(["bench", "layout", "--output", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
-
-
-def test_training_without_its_packages(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert torch_model.missing() is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "torch and transformers not installed" in torch_model.missing()
     monkeypatch.setattr(torch_model, "missing", lambda: "torch not installed")
     assert main(["bench", "training", "--output", str(tmp_path)]) == 2
     assert "torch not installed" in capsys.readouterr().err
-
-
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "torch and transformers not installed" in torch_model.missing()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert torch_model.missing() is None
 
 
 def test_all_hands_its_settings_on_and_says_what_is_skipped(monkeypatch, capsys, tmp_path):

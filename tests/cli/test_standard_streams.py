@@ -15,6 +15,7 @@ COMMAND = [sys.executable, "-c", "from mvjax.cli.main import run; run()"]
 
 def start(words, **streams):
     environment = os.environ | {"GLIBC_TUNABLES": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    environment.pop("PYTHONUNBUFFERED", None)  # it would hide what is left to write when the process ends
     return subprocess.run([*COMMAND, *words], cwd=ROOT, env=environment, timeout=100, check=False, **streams)
 
 

@@ -78,7 +78,11 @@ class Stage:
 
     def environment(self, **more: str) -> dict[str, str]:
         quick = {"MVJAX_PAUSE": "0", "MVJAX_POLL": "0.05", "MVJAX_GRACE": "1", "MVJAX_SKIP": "config,devices"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MVJAX_", "SLURM_", "TPU_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MVJAX_", "SLURM_", "TPU_", "PYTHONUNBUFFERED"))
+        }
         return kept | quick | {"PATH": self.path, "MVJAX_LOGS": str(self.logs)} | more
 
     def start(self, launcher: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.Popen:

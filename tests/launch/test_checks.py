@@ -108,6 +108,8 @@ def test_devices(good, mistake):
     cpu = devices_of(good, "cpu")
     mistake(check(good, "--platform", "tpu", "config.py", **cpu), "train on its tpu", "1 cpu", "'.[tpu]'")
     mistake(check(good, "--devices", "8", "config.py", launcher="worker", **cpu), "1 cpu device", "wanted are 8")
+    two = (good.place / "jax.py").read_text().replace("[Device]", "[Device, Device]")
+    mistake(check(good, "--devices", "1", "config.py", launcher="worker", **jax_that(good, two)), "wanted are 1")
     none = jax_that(good, "def local_devices():\n    raise RuntimeError('no backend\\nat all')\n")
     mistake(check(good, "config.py", **none), "JAX finds no devices: no backend at all")
     hang = jax_that(good, "import time\ntime.sleep(60)\n") | {"MVJAX_CHECK_TIME": "0.5"}
@@ -139,14 +141,14 @@ except UserError as error:
 """
 
 
-def meet(*hosts):
+def meet(*hosts, seconds="10"):
     """Hosts (output, versions, fault) that meet at the same time; returns status and message of each."""
     running = [
         subprocess.Popen(
             [sys.executable, "-c", MEET, str(output), str(len(hosts)), json.dumps(versions), fault],
             stderr=subprocess.PIPE,
             text=True,
-            env={"MVJAX_CHECK_TIME": "3"},
+            env={"MVJAX_CHECK_TIME": seconds},
         )
         for output, versions, fault in hosts
     ]
@@ -177,7 +179,7 @@ def test_a_fault_of_one_host_ends_the_others(tmp_path):
 
 def test_a_path_that_only_some_hosts_see(tmp_path):
     begin = time.monotonic()
-    ended = meet((tmp_path / "one", {}, ""), (tmp_path / "other", {}, ""))
+    ended = meet((tmp_path / "one", {}, ""), (tmp_path / "other", {}, ""), seconds="0.3")
     assert time.monotonic() - begin < 20
     assert all("1 of 2 hosts" in message and "share" in message for _, message in ended)
 

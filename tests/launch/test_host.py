@@ -136,6 +136,7 @@ def test_mistakes_are_one_line(stage, mistake):
     mistake(stage.launch("host", "--steps", "3"), "--steps", "come after CONFIG", "--help")
     mistake(stage.launch("host", "--platform", "npu", stage.config), "npu")
     mistake(stage.launch("host", stage.config, MVJAX_RESTARTS="many"), "MVJAX_RESTARTS", "many")
+    mistake(stage.launch("host", stage.config, MVJAX_RESTARTS="inf"), "MVJAX_RESTARTS", "inf")
     mistake(stage.launch("host", stage.config, MVJAX_SKIP="data"), "no check 'data'", "config, devices")
     mistake(stage.launch("host", stage.config, MVJAX_LOGS=str(stage.config)), "config.py: File exists")
     (stage.bin / "mvjax").unlink()

@@ -107,7 +107,7 @@ def test_the_environment_of_each_process(stage):
     ("statuses", "status"),
     [((0, 0), 0), ((75, 2), 2), ((130, 75), 75), ((1, 130), 130), ((3, 0), 3), ((0, 75, 130, 2, 1), 2)],
 )
-def test_the_most_telling_status(stage, statuses, status):
+def test_the_overall_status(stage, statuses, status):
     words = ("--processes", len(statuses), "--", "python3", "-c", STATUS_OF_EACH, *statuses)
     assert stage.launch("local", *words, MVJAX_RESTARTS="0", MVJAX_GRACE="10").returncode == status
 

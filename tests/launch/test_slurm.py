@@ -217,18 +217,14 @@ def test_sigterm_lets_all_nodes_save_and_requeues(cluster, wait_for):
     assert requeued(cluster)
 
 
-def test_a_cancelled_job_stays_cancelled(cluster):
+def test_what_keeps_a_job_out_of_the_queue(cluster):
     cluster.script("fate-0", 75)
-    cluster.script("state", "COMPLETING")
-    status, output = run_job(cluster, submit(cluster, "config.py"))
+    script = submit(cluster, "config.py")
+    cluster.script("state", "COMPLETING", "RUNNING")
+    status, output = run_job(cluster, script)
     assert status == 75
     assert "no restart: the job is COMPLETING" in output
     assert not requeued(cluster)
-
-
-def test_a_failing_requeue_is_told(cluster):
-    cluster.script("fate-0", 75)
-    script = submit(cluster, "config.py")
     cluster.script("scontrol", 0, 1)
     assert "error: scontrol requeue failed" in run_job(cluster, script)[1]
 

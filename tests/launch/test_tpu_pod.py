@@ -167,7 +167,7 @@ def test_a_lost_connection_starts_again_and_ends_what_was_left(two, runs):
     two.stage.script("connection", "holds", "lost", "holds")
     two.stage.script("fate-0", "hang", 0)
     two.stage.script("fate-1", "hang", 0)
-    done = two.launch("configs/demo.py", MVJAX_GRACE="30")
+    done = two.launch("configs/demo.py", MVJAX_GRACE="1")
     assert done.returncode == 0, done.stderr
     assert "ended with status 255; restart 1 of 3" in done.stderr
     assert len(two.trained()) == 4
@@ -217,21 +217,19 @@ def play_worker(two, number, line, status=0):
     (place / "worker").write_text(f"import os, sys; os.write(1, {text!r}); sys.exit({status})")
 
 
-def test_workers_that_disagree(two, mistake):
-    play_worker(two, 0, "launch: checked: mvjax 0.0, jax 8")
-    play_worker(two, 1, "launch: checked: mvjax 0.0, jax 9")
-    mistake(two.launch("configs/demo.py"), "workers 0 and 1 disagree: jax 8 and jax 9")
-
-
-def test_a_failed_check_of_one_worker_ends_it_before_the_start(two, mistake):
-    play_worker(two, 1, "error: data: x is not on b", status=2)
-    mistake(two.launch("configs/demo.py"), "worker 1: data: x is not on b")
+@pytest.mark.parametrize(
+    ("lines", "status", "said"),
+    [
+        (("launch: checked: mvjax 0.0, jax 8", "launch: checked: mvjax 0.0, jax 9"), 0, "disagree: jax 8 and jax 9"),
+        (("launch: checked: mvjax 0.0", "error: data: x is not on b"), 2, "worker 1: data: x is not on b"),
+        (("launch: checked: mvjax 0.0", "bash: no such file"), 1, "1 of 2 workers passed the checks"),
+    ],
+)
+def test_checks_of_the_workers_end_it_before_the_start(two, mistake, lines, status, said):
+    play_worker(two, 0, lines[0])
+    play_worker(two, 1, lines[1], status)
+    mistake(two.launch("configs/demo.py"), said)
     assert not two.trained()
-
-
-def test_workers_without_the_code(two, mistake):
-    (two.stage.place / "home-1" / "mvjax" / ".venv" / "bin" / "activate").unlink()
-    mistake(two.launch("configs/demo.py"), "1 of 2 workers passed the checks", "--setup")
 
 
 @pytest.mark.slow
@@ -241,32 +239,33 @@ def test_real_checks_run_on_every_worker(two, mistake):
     mistake(done, "worker 0: this host should train on its tpu, but JAX sees")
 
 
-def test_it_waits_for_the_slice(two):
-    two.stage.script("states", "CREATING", "CREATING", "READY")
-    done = two.launch("configs/demo.py")
-    assert done.returncode == 0
-    assert len(two.gcloud("describe")) == 3
-    assert "pod is CREATING" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "states", "queue", "said"),
+    [
+        ((), ("CREATING", "CREATING", "READY"), (), "pod is CREATING"),
+        (
+            ("--queued=q",),
+            ("", "", "READY"),
+            ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"),
+            "pod is not there, q WAITING_FOR_RESOURCES",
+        ),
+    ],
+)
+def test_it_waits_for_what_will_be_there(two, words, states, queue, said):
+    two.stage.script("states", *states)
+    two.stage.script("queue", *queue)
+    done = two.launch(*words, "configs/demo.py")
+    assert done.returncode == 0, done.stderr
+    assert said in done.stderr
+    assert len([call for call in two.gcloud("describe") if "tpu-vm" in call]) == 3
+    assert not two.gcloud("create")
 
 
-def test_a_slice_that_is_gone(two, mistake):
+def test_what_has_gone_ends_the_launch(two, mistake):
     two.stage.script("states", "PREEMPTED")
     mistake(two.launch("configs/demo.py"), "pod is PREEMPTED", "--queued")
     two.stage.script("states", "")
     mistake(two.launch("configs/demo.py"), "pod is not there")
-
-
-def test_it_waits_for_a_queued_resource(two):
-    two.stage.script("states", "", "", "READY")
-    two.stage.script("queue", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
-    done = two.launch("--queued=q", "configs/demo.py")
-    assert done.returncode == 0, done.stderr
-    assert "q WAITING_FOR_RESOURCES" in done.stderr
-    assert not two.gcloud("create")
-
-
-def test_a_queued_resource_that_has_ended(two, mistake):
-    two.stage.script("states", "")
     for state in ("SUSPENDED", "FAILED", ""):
         two.stage.script("queue", state)
         mistake(two.launch("--queued=q", "configs/demo.py"), f"q is {state or 'not there'}", "--accelerator-type")

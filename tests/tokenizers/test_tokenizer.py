@@ -114,11 +114,9 @@ class TestPlainText:
         assert any_tokenizer.encode("") == []
         assert any_tokenizer.decode([]) == ""
 
-    def test_lone_surrogate_is_refused(self, any_tokenizer):
+    def test_text_and_ids_that_are_none_are_refused(self, any_tokenizer):
         with pytest.raises(UserError, match="not valid Unicode"):
             any_tokenizer.encode("a\ud800b")
-
-    def test_id_outside_the_vocabulary(self, any_tokenizer):
         for index in (-1, any_tokenizer.vocab_size):
             with pytest.raises(UserError, match="not in the vocabulary"):
                 any_tokenizer.decode([index])

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from mvjax.errors import UserError
 from mvjax.language.tags import TAGS
-from mvjax.tokenizers import load_tokenizer, sentencepiece_schema
+from mvjax.tokenizers import Settings, Tokenizer, load_tokenizer, sentencepiece_schema
 from mvjax.tokenizers.gguf_vocabulary import PRE_TOKENIZERS, read_metadata
 from mvjax.tokenizers.sentencepiece_model import train_sentencepiece
 
+SHARES = (0.0, 0.001, 0.3, 0.99)
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 
@@ -145,34 +146,34 @@ class TestGGUF:
     def test_user_defined_tokens_are_found_in_text(self, qwen):
         assert qwen.encode("</tool_call>") == [qwen.backend.find("</tool_call>")]
 
-    @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
-    def test_cut_short(self, smollm_gguf, tmp_path, share):
-        data = smollm_gguf.read_bytes()
-        path = tmp_path / "cut.gguf"
-        path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(UserError, match=r"cut\.gguf: (cut short|not a GGUF)"):
-            load_tokenizer(path)
-
-    def test_damaged_lengths(self, smollm_gguf, tmp_path):
-        data = bytearray(smollm_gguf.read_bytes())
-        data[24:32] = b"\xff" * 8  # the length of the first key
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            *((lambda data, share=share: data[: int(len(data) * share)], "cut short|not a GGUF") for share in SHARES),
+            # The length of the first key.
+            (lambda data: data[:24] + b"\xff" * 8 + data[32:], "cut short inside its header, or damaged"),
+            (lambda data: b"PK\x03\x04 something else", "not a GGUF file"),
+            (lambda data: data[:4] + b"\x01\x00\x00\x00" + data[8:], "version 1 is not supported"),
+        ],
+    )
+    def test_damaged(self, smollm_gguf, tmp_path, damage, reason):
         path = tmp_path / "bad.gguf"
-        path.write_bytes(data)
-        with pytest.raises(UserError, match="cut short inside its header, or damaged"):
+        path.write_bytes(damage(smollm_gguf.read_bytes()))
+        with pytest.raises(UserError, match=rf"bad\.gguf: .*({reason})"):
             load_tokenizer(path)
 
-    def test_other_files(self, tmp_path):
-        path = tmp_path / "weights.bin"
-        path.write_bytes(b"PK\x03\x04 something else")
-        with pytest.raises(UserError, match="not a GGUF file"):
-            load_tokenizer(path)
-
-    def test_version(self, smollm_gguf, tmp_path):
-        path = tmp_path / "v.gguf"
-        data = smollm_gguf.read_bytes()
-        path.write_bytes(data[:4] + b"\x01\x00\x00\x00" + data[8:])
-        with pytest.raises(UserError, match="version 1 is not supported"):
-            load_tokenizer(path)
+    @pytest.mark.parametrize(
+        ("parts", "reason"),
+        [
+            ({"pre": "tekken"}, r"unknown pre-tokenizer 'tekken' \(known: default, gpt-2"),
+            ({"model": "llama"}, "of kind 'llama'; only byte-level BPE"),
+            ({"merges": ["zq xj"]}, "does not fit its vocabulary"),
+            ({"types": [1, 1, 1]}, "token types"),
+        ],
+    )
+    def test_vocabularies_that_cannot_be_used(self, tmp_path, write_vocabulary, parts, reason):
+        with pytest.raises(UserError, match=reason):
+            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", **parts))
 
     def test_no_vocabulary(self, tmp_path):
         path = tmp_path / "none.gguf"
@@ -183,22 +184,6 @@ class TestGGUF:
         writer.close()
         with pytest.raises(UserError, match="holds no vocabulary"):
             load_tokenizer(path)
-
-    def test_unknown_pre_tokenizer(self, tmp_path, write_vocabulary):
-        with pytest.raises(UserError, match=r"unknown pre-tokenizer 'tekken' \(known: default, gpt-2"):
-            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", pre="tekken"))
-
-    def test_kind_of_vocabulary(self, tmp_path, write_vocabulary):
-        with pytest.raises(UserError, match="of kind 'llama'; only byte-level BPE"):
-            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", model="llama"))
-
-    def test_merges_of_another_vocabulary(self, tmp_path, write_vocabulary):
-        with pytest.raises(UserError, match="does not fit its vocabulary"):
-            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", merges=["zq xj"]))
-
-    def test_types_of_another_vocabulary(self, tmp_path, write_vocabulary):
-        with pytest.raises(UserError, match="token types"):
-            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", types=[1, 1, 1]))
 
 
 class TestSaving:
@@ -245,17 +230,14 @@ class TestSaving:
 
 
 class TestDirectory:
-    def test_template_files(self, base, tmp_path):
-        base.save(tmp_path)
-        (tmp_path / "chat_template.jinja").write_text("from a file")
-        assert load_tokenizer(tmp_path).settings.chat_template == "from a file"
-
-    def test_named_templates(self, base, tmp_path):
+    def test_chat_templates(self, base, tmp_path):
         base.save(tmp_path)
         config = json.loads((tmp_path / "tokenizer_config.json").read_text())
         config["chat_template"] = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         assert load_tokenizer(tmp_path).settings.chat_template == "yes"
+        (tmp_path / "chat_template.jinja").write_text("from a file")
+        assert load_tokenizer(tmp_path).settings.chat_template == "from a file"
 
     def test_ends_of_the_generation_config(self, base, tmp_path):
         base.save(tmp_path)
@@ -269,15 +251,10 @@ class TestDirectory:
         (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"truncation": cut}))
         assert load_tokenizer(tmp_path).encode(corpus) == base.encode(corpus)
 
-    def test_nothing_there(self, tmp_path):
-        with pytest.raises(UserError, match="holds no tokenizer"):
-            load_tokenizer(tmp_path)
-        with pytest.raises(UserError, match="no such file"):
-            load_tokenizer(tmp_path / "missing")
-
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
+            (b"", "holds no tokenizer"),
             (b'{"model": ', "not JSON"),
             (b"[1]", "JSON object"),
             (b"\xff\xfe{}", "not UTF-8"),
@@ -287,9 +264,12 @@ class TestDirectory:
         ],
     )
     def test_damaged(self, tmp_path, content, reason):
-        (tmp_path / "tokenizer.json").write_bytes(content)
+        if content:
+            (tmp_path / "tokenizer.json").write_bytes(content)
         with pytest.raises(UserError, match=reason):
             load_tokenizer(tmp_path)
+        with pytest.raises(UserError, match="no such file"):
+            load_tokenizer(tmp_path / "missing")
 
 
 class TestSentencePiece:
@@ -318,6 +298,11 @@ class TestSentencePiece:
         assert tokenizer.encode("the path") == library.encode("the path")
         for text in ("the path", " the path", "<Path>\n1: the\n</Path>\nend", "the <Path> end"):
             assert tokenizer.decode(tokenizer.encode_response(text)) == text
+        chat = Tokenizer(
+            tokenizer.backend, Settings(chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
+        )
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the path"}]
+        assert chat.render_chat(messages) == [*chat.encode("a"), *chat.encode_response("the path")]
         tokenizer.save(tmp_path / "saved")
         converted = load_tokenizer(tmp_path / "saved" / "tokenizer.json")
         for text in ("the path", " the path", "12: x"):
