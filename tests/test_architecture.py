@@ -146,6 +146,17 @@ def test_the_table_is_an_order_and_says_what_there_is():
     assert not stale, f"nothing uses these arrows any more, take them out of ARROWS: {stale}"
 
 
+def test_the_documentation_draws_the_table():
+    """docs/architecture.md: every room has a line and imports from lower lines only."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = page.split("## The rooms")[1].split("```")[1].split("\n")
+    height = {name: -number for number, line in enumerate(lines) for name in line.split()}
+    folders = {path.parent.name for path in (ROOT / "mvjax").glob("*/__init__.py")}
+    assert set(height) == folders | {"mvjax_kernels"}
+    for name in height:
+        assert all(height[other] < height[name] for other in ARROWS[name] & height.keys()), name
+
+
 def test_no_module_imports_itself_by_way_of_others():
     assert circles(graph()) == []
 
