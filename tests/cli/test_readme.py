@@ -90,7 +90,7 @@ def test_the_readme_shows_the_verbs():
 
 @pytest.mark.parametrize("command", sorted(RUNNABLE))
 def test_short_commands_run(folder, command, capsys):
-    assert main(shlex.split(command)[1:]) == 0
+    assert main(shlex.split(re.sub(r"--count \d+", "--count 8", command))[1:]) == 0
     assert "error" not in capsys.readouterr().err
     for path in re.findall(r"(?:--output|--picture) (\S+)", command):
         assert (folder / path).exists()
