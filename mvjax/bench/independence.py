@@ -1,6 +1,6 @@
 """How well the lexical checks tell paths that lean on a sibling from independent ones, on the planted set.
 
-The wordings that are reported were not used in writing the rules; those of the tuning part stand beside them.
+The wordings that are reported were not used in writing the rules; those of the tuning part are shown beside them.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Script:
     steps: int
     prompt: tuple[int, ...]
     forced_T: np.ndarray
-    """Per position the token that must stand there; -1: any text."""
+    """Per position the token that must be there; -1: any text."""
     slots: int
     """Slots that prompt and transcript fill."""
     limits: Limits

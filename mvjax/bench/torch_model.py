@@ -135,7 +135,7 @@ def labels_of(batch: Batch) -> np.ndarray:
 
 
 def visible_of(batch: Batch) -> np.ndarray:
-    """bool [B, query, key]: the dense mask that the hidden intervals stand for."""
+    """bool [B, query, key]: the dense mask that the hidden intervals describe."""
     row_T = np.arange(batch.tokens_BT.shape[1])
     visible_BTT = np.broadcast_to(row_T[:, None] >= row_T, (len(batch.tokens_BT), len(row_T), len(row_T))).copy()
     for level in range(batch.hide_start_BET.shape[1]):

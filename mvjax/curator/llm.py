@@ -46,7 +46,7 @@ def curate(problem: Problem, settings: Settings) -> Production:
     if unusable:
         log.findings += unusable
         return _rejected(unusable[0], log)
-    content.distance("", "")  # what is not installed is to be told before anything is spent
+    content.distance("", "")  # a missing package is reported before anything is spent
     asking = Asking(settings.prompts, settings.retries, settings.max_tokens, log)
     pieces = sentences.split(problem.reasoning)
     try:

@@ -84,7 +84,7 @@ class LocalModel:
 
         Args:
             targets: for each sheet the rows that predict, [N], and the token ids that they are to predict, [N].
-            say: told about the progress.
+            say: called with lines about the progress.
         """
         found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sheets)
         rows = [source_N for source_N, _ in targets]

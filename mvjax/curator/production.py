@@ -30,7 +30,7 @@ class Problem:
     answer: str = ""
     """The final answer as graded; "" where there is none to check."""
     attempt: str = ""
-    """What the model told its user after its reasoning; "" where reasoning and answer are one text."""
+    """What the model answered its user after its reasoning; "" where reasoning and answer are one text."""
     source: str = "llm"
     """Where the problem comes from."""
     meta: Mapping[str, Any] = field(default_factory=dict)

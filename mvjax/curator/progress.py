@@ -13,7 +13,7 @@ SHOWN_REASONS = 3
 
 
 def line(totals: Totals) -> str:
-    """Where a run stands, in one line."""
+    """The progress of a run, in one line."""
     seconds = max(totals.seconds, 1e-9)
     parts = [
         f"{totals.done:,}/{totals.total:,} records",
@@ -63,7 +63,7 @@ class LiveLine:
 
 
 class PlainLines:
-    """A line every so many seconds, for logs."""
+    """A line at regular intervals, for logs."""
 
     def __init__(self, console: Console, every: float = 30.0):
         self.every = every

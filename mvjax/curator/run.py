@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FAULT = "fault of mvjax"
 FAILURES = 20
-"""So many calls in a row that failed for good end the run: the endpoint is down, and records should not pay for it."""
+"""Calls in a row that fail for good before the run ends: the endpoint is down, and records should not pay for it."""
 CLOSING = 5.0
 """Seconds that a client may take to close."""
 

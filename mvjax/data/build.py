@@ -36,7 +36,7 @@ from mvjax.files import atomic_path, flush
 from mvjax.tokenizers.tokenizer import Tokenizer
 
 WORKER_BYTES = 2 << 20
-"""A further process pays for its start with so many bytes of input."""
+"""Bytes of input from which a further process is worth its start."""
 MAX_WORKERS = 16
 SECONDS_PER_LINE = 10
 """Between two lines of progress where there is no terminal."""
@@ -56,7 +56,7 @@ def build_store(
     Of several hosts that share the directory one builds; of several processes on a host one builds, the others wait.
 
     Args:
-      path: where it is to stand, `store_path` of these files and this tokenizer.
+      path: where it is to be, `store_path` of these files and this tokenizer.
       files: files of records (JSON lines), in the order in which they are taught.
       tokenizer: with control tags.
       workers: how many processes encode; None: as many as cores and input warrant.

@@ -1,4 +1,4 @@
-"""Which documents stand in which row of which batch: a pure function of seed and position, from the index alone.
+"""Which documents are in which row of which batch: a pure function of seed and position, from the index alone.
 
 Each pass over the records is cut into windows of equally many records, each window packed by itself and its rows put
 in random order; a batch takes the next rows. So a position is (window, row), and everything before it need not be

@@ -135,7 +135,7 @@ class Store:
 
 
 def store_path(files: Iterable[str | Path], tokenizer: Tokenizer, directory: str | Path) -> Path:
-    """Where the store of these files and this tokenizer stands in `directory`, built or not. Its name is a fingerprint
+    """Where the store of these files and this tokenizer is in `directory`, built or not. Its name is a fingerprint
     of the files' contents, the tokenizer (which has the control tags) and the version of what is stored.
 
     Raises:
@@ -161,7 +161,7 @@ def _describe(tokenizer: Tokenizer) -> bytes:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a finished store stands there, each file with the size that it was written with."""
+    """Whether a finished store is there, each file with the size that it was written with."""
     try:
         sizes: Mapping[str, int] = json.loads((path / REPORT).read_text(encoding="utf-8"))["sizes"]
         return all((path / name).stat().st_size == size for name, size in sizes.items())

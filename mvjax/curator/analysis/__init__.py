@@ -1,1 +1,1 @@
-"""What traces and records are like, and what a model's hidden states foretell."""
+"""What traces and records are like, and what a model's hidden states predict."""

@@ -1,4 +1,4 @@
-"""Where in a record something parallel may begin: the ends of its lines, told apart by what follows."""
+"""Where in a record something parallel may begin: the ends of its lines, distinguished by what follows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMPT = -1
 ALIKE = 0.6
 """Share of two lines that must be the same for one to count as the other reworded."""
 CONTAINED = 12
-"""Characters from which a line that stands within another one counts as the same."""
+"""Characters from which a line that occurs within another one counts as the same."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Point:
     """The end of a line (or of the prompt), behind which text follows or a block."""
 
     kind: str
-    """`start`: nothing of the response stands before it; `line`: a line of it does."""
+    """`start`: nothing of the response comes before it; `line`: a line of it does."""
     place: int
     """Index in the text of the newline that ends the line; PROMPT: the end of the prompt."""
     parallel: bool

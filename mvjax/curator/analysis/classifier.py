@@ -18,7 +18,7 @@ STEPS = 50
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well held-out points are told apart."""
+    """How well held-out points are distinguished."""
 
     points: int
     positives: int

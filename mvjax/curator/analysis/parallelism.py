@@ -43,15 +43,15 @@ class Analysis:
     """Branches by kind and case."""
     splits: int = 0
     consecutive: int = 0
-    """Branches of splits that stand in the trace itself, one after the other."""
+    """Branches of splits that are in the trace itself, one after the other."""
     recursive: int = 0
-    """Branches of splits that stand in a branch."""
+    """Branches of splits that are in a branch."""
     splitting: int = 0
     """Branches that themselves split."""
     length: int = 0
     """Of all traces together."""
     in_branches: int = 0
-    """Of that, what stands in branches."""
+    """Of that, what is in branches."""
     left: int = 0
     """Length of all traces if of each split only the longest branch counts."""
     attainable: Counter[float] = field(default_factory=Counter)

@@ -1,15 +1,15 @@
-"""Do a model's hidden states foretell that what follows is parallel?
+"""Do a model's hidden states predict that what follows is parallel?
 
 At each point of a record where a line ends (`branch_points`) the states behind some layers are taken, and a logistic
 regression is to tell the points behind which a block begins from those behind which text goes on. It is judged on
 problems that it has not seen, beside three kinds of chance: the more frequent class, labels that were shuffled, and a
-classifier that sees only what the point's own token and the one before it are and where they stand.
+classifier that sees only what the point's own token and the one before it are and where they are.
 
 What it shows: that the states carry something from which the labels can be read, over and above the place. What it
 does not show: that the model plans to split its work, or would act on it. A state at the end of the prompt holds what
 kind of question was asked, and that alone may tell; and the labels are the curator's, with its errors. Points are ends
 of lines only, so that the token itself says next to nothing; layer 0 (the embedding of the token) is the check of that.
-Points at the start of a response and points between its lines are kept apart, for they are told apart at sight.
+Points at the start of a response and points between its lines are kept apart, for they are easily distinguished.
 """
 
 from __future__ import annotations

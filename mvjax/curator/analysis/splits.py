@@ -51,7 +51,7 @@ def span(trace: Trace) -> int:
 
 
 def splits(trace: Trace, level: int = 0) -> Iterator[tuple[int, Split]]:
-    """All splits, each with the number of branches that it stands in."""
+    """All splits, each with the number of branches that it is in."""
     for part in trace:
         if isinstance(part, Split):
             yield level, part
@@ -62,7 +62,7 @@ def splits(trace: Trace, level: int = 0) -> Iterator[tuple[int, Split]]:
 def of_record(record: Record, measure: Measure = words) -> Trace:
     """The trace of a transcript: its text as it was before Map and Reduce were added.
 
-    Where `meta["kinds"]` does not say of what kind its blocks are, they count as collective sub-tasks: what stands in a
+    Where `meta["kinds"]` does not say of what kind its blocks are, they count as collective sub-tasks: what is in a
     transcript without more is all needed.
 
     Raises:

@@ -12,7 +12,7 @@ from mvjax.curator.text.arithmetic import parse_number
 TAIL = 600
 """Characters at the end of a text in which its answer is looked for where it is not boxed."""
 BOXES = 50
-"""So many boxes of a text, the last ones, are looked at."""
+"""The number of boxes of a text, counted from its end, that are looked at."""
 LONGEST = 100
 """Answers longer than this are not decided on."""
 _ANSWER_IS = re.compile(r"answer(?:\s+is|\s*:)\s*:?\s*(?P<answer>[^\n]+)", re.IGNORECASE)
@@ -48,7 +48,7 @@ def reached(text: str, answer: str) -> bool | None:
 
 
 def boxed_in(text: str) -> list[str]:
-    """What stands in the last of the `\\boxed{...}` of a text; braces within are matched."""
+    """What is in the last of the `\\boxed{...}` of a text; braces within are matched."""
     found = []
     for match in list(re.finditer(r"\\f?boxed\s*\{", text))[-BOXES:]:
         depth = 1

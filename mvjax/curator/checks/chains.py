@@ -1,7 +1,7 @@
 """A block as one sheet on which each of its paths is scored several times, by one forward pass.
 
-Behind the Map stand chains of paths. A path sees what is known, the Map, and what its own chain holds before it;
-positions rise along a chain. So what stands first in a chain is alone, and what follows has siblings.
+Chains of paths follow the Map. A path sees what is known, the Map, and what its own chain holds before it;
+positions rise along a chain. So what is first in a chain is alone, and what follows has siblings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mvjax.language.tags import TEXT
 MOST_KNOWN = 1024
 """Tokens of what is known before the block that the model is shown, the last ones."""
 TRIES = 50
-"""Draws of a number in place of another before one that stands elsewhere in the block is taken."""
+"""Draws of a number in place of another before one that occurs elsewhere in the block is taken."""
 
 
 @dataclass(frozen=True, eq=False)

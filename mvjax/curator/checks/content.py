@@ -17,10 +17,10 @@ CHECK = "content"
 _LABEL = re.compile(r"^[ \t]*[*#-]*[ \t]*(?:(?:[^\W\d]+[ \t]+)?\d{1,2}[):]|\d{1,2}\.(?=\s))", re.MULTILINE)
 """What numbers a case, step or entry of a list: it may go."""
 ENDLESS = 300
-"""So many digits are no number."""
+"""Digits from which on something is not taken for a number."""
 _ENDLESS = re.compile(rf"\d\d{{{ENDLESS - 1},}}")
 MOST = 6
-"""So many numbers are named in a reason at most."""
+"""The most numbers that a reason names."""
 
 
 def distance(a: str, b: str, limit: float = 1.0) -> float:
@@ -42,7 +42,7 @@ def check_path(original: str, written: str, known: Set[Fraction | int], limit: f
     """What a rewritten path lost of its original, or has that is new.
 
     Args:
-      known: values that stand in the question or before the block; a path may use them.
+      known: values that are in the question or before the block; a path may use them.
       limit: largest edit distance between the two, spaces not counted.
     """
     findings = []

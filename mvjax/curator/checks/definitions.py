@@ -16,7 +16,7 @@ _LETTER = (
 _SUB = r"(?:_(?:\{[^{}\n]{1,12}\}|[A-Za-z0-9]{1,12})|[₀-₉]+)?"
 _PLAIN = "[A-Za-z][a-z]+(?![A-Za-z_])"
 SYMBOL = re.compile(rf"{_PLAIN}|(?<![A-Za-z\\_'’])(?P<symbol>{_LETTER}{_SUB})(?![A-Za-z_'’])(?!-[a-z])")
-"""A letter, a Greek one, a letter or short word with a subscript, an abbreviation, wherever it stands.
+"""A letter, a Greek one, a letter or short word with a subscript, an abbreviation, wherever it occurs.
 
 A plain word matches too, without the group `symbol`: so it is passed over at once, not letter by letter.
 """
@@ -129,4 +129,4 @@ NAMING = frozenset(
     """call called calling name naming dub term label labelling christen nickname refer referred write known described
     define defining denote introduce""".split()  # noqa: SIM905
 )
-"""One of these words stands where a quantity gets a name."""
+"""One of these words is used where a quantity gets a name."""

@@ -108,6 +108,6 @@ def _defines(view: View, noun: str, mark: str) -> bool:
 
 
 def _is_told(match: re.Match, known: str) -> bool:
-    """Whether the label stands behind the same words in what every path sees."""
+    """Whether the label follows the same words in what every path sees."""
     before = match.string[: match.start()].split()[-2:]
     return bool(before) and " ".join([*before, match[0]]).lower() in " ".join(known.split()).lower()

@@ -51,7 +51,7 @@ class Symbols:
 
     @cached_property
     def places(self) -> Places:
-        """Where each symbol stands."""
+        """Where each symbol is."""
         return _places(self.text)
 
     @cached_property

@@ -23,7 +23,7 @@ COMMON = frozenset(
 """Numbers that everybody knows, as `Use.key`: units, angles, shares, constants."""
 _ALWAYS = ("60", "100", "1000")
 NEAR = 8
-"""So many different numbers before one may have given it."""
+"""Different numbers before another number that may have given it."""
 _LONG = re.compile(r"[\d,.][\d,.]{30,}")
 _SIGNS = {"·": "*", "∙": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "\\div": "/", "−": "-", "{,}": ","}
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
@@ -101,7 +101,7 @@ class Numbers:
 
     @cached_property
     def first(self) -> dict[str, int]:
-        """Where in `uses` each number stands first."""
+        """Where in `uses` each number occurs first."""
         places: dict[str, int] = {}
         for place, use in enumerate(self.uses):
             places.setdefault(use.key, place)
@@ -131,17 +131,17 @@ class Numbers:
         return _follows(value, own | values_in(self.view.goal) if len(near) < NEAR else own)
 
     def before(self, use: Use) -> str:
-        """What stands before a number in its sentence."""
+        """What comes before a number in its sentence."""
         return self.texts[use.sentence][: use.start]
 
     def calculated(self, use: Use) -> bool:
-        """Whether an equals sign stands before a number, and a calculation before that."""
+        """Whether an equals sign comes before a number, and a calculation before that."""
         equals = _EQUALS.search(self.before(use))
         left = self.before(use)[: equals.start()] if equals else ""
         return any(character.isdigit() for character in left) and _OPERATED.search(left) is not None
 
     def stated(self, use: Use) -> bool:
-        """Whether a number is given as what something is: an equals sign or "is" stands beside it."""
+        """Whether a number is given as what something is: an equals sign or "is" is next to it."""
         before, after = self.before(use), self.texts[use.sentence][use.end :]
         if _STATED.search(before):
             return not re.match(r"\s*[-+*/×÷^]", after)
@@ -244,7 +244,7 @@ def _spread(values: Set[Fraction]) -> Set[Fraction]:
 
 
 def _calculations(text: str) -> Iterator[Fraction]:
-    """Values of the calculations that stand in a text."""
+    """Values of the calculations that are in a text."""
     for match in _CALCULATION.finditer(text):
         if len(match[0]) <= 120 and match[0].count("^") <= 1 and match[0].count("(") <= 20:
             try:

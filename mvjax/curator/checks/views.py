@@ -17,7 +17,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _PLAIN_WORD = re.compile(r"[a-z]+")
 _HEADING = re.compile(r"[*#_]+[^.!?]{0,80}[.:]?[*_]*[.:]?|[^.!?=]{0,60}:")
 _LETTERS = frozenset("BCDEFGHJKLMNOPQRSTUVWXYZbcdefghjklmnopqruvwxyz")
-"""Letters that name something, wherever they stand."""
+"""Letters that name something, wherever they occur."""
 _NAME_A = re.compile(r"[a-z] A\b")
 _STOP = frozenset(
     """the and for are was were has have had been being this that these those there here with from into onto over
@@ -113,7 +113,7 @@ class View:
 
     @cached_property
     def mentions(self) -> Counter[str]:
-        """In how many of the sentences that it says itself each stem stands."""
+        """In how many of the sentences that it says itself each stem occurs."""
         return Counter(word for sentence in self.spoken for word in sentence.content)
 
     @cached_property

@@ -83,7 +83,7 @@ class _Reader:
         return sorted(found)
 
     def leans(self, rule: Rule, match: re.Match, sentence: Sentence, opens: bool) -> bool:
-        """Whether a match leans on a sibling where it stands."""
+        """Whether a match leans on a sibling where it is."""
         words = match[0].strip(" ,.:;")
         if (rule.where != "likeness" and " " in words and words in self.seen) or FORWARD.search(sentence.text):
             return False

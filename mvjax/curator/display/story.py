@@ -133,7 +133,7 @@ def _flow(stages: Mapping[str, Any]) -> Flow:
     count: Counter[str] = Counter()
 
     def flow(structure: Sequence[Any], above: str) -> Flow:
-        """Entries that stand in the block `above`."""
+        """Entries that are in the block `above`."""
         entries: list[Run | Fork] = []
         for entry in structure:
             if isinstance(entry, str):
@@ -185,7 +185,7 @@ def _transcript(outcome: Outcome | None, flow: Flow) -> tuple[Passage | Split, .
 
 
 def _passages(children: Sequence[Any], flow: Flow, labelled: bool = False) -> Iterator[Passage | Split]:
-    """Passages and blocks; where there are as many blocks as forks, each is told which steps it came from."""
+    """Passages and blocks; where there are as many blocks as forks, each gets the steps that it came from."""
     forks = [entry for entry in flow if isinstance(entry, Fork)]
     blocks = [child for child in children if isinstance(child, tree.Block)]
     if len(forks) != len(blocks):

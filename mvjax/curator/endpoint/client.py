@@ -31,9 +31,9 @@ CONNECTING = 15.0
 LOOKING = 30.0
 """Seconds that the list of models may take."""
 AWAY = 8
-"""So many connections in a row that could not be made are no chance."""
+"""Connections that fail in a row before that is no longer taken for chance."""
 REFUSED = 10
-"""An endpoint that refuses so many calls and answers none refuses all."""
+"""Refused calls, with none answered, after which an endpoint is taken to refuse all."""
 GO_ON = "what is done is kept, and the run can be started again and goes on"
 
 

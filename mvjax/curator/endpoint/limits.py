@@ -74,7 +74,7 @@ class Limiter:
         self._not_before = max(self._not_before, self._clock() + seconds)
 
     def _delay(self, tokens: int) -> float:
-        """Seconds until a request of so many tokens may go; 0: now."""
+        """Seconds until a request of this number of tokens may go; 0: now."""
         now = self._clock()
         while self._passed and self._passed[0].time + WINDOW <= now:
             oldest = self._passed.popleft()

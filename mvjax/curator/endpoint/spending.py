@@ -81,7 +81,7 @@ class Prices:
     """Tokens that come back."""
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Of so many tokens."""
+        """Of this number of tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
 
 

@@ -110,7 +110,7 @@ def _candidates(sentence: Sentence):
     asked = "how much" if money else "what percent" if percent else "how many" if noun else "how much"
     stated = re.match(r"(.*?)\b(?:because|since|as)$", clean)
     if stated:
-        # "The record is 1,148 because 287 x 4 = 1,148": the result stands first.
+        # "The record is 1,148 because 287 x 4 = 1,148": the result comes first.
         for number in NUMBER.finditer(stated[1]):
             if parse_number(number[0]) == sentence.calculations[-1].value:
                 start, rest = stated[1][: number.start()], stated[1][number.end() :]
@@ -124,7 +124,7 @@ def _candidates(sentence: Sentence):
 
 
 def _starts(clean: str) -> list[str]:
-    """Beginnings of a goal, cut out of what stands before the calculation: short ones that name their subject first."""
+    """Beginnings of a goal, cut out of what comes before the calculation: short ones that name their subject first."""
     clause = standing_alone(_CLAUSE.sub("", clean, count=1))
     after_so = standing_alone(_SO.split(clean)[-1])
     after_comma = standing_alone(clean.rsplit(", ", 1)[-1])

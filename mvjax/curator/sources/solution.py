@@ -19,7 +19,7 @@ _AMOUNT = rf"\$?+\s*+(?>{NUMBER.pattern})(?:\s*+%)?+"
 _UNIT = r"(?:\s*+(?![xX]\b)[A-Za-z][A-Za-z.'’]*+(?:/[A-Za-z]++)?+){0,3}+"
 _TERM = rf"\(*+{_AMOUNT}{_UNIT}\)*+\s*+"
 _WRITTEN = re.compile(rf"(?=[\d$(.])((?:{_TERM}(?:[-+*/×÷xX−–]\s*+|(?=\()))++{_TERM})=\s*+({_AMOUNT}(?:/\d++)?+)")
-"""A calculation that stands in the text, with up to three words after each number: 3 cups * 2 = 6."""
+"""A calculation that is in the text, with up to three words after each number: 3 cups * 2 = 6."""
 _JOINED_BEFORE = re.compile(
     r"(?:[-+*/×÷=.,(\d%]|(?:\d|%|half|thirds?|quarters?|fifths?)\s+of|\b(?:x|times|per)|/\w+)\s*\$?\(*$", re.IGNORECASE
 )
@@ -148,7 +148,7 @@ def _annotated(content: str, raw: str, match: re.Match) -> Calculation:
 
 
 def _written(text: str) -> list[tuple[str, str]]:
-    """Calculations that stand in the text itself, with their results."""
+    """Calculations that are in the text itself, with their results."""
     return [(_without_units(match[1]), match[2]) for match in _whole(text)]
 
 
@@ -222,7 +222,7 @@ def _step(sentences: list[Sentence], given: Set[Fraction]) -> Step:
 def dependencies(steps: list[Step], question: str) -> tuple[list[set[int]], list[set[int]]]:
     """For each step the earlier steps that it needs: (on any reading, for certain).
 
-    A value that stands in the question as well, or that several earlier steps have produced, may or may not come from
+    A value that is in the question as well, or that several earlier steps have produced, may or may not come from
     each of them: such an edge is in the first graph only. The last step needs all others (it gives the answer).
     """
     given = numbers_in(question)

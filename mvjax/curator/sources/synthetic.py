@@ -313,7 +313,7 @@ def flat(part: Chain | Group, label: str, wording: Wording) -> Iterator[str]:
 
 
 def worked(part: Chain, label: str, wording: Wording) -> str:
-    """What the prompt says of a part, word for word, then its calculation: what a path needs then stands in it."""
+    """What the prompt says of a part, word for word, then its calculation: what a path needs then is in it."""
     return " ".join([*described_part(part, label, wording), solved(part, label, wording)])
 
 

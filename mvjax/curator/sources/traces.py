@@ -37,7 +37,7 @@ class Fields:
     answer: str = ""
     """The final answer; there may be none."""
     attempt: str = ""
-    """What the model told its user after its reasoning; there may be none."""
+    """What the model answered its user after its reasoning; there may be none."""
     meta: tuple[str, ...] = ()
     """Further keys that are kept in the record's `meta`."""
 

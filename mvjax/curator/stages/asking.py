@@ -15,9 +15,9 @@ from mvjax.curator.stages.replies import Faulty, faulty
 Talk = Generator[tuple[Call, ...], tuple[Reply, ...], Any]
 """Yields calls, is sent their replies, returns a result."""
 MOST_FINDINGS = 12
-"""So many findings are sent back at most."""
+"""The most findings that are sent back."""
 CUT_LIMIT = 2000
-"""So many characters of a cut reply are shown to the model again."""
+"""Characters of a cut reply that are shown to the model again."""
 
 
 class EndpointFailed(Exception):
@@ -64,7 +64,7 @@ class Asking:
         return Call(stage, where, messages, schema, self.max_tokens)
 
     def next(self, before: Call, accepted: Any, stage: str, text: str, schema: dict[str, Any]) -> Call:
-        """The call that goes on with a conversation; what was accepted stands for the replies before it."""
+        """The call that goes on with a conversation; what was accepted takes the place of the replies before it."""
         reply = {"role": "assistant", "content": json.dumps(accepted, ensure_ascii=False)}
         messages = (*before.messages, reply, {"role": "user", "content": text})
         return Call(stage, before.where, messages, schema, self.max_tokens)

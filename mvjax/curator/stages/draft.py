@@ -23,7 +23,7 @@ class DraftBlock:
     branches: tuple[Draft, ...]
     """Original sentences and nested blocks of each branch."""
     before: tuple[int, ...]
-    """The sentences of the enclosing segments that stand before it."""
+    """The sentences of the enclosing segments that come before it."""
 
     @property
     def nested(self) -> list[DraftBlock]:
@@ -109,7 +109,7 @@ class _Drafter:
         """Blocks numbered so far, by the block that they are in."""
 
     def draft(self, entries: Sequence[Node | Fork], above: str, before: tuple[int, ...]) -> Draft:
-        """Entries that stand in the block `above`, behind the sentences `before` of the enclosing segments."""
+        """Entries that are in the block `above`, behind the sentences `before` of the enclosing segments."""
         parts: list[tuple[int, ...] | DraftBlock] = []
         here = before
         for entry in entries:
@@ -124,7 +124,7 @@ class _Drafter:
         return tuple(parts)
 
     def block(self, fork: Fork, above: str, before: tuple[int, ...]) -> DraftBlock:
-        """A fork that stands in the block `above`."""
+        """A fork that is in the block `above`."""
         self.count[above] += 1
         number = f"{above}.{self.count[above]}" if above else f"{self.count[above]}"
         branches = tuple(self.draft(branch, number, before) for branch in fork.branches)

@@ -58,7 +58,7 @@ def label(problem: Problem, settings: Settings) -> Production:
 
 
 def read(text: str, count: int) -> list[dict[str, Any]]:
-    """The blocks of a reply about so many sentences: {"kind", "case", "branches": [[first, last], ...]} each.
+    """The blocks of a reply about this number of sentences: {"kind", "case", "branches": [[first, last], ...]} each.
 
     Outer blocks come before those within.
 

@@ -160,7 +160,7 @@ def _entry(line: str, written: Mapping[str, Block | None]) -> str | Block:
     if not (line.startswith("[[") and _MARKER.fullmatch(line)):
         return line
     block = written[line[8:-2]]
-    assert block is not None  # markers stand only for blocks that were written
+    assert block is not None  # markers exist only for blocks that were written
     return block
 
 

@@ -120,7 +120,7 @@ class _Reader:
         self.findings = findings
 
     def entries(self, values: Sequence[Any], above: str) -> Structure:
-        """Entries of a list that stands in the step `above` ("": at the top)."""
+        """Entries of a list that is in the step `above` ("": at the top)."""
         return tuple(
             self.fork(value, above) if isinstance(value, dict) and "parallel" in value else self.node(value, above)
             for value in values

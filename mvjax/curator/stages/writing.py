@@ -16,7 +16,7 @@ from mvjax.curator.stages.replies import Faulty
 from mvjax.curator.text.transcript import Block
 
 GAP = "\n[...]\n"
-"""Stands where a text is shortened."""
+"""Marks where a text is shortened."""
 
 
 class Writer:

@@ -163,7 +163,7 @@ class Store:
         return again
 
     def outcomes(self, order: str | None = None) -> Iterator[tuple[Problem, Outcome]]:
-        """Problems that have ended, with their outcomes, in input order; mixed up by a seed where one is given."""
+        """Problems that have ended, with their outcomes, in input order; shuffled by a seed where one is given."""
         key = "ordinal"
         if order is not None:
             self._database.create_function("place", 1, lambda id: dedup.digest(order, id), deterministic=True)

@@ -1,4 +1,4 @@
-"""Reading texts line by line, no line twice: what stands before a block stands before all later ones too."""
+"""Reading texts line by line, no line twice: what comes before a block comes before all later ones too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LINES, LONGEST = 8192, 2000
-"""So many lines are remembered for each reader, of so many characters at most."""
+"""The most lines that each reader remembers, and the most characters of one."""
 
 
 def by_line(read: Callable[[str], frozenset[T]]) -> Callable[[str], frozenset[T]]:

@@ -9,7 +9,7 @@ from mvjax.language import parse_text, tree
 
 
 def blocks(response: str) -> Iterator[tuple[Block, str]]:
-    """All blocks of a response, outer ones first, each with what stands before it in the segments that hold it.
+    """All blocks of a response, outer ones first, each with what comes before it in the segments that hold it.
 
     Raises:
       TranscriptError: the response breaks the grammar.
@@ -56,7 +56,7 @@ def _body(path: tree.Path) -> Body:
 
 
 def _labelled(text: str) -> str:
-    """What stands behind a label."""
+    """What comes after a label."""
     return text.partition(":")[2].strip()
 
 

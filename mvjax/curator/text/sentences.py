@@ -18,7 +18,7 @@ _CLOSERS = "\"'”’»」』】）)\\]*_"
 _STOPS, _WIDE = ".!?…؟۔।॥։።", "。！？｡"
 _END = re.compile(
     rf"[\n{_STOPS}{_WIDE}](?:"
-    rf"(?<=\n)\s*"  # a line break ends a sentence, whatever stands before it
+    rf"(?<=\n)\s*"  # a line break ends a sentence, whatever comes before it
     rf"|(?<=[{_STOPS}])[{_STOPS}]*[{_CLOSERS}]*\s+"  # these need a space behind them: 3.14 is no end
     rf"|(?<=[{_WIDE}])[{_WIDE}]*[{_CLOSERS}]*\s*)"  # these need none
 )
@@ -26,7 +26,7 @@ _WORD_BEFORE = re.compile(r"[^\s(\[“\"']*$")
 _LETTER = re.compile(r"[^\W_]")
 """Or a digit."""
 _NUMBERING = re.compile(r"\d{1,3}|[a-zA-Z]")
-"""What stands before the full stop of a list's entry."""
+"""What comes before the full stop of a list's entry."""
 
 
 def split(text: str) -> list[str]:
