@@ -1,5 +1,7 @@
 """Plain text, transcripts and tables, on every kind of vocabulary."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from mvjax.errors import UserError
 from mvjax.language.tags import TAGS
-from mvjax.tokenizers import check_model_vocabulary
+from mvjax.tokenizers import Settings, Tokenizer, check_model_vocabulary
 
 KINDS = ["smollm", "bpe_pieces", "unigram_pieces"]
 # Not the qwen2 layout: its normaliser (NFC) changes text by design.
@@ -247,3 +249,12 @@ class TestEnds:
     def test_from_the_file(self, smollm):
         assert smollm.eos_ids == (2, 0)  # declared first, then those known by name
         assert (smollm.bos_id, smollm.pad_id) == (1, 2)
+
+    def test_a_declared_pad_goes_first(self, smollm):
+        declared = Tokenizer(smollm.backend, Settings(eos=smollm.settings.eos, pad=":"))
+        assert declared.pad_id == smollm.backend.find(":") != smollm.pad_id
+
+
+def test_fingerprints_know_where_tokens_end():
+    one, other = (Tokenizer(SimpleNamespace(pieces=lambda p=p: p)) for p in ([b"a", b"bc"], [b"ab", b"c"]))
+    assert one.fingerprint != other.fingerprint
