@@ -39,8 +39,8 @@ class KVArrays(NamedTuple):
     """Keys and values of every slot: a list of [R, K, S, H], one a layer or one [L, R, K, S, H] if scanned; in pages
     [P, K, Z, H], or one [L * P, K, Z, H] if scanned."""
 
-    k: list[jax.Array] | jax.Array
-    v: list[jax.Array] | jax.Array
+    k: Any
+    v: Any
     table: Int[Array, "R M"] | None = None
     """Page of each stretch of each request's stream; None: the streams are contiguous."""
 
@@ -96,23 +96,24 @@ class DecoderStepModel:
 
     def init_kv(self, requests: int, slots: int) -> KVArrays:
         """Empty KV streams of `slots` slots for each of `requests` requests."""
-        config = self.config
-        shape = (requests, config.kv_heads, slots, config.head_dim)
-        if self.unroll:
-            blank = [[jnp.zeros(shape, self.dtype) for _ in range(config.layers)] for _ in range(2)]
-        else:
-            blank = [jnp.zeros((config.layers, *shape), self.dtype) for _ in range(2)]
-        return KVArrays(*blank)
+        return self._zeros((requests, self.config.kv_heads, slots, self.config.head_dim), stack=True)
 
     def init_pages(self, pages: int) -> KVArrays:
         """Empty pages, for all requests together."""
-        config = self.config
-        shape = (config.kv_heads, self.page_size, config.head_dim)
-        if self.unroll:
-            blank = [[jnp.zeros((pages, *shape), self.dtype) for _ in range(config.layers)] for _ in range(2)]
-        else:
-            blank = [jnp.zeros((config.layers * pages, *shape), self.dtype) for _ in range(2)]
-        return KVArrays(*blank)
+        if self.page_size is None:
+            raise ValueError("this model's KV streams are contiguous: it has no pages")
+        return self._zeros((pages, self.config.kv_heads, self.page_size, self.config.head_dim), stack=False)
+
+    def _zeros(self, shape: tuple[int, ...], stack: bool) -> KVArrays:
+        """Arrays of this shape for every layer; scanned layers on their own axis or along the first."""
+        layers = self.config.layers
+
+        def blank():
+            if self.unroll:
+                return [jnp.zeros(shape, self.dtype) for _ in range(layers)]
+            return jnp.zeros((layers, *shape) if stack else (layers * shape[0], *shape[1:]), self.dtype)
+
+        return KVArrays(blank(), blank())
 
     def with_table(self, kv: KVArrays, table_RM: Int[Array, "R M"]) -> KVArrays:
         """The same pages under a page table."""
@@ -165,9 +166,10 @@ class DecoderStepModel:
             if table_RM is None:
                 pairs = zip((k, v), news_TKH)
                 return [array.at[request, :, slot_T].set(new_TKH, mode="drop") for array, new_TKH in pairs]
-            where = table_RM[request][None], jnp.asarray(offset, jnp.int32)[None]
-            news_1TKH = [new_TKH[None] for new_TKH in news_TKH]
-            return mvjax_kernels.write_paged_kv(k, v, *news_1TKH, *where, backend=self.backend)
+            k_1TKH, v_1TKH = (new_TKH[None] for new_TKH in news_TKH)
+            start_1 = jnp.asarray(offset, jnp.int32)[None]
+            pages_1M = table_RM[request][None]
+            return mvjax_kernels.write_paged_kv(k, v, k_1TKH, v_1TKH, pages_1M, start_1, backend=self.backend)
 
         def attend(q_NHT, k, v, table_RM):
             def whole(array):

@@ -52,8 +52,8 @@ class Linear(nnx.Module):
     def __init__(self, weight: ArraySpec, bias: ArraySpec | None, *, param: ParamFactory, placement: Placement | None):
         self.weight = param(weight)
         self.bias = None if bias is None else param(bias)
-        self.lora_a = nnx.data(None)
-        self.lora_b = nnx.data(None)
+        self.lora_a: nnx.LoRAParam | None = nnx.data(None)
+        self.lora_b: nnx.LoRAParam | None = nnx.data(None)
         self.lora_scale = 0.0
         self.axes = weight.axes
         self.placement = placement
@@ -61,7 +61,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         # No `.T`: the transposed weight would be kept for the backward pass, a copy of all where layers are scanned.
         weight = self._whole(self.weight, self.axes, x.dtype)
-        if self.lora_a is None:
+        if self.lora_a is None or self.lora_b is None:
             y = jnp.einsum("...i,oi->...o", x, weight)
         else:
             a = self._whole(self.lora_a, (None, self.axes[1]), x.dtype)
@@ -210,7 +210,7 @@ class TrainingOps:
 
     def attend(self, q: Array, k: Array, v: Array) -> Array:
         placement = self.block.placement
-        attention = mvjax_kernels.attention if placement is None else placement.attention
+        attention: Callable[..., Any] = mvjax_kernels.attention if placement is None else placement.attention
         o_BTNH = attention(q, k, v, self.hide_start_BET, self.hide_end_BET, backend=self.block.backend)
         return o_BTNH.reshape(*o_BTNH.shape[:-2], -1).astype(q.dtype)
 
@@ -260,7 +260,7 @@ class Decoder(nnx.Module):
         self.embed_tokens = VocabularyMatrix(outer["embed_tokens"], **options)
         if config.scan_layers:
             stacked = ParamFactory(rngs, one.dtype, config.layers)
-            self.layers = Block(config, backend, param=stacked, placement=placement)
+            self.layers: Any = Block(config, backend, param=stacked, placement=placement)
         else:
             self.layers = nnx.List([Block(config, backend, **options) for _ in range(config.layers)])
         self.norm = RMSNorm(outer["norm"], config.rms_eps, param=one)

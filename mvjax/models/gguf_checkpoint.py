@@ -79,7 +79,7 @@ def config_from(model: GGUFModel) -> dict[str, Any]:
         raise UserError(f"{where}: sliding windows are not supported")
     if "token_embd.weight" not in tensors:
         raise UserError(f"{where}: 1 tensor missing: token_embd.weight; fetch the model again")
-    config = {
+    config: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.name,
         "vocab_size": tensors["token_embd.weight"].shape[0],

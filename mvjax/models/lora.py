@@ -88,7 +88,7 @@ def merge(decoder: Decoder) -> Decoder:
     The sum is taken in float32 and rounded once to the weights' dtype.
     """
     for _, linear in adaptable(decoder, LINEARS):
-        if linear.lora_a is None:
+        if linear.lora_a is None or linear.lora_b is None:
             continue
         update = linear.lora_scale * (linear.lora_b[...] @ linear.lora_a[...])
         weight = linear.weight[...]
@@ -121,7 +121,7 @@ def save_adapter(
     The file's metadata holds the format, the base model's shape, the LoraConfig and what `metadata` adds (strings;
     the tokenizer's fingerprint belongs under "tokenizer"). It does not matter whether layers were scanned.
     """
-    if not is_adapted(decoder):
+    if decoder.lora is None:
         raise UserError(f"{path}: the model has no adapter to save")
     tensors = {}
     for where, variable in nnx.to_flat_state(nnx.state(decoder, TRAINABLE)):

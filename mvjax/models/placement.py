@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,11 @@ GATHERED = ("embed",)
 Axes = tuple[str | None, ...]
 
 
+def mesh_axes(axis: str | None) -> tuple[str, ...]:
+    """Mesh axes that split a logical axis; none where it is whole everywhere."""
+    return () if axis is None else RULES.get(axis, ())
+
+
 @dataclass(frozen=True)
 class Placement:
     """A mesh and what lies where on it."""
@@ -55,7 +61,7 @@ class Placement:
 
     def parts(self, axis: str | None) -> int:
         """How many parts a logical axis is split into."""
-        return self.size(*RULES.get(axis, ()))
+        return self.size(*mesh_axes(axis))
 
     def size(self, *mesh_axes: str) -> int:
         """Chips along some axes of the mesh."""
@@ -66,7 +72,7 @@ class Placement:
 
     def spec(self, axes: Axes, *, gathered: bool = False) -> PartitionSpec:
         """The partition of an array with these logical axes; `gathered`: as a layer sees its weights."""
-        named = [() if gathered and axis in GATHERED else RULES.get(axis, ()) for axis in axes]
+        named = [() if gathered and axis in GATHERED else mesh_axes(axis) for axis in axes]
         return PartitionSpec(*(names or None for names in named))
 
     def sharding(self, axes: Axes) -> NamedSharding:
@@ -82,7 +88,7 @@ class Placement:
         """UserError where the mesh does not divide a parameter."""
         for size, axis in zip(shape, axes, strict=True):
             if size % self.parts(axis):
-                split = " x ".join(f"{mesh_axis} {self.mesh.shape[mesh_axis]}" for mesh_axis in RULES[axis])
+                split = " x ".join(f"{mesh_axis} {self.mesh.shape[mesh_axis]}" for mesh_axis in mesh_axes(axis))
                 raise UserError(
                     f"mesh: {name} of shape {list(shape)} has an axis {axis!r} of {size}, which does not split over "
                     f"{self.parts(axis)} chips ({split}); choose sizes that divide it"
@@ -140,10 +146,10 @@ class Placement:
         """Multiverse Attention over the mesh; tokens along T are in `split.order`, the intervals in text order."""
         args = (q_BTNH, k_BTKH, v_BTKH, hide_start_BET, hide_end_BET)
         if self.mesh.size == 1:
-            return mvjax_kernels.attention(*args, backend=backend)
+            return cast(Array, mvjax_kernels.attention(*args, backend=backend))
         by_heads = self.splits_heads(q_BTNH.shape[2], k_BTKH.shape[2])
         split = self.split if by_heads else replace(self.split, heads=None)
-        return mvjax_kernels.sharded_attention(*args, split, backend=backend)
+        return cast(Array, mvjax_kernels.sharded_attention(*args, split, backend=backend))
 
     def lookup(self, table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Rows of a matrix whose rows lie over "tensor": each chip looks up its own, the sum has them all."""

@@ -71,7 +71,12 @@ def load_sharded(
         tensors = [cast(name, entries[name], np.dtype(leaf.dtype)) for name in names[path]]
         parameter = Parameter(tuple(leaf.shape), np.dtype(leaf.dtype), tensors, places[path])
         taken = [(name, entries[name].nbytes) for name in names[path]]
-        arrays[path] = parameter.load(limit, lambda i, taken=taken: progress and progress(*taken[i]))
+
+        def done(i: int, taken: list[tuple[str, int]] = taken) -> None:
+            if progress is not None:
+                progress(*taken[i])
+
+        arrays[path] = parameter.load(limit, done)
     if not isinstance(state, nnx.State):
         return arrays
     return nnx.map_state(lambda path, variable: variable.replace(arrays[path]), state)
@@ -151,7 +156,7 @@ class Parameter:
 
         In memory of their own: a training step will write over them.
         """
-        if None in arrays:
+        if sharding is None or None in arrays:
             return jax.device_put(arrays[None].reshape(shard), sharding, may_alias=False)
         # Every axis is split into as many parts as that of the parameter.
         shape = tuple(

@@ -32,7 +32,7 @@ def parts_of(sharding: Sharding | None, shape: tuple[int, ...]) -> tuple[dict[An
     if sharding is None or len(sharding.device_set) == 1:
         return {None: tuple(slice(0, size) for size in shape)}, shape
     indices = sharding.addressable_devices_indices_map(shape)
-    parts = {device: spans(index, shape) for device, index in indices.items()}
+    parts = {device: spans(index, shape) for device, index in indices.items() if index is not None}
     return parts, sharding.shard_shape(shape)
 
 
@@ -101,9 +101,10 @@ def inserter(home: Sharding | None, source: Sharding | None, options: tuple) -> 
     """`insert` for arrays that lie so, compiled."""
 
     def local(whole: jax.Array, chunk: jax.Array, begin: jax.Array) -> jax.Array:
-        begin = list(begin)
+        first = list(begin)
         if source == home:
-            return jax.lax.dynamic_update_slice(whole, chunk, begin + [0] * (whole.ndim - len(begin)))
+            return jax.lax.dynamic_update_slice(whole, chunk, first + [0] * (whole.ndim - len(first)))
+        assert isinstance(home, NamedSharding)
         # Each device has all columns of some rows, `splits` devices those of the rows of one part: they exchange.
         rows, splits = chunk.shape[-2], chunk.shape[-1] // whole.shape[-1]
         axes = axes_of(padded(home, whole.ndim)[-1])
@@ -111,12 +112,12 @@ def inserter(home: Sharding | None, source: Sharding | None, options: tuple) -> 
 
         def write(i: jax.Array, whole: jax.Array) -> jax.Array:
             part = jax.lax.dynamic_slice_in_dim(chunk, i * rows, rows, axis=-2)
-            start = begin[-1] + i * (whole.shape[-2] // splits)
-            return jax.lax.dynamic_update_slice(whole, part, [*begin[:-1], start, 0])
+            start = first[-1] + i * (whole.shape[-2] // splits)
+            return jax.lax.dynamic_update_slice(whole, part, [*first[:-1], start, 0])
 
         return jax.lax.fori_loop(0, splits, write, whole)
 
-    if isinstance(home, NamedSharding):
+    if isinstance(home, NamedSharding) and isinstance(source, NamedSharding):
         specs = (home.spec, source.spec, PartitionSpec())
         local = jax.shard_map(local, mesh=home.mesh, in_specs=specs, out_specs=home.spec, check_vma=False)
     return jax.jit(local, donate_argnums=0, compiler_options=dict(options))

@@ -9,7 +9,8 @@ from pathlib import Path
 from mvjax.errors import UserError
 from mvjax.language.tags import TAGS
 from mvjax.models import from_hf, load_checkpoint
-from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.config import ModelConfig
+from mvjax.models.families import FAMILIES
 
 PREFIX = "shape:"
 
@@ -26,50 +27,8 @@ class Shape:
     """Where the shape is from, in words."""
 
 
-def _qwen2(embed: int, layers: int, heads: int, kv_heads: int, ffn: int, *, head_dim: int = 128, large: bool = False):
-    vocabulary = 152064 if large else 151936
-    sizes = vocabulary, embed, layers, heads, kv_heads, head_dim, ffn
-    config = ModelConfig("qwen2", *sizes, rope_theta=1e6, tied=not large, max_position=32768)
-    return config, 151665
-
-
-def _qwen3(embed: int, layers: int, heads: int, ffn: int, *, kv_heads: int = 8, tied: bool = False):
-    sizes = 151936, embed, layers, heads, kv_heads, 128, ffn
-    return ModelConfig("qwen3", *sizes, rope_theta=1e6, tied=tied, max_position=40960), 151669
-
-
-def _llama3(embed: int, layers: int, heads: int, ffn: int, *, head_dim: int = 128, stretch: float = 8.0):
-    sizes = 128256, embed, layers, heads, 8, head_dim, ffn
-    scaling = RopeScaling(stretch, 1.0, 4.0, 8192)
-    options = {"rope_theta": 5e5, "rope_scaling": scaling, "rms_eps": 1e-5, "max_position": 131072}
-    return ModelConfig("llama", *sizes, tied=stretch > 8, **options), 128256
-
-
-def _smollm2(embed: int, layers: int, heads: int, kv_heads: int, ffn: int):
-    sizes = 49152, embed, layers, heads, kv_heads, 64, ffn
-    return ModelConfig("llama", *sizes, rope_theta=1e5, rms_eps=1e-5, max_position=8192), 49152
-
-
 SHAPES: dict[str, tuple[ModelConfig, int]] = {
-    "qwen2.5-0.5b": _qwen2(896, 24, 14, 2, 4864, head_dim=64),
-    "qwen2.5-1.5b": _qwen2(1536, 28, 12, 2, 8960),
-    "qwen2.5-3b": _qwen2(2048, 36, 16, 2, 11008),
-    "qwen2.5-7b": _qwen2(3584, 28, 28, 4, 18944, large=True),
-    "qwen2.5-14b": _qwen2(5120, 48, 40, 8, 13824, large=True),
-    "qwen2.5-32b": _qwen2(5120, 64, 40, 8, 27648, large=True),
-    "qwen3-0.6b": _qwen3(1024, 28, 16, 3072, tied=True),
-    "qwen3-1.7b": _qwen3(2048, 28, 16, 6144, tied=True),
-    "qwen3-4b": _qwen3(2560, 36, 32, 9728, tied=True),
-    "qwen3-8b": _qwen3(4096, 36, 32, 12288),
-    "qwen3-14b": _qwen3(5120, 40, 40, 17408),
-    "qwen3-32b": _qwen3(5120, 64, 64, 25600),
-    "llama-3.2-1b": _llama3(2048, 16, 32, 8192, head_dim=64, stretch=32.0),
-    "llama-3.2-3b": _llama3(3072, 28, 24, 8192, stretch=32.0),
-    "llama-3.1-8b": _llama3(4096, 32, 32, 14336),
-    "llama-3.1-70b": _llama3(8192, 80, 64, 28672),
-    "smollm2-135m": _smollm2(576, 30, 9, 3, 1536),
-    "smollm2-360m": _smollm2(960, 32, 15, 5, 2560),
-    "smollm2-1.7b": _smollm2(2048, 24, 32, 32, 8192),
+    name: shape for family in FAMILIES.values() for name, shape in family.published().items()
 }
 """Model configuration and number of tokens of the tokenizer, by name."""
 
@@ -89,7 +48,8 @@ def find_shape(model: str, fallback: str = "") -> Shape:
         shape = named(fallback)
         return replace(shape, source=f"{shape.source} ({model or 'no model'} is not here)")
     what = f"{model}: not found" if model else "config: model.path is not set"
-    raise UserError(f"{what}; give --model.path a model's directory, or a published shape such as {PREFIX}qwen2.5-32b")
+    example = PREFIX + next(iter(SHAPES))
+    raise UserError(f"{what}; give --model.path a model's directory, or a published shape such as {example}")
 
 
 def named(name: str) -> Shape:

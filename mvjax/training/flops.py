@@ -44,8 +44,9 @@ KINDS: Mapping[str, str] = {
 
 def peak_flops(devices: Sequence[jax.Device]) -> float | None:
     """Dense bfloat16 operations a second that all devices together could do; None where one is of no known kind."""
-    names = [KINDS.get(device.device_kind) for device in devices]
-    return sum(CHIPS[name].flops for name in names) if all(name in CHIPS for name in names) else None
+    chips = [CHIPS.get(KINDS.get(device.device_kind, "")) for device in devices]
+    known = [chip for chip in chips if chip is not None]
+    return sum(chip.flops for chip in known) if len(known) == len(chips) else None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,13 @@ def place(tmp_path, monkeypatch):
     """A directory with a model, data and a preset for them."""
     monkeypatch.chdir(tmp_path)
     config = tiny_config(hidden_size=32, intermediate_size=64)
-    write_gguf_model(tmp_path / "tiny.gguf", config, tiny_tensors(config), kind="F32")
+    write_gguf_model(
+        tmp_path / "tiny.gguf",
+        config,
+        tiny_tensors(config),
+        kind="F32",
+        change=lambda writer: writer.add_eot_token_id(0),
+    )
     make_records(tmp_path / "data.jsonl")
     (tmp_path / "preset.py").write_text(
         "from mvjax.training.config import TrainConfig\n"
@@ -93,6 +99,8 @@ def test_full_run_in_bfloat16_leaves_a_model_directory(place):
     )
     checkpoint = load_checkpoint(place / "runs" / "tiny" / "model")
     start = load_checkpoint(place / "tiny.gguf")
+    assert start.generation["eos_token_id"] != start.config["eos_token_id"]  # more than the configuration says
+    assert checkpoint.generation == start.generation
     name = "model.layers.0.mlp.up_proj.weight"
     assert np.asarray(checkpoint.tensors[name]).dtype == np.float32
     assert np.abs(np.asarray(checkpoint.tensors[name]) - np.asarray(start.tensors[name])).max() > 1e-3

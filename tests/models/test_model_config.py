@@ -7,7 +7,8 @@ import pytest
 from mvjax.errors import UserError
 from mvjax.models import RopeScaling, from_hf, to_hf
 from mvjax.models.families import FAMILIES
-from mvjax.models.tensors import layer_arrays, parameter_count
+from mvjax.models.hf_config import normalised
+from mvjax.models.tensors import expected_shapes, layer_arrays, parameter_count
 
 SMOLLM2 = {
     "model_type": "llama",
@@ -82,3 +83,38 @@ def test_rope_parameters_of_transformers_5():
 def test_unsupported_models_are_refused_by_name(change, named):
     with pytest.raises(UserError, match=named):
         from_hf(SMOLLM2 | change)
+
+
+@pytest.mark.parametrize(
+    ("family", "absent", "wanted"),
+    [
+        ("qwen3", {"head_dim": None}, {"head_dim": 128}),
+        ("qwen2", {"head_dim": None}, {"head_dim": 64}),
+        ("llama", {"head_dim": None, "num_key_value_heads": None}, {"head_dim": 64, "num_key_value_heads": 9}),
+        ("olmo2", {"rms_norm_eps": None, "max_position_embeddings": None}, {"head_dim": 64}),
+    ],
+)
+def test_absent_keys_mean_the_same_to_the_decoder_and_to_a_file(family, absent, wanted):
+    config = SMOLLM2 | {"model_type": family}
+    config = {key: value for key, value in config.items() if key not in absent}
+    found, file = from_hf(config), normalised(config, "a file")
+    assert (found.head_dim, found.kv_heads) == (file["head_dim"], file["num_key_value_heads"])
+    assert {key: file[key] for key in wanted} == wanted
+    assert from_hf(file) == found
+    assert (found.rms_eps == 1e-5) == (family == "olmo2" or "rms_norm_eps" not in absent)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2"])
+def test_biases_of_the_attention_are_read_where_the_family_has_the_key(family):
+    config = from_hf(SMOLLM2 | {"model_type": family, "attention_bias": True})
+    biased = [name for name in expected_shapes(config) if name.startswith("model.layers.3.") and name.endswith("bias")]
+    assert biased == [f"model.layers.3.self_attn.{side}_proj.bias" for side in "qkvo"]
+    assert to_hf(config)["attention_bias"] is True
+    assert not from_hf(SMOLLM2 | {"model_type": "qwen2", "attention_bias": True}).attention_bias  # no key of its own
+
+
+def test_a_file_may_ask_for_arithmetic_that_only_the_decoder_refuses():
+    config = SMOLLM2 | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    assert normalised(config, "a file")["rope_scaling"] == config["rope_scaling"]
+    with pytest.raises(UserError, match="yarn"):
+        from_hf(config)

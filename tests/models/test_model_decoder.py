@@ -1,15 +1,20 @@
 """The decoder: equal to transformers, scanned as unrolled, documents of a pack apart, paths apart."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from random_trees import token_facts
+from tiny_weights import write_gguf_model
 
 from mvjax.language.layout import lay_out
 from mvjax.language.tags import TAGS
-from mvjax.models import Decoder, from_checkpoint
+from mvjax.models import Decoder, from_checkpoint, from_hf, load_checkpoint
+from mvjax.models.gguf_checkpoint import rope_factors
+from mvjax.models.hf_config import normalised
 from mvjax.models.tensors import parameter_count
 
 TOLERANCE = 2e-5  # of the largest logit, float32
@@ -29,6 +34,25 @@ def test_logits_equal_those_of_transformers(name, scan_layers, fixture_checkpoin
     ids, expected = fixture_expected(name)
     decoder = from_checkpoint(fixture_checkpoint(name), scan_layers=scan_layers)
     close(logits(decoder, ids, *causal(*ids.shape)), expected)
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3", "olmo2"])
+def test_logits_from_a_gguf_file_equal_those_of_transformers(
+    name, fixture_checkpoint, fixture_expected, causal, logits, tmp_path
+):
+    """Rows of Q and K are in the file's order, names are those of the `gguf` package."""
+    ids, expected = fixture_expected(name)
+    checkpoint = fixture_checkpoint(name)
+    config = normalised(checkpoint.config, name)
+    extra = {}
+    if name == "llama3":
+        config["rope_scaling"] = config["rope_scaling"] | {"original_max_position_embeddings": 8192}
+        scaling = from_hf(config).rope_scaling
+        extra = {"rope_freqs.weight": rope_factors(scaling, config["rope_theta"], 8).astype(np.float32)}
+        wanted = from_checkpoint(dataclasses.replace(checkpoint, config=config))
+        expected = logits(wanted, ids, *causal(*ids.shape))
+    path = write_gguf_model(tmp_path / "m.gguf", config, checkpoint.tensors, extra=extra)
+    close(logits(from_checkpoint(load_checkpoint(path)), ids, *causal(*ids.shape)), expected)
 
 
 def test_scanned_equals_unrolled_equals_rematerialised_with_gradients(tiny, tokens, causal):

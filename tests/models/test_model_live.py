@@ -11,7 +11,8 @@ from sharded_models import finish, start
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.language.tags import TAGS
-from mvjax.models import DecoderStepModel, from_checkpoint, load_checkpoint, save_checkpoint, to_checkpoint
+from mvjax.models import DecoderStepModel, from_checkpoint, from_hf, load_checkpoint, save_checkpoint, to_checkpoint
+from mvjax.models.families import FAMILIES
 from mvjax.models.load import load_with_tags
 
 pytestmark = pytest.mark.slow
@@ -41,6 +42,39 @@ def test_transformers_loads_what_is_saved_and_agrees(name, fixture_checkpoint, t
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
     ids = np.random.default_rng(7).integers(3, 96, (3, 70)).astype(np.int32)
     compare(decoder, model.eval(), ids, causal)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2"])
+def test_biases_of_the_attention_equal_those_of_transformers(family, tmp_path, causal):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    config = transformers.AutoConfig.for_model(
+        family, **sizes, num_attention_heads=4, num_key_value_heads=2, attention_bias=True, pad_token_id=0
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(tmp_path / "model")
+    decoder = from_checkpoint(load_checkpoint(tmp_path / "model"))
+    compare(decoder, model, np.random.default_rng(7).integers(3, 96, (2, 40)).astype(np.int32), causal)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family):
+    """A configuration with the sizes alone, and one with null where transformers allows it."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 96, "hidden_size": 4096, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 32}
+    for change in ({}, {"num_key_value_heads": None}, {"rope_theta": 5e4}):
+        theirs = transformers.AutoConfig.for_model(family, **sizes, **change)
+        ours = from_hf({"model_type": family, **sizes, **change})
+        heads = theirs.num_attention_heads
+        width = getattr(theirs, "head_dim", None) or theirs.hidden_size // heads
+        assert (ours.heads, ours.kv_heads, ours.head_dim) == (heads, theirs.num_key_value_heads, width)
+        assert (ours.rms_eps, ours.max_position) == (theirs.rms_norm_eps, theirs.max_position_embeddings)
+        assert (ours.tied, ours.rope_theta) == (theirs.tie_word_embeddings, theirs.rope_parameters["rope_theta"])
+        assert ours.attention_bias == getattr(theirs, "attention_bias", False)
 
 
 def test_transformers_loads_what_a_mesh_exports(tmp_path, causal):

@@ -22,7 +22,11 @@ from mvjax.models import (
 from mvjax.models.low_rank import folded, folds, low_rank
 
 CONFIG = LoraConfig(rank=3, alpha=6.0, tag_ids=(5, 9, 60))
-SHAPES = [{"scan_layers": True}, {"scan_layers": False, "tied": False, "family": "qwen2"}]
+SHAPES = [
+    {"scan_layers": True},
+    {"scan_layers": False, "tied": False, "family": "qwen2"},
+    {"tied": False, "family": "olmo2"},
+]
 
 
 def adapted(decoder, config=CONFIG, seed=3):

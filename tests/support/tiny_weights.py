@@ -14,20 +14,6 @@ TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-GGUF_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-GGUF_LAYER = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def tiny_config(family="llama", *, tied=True, **changes):
@@ -65,13 +51,10 @@ def permuted(rows, heads):
     return rows.reshape(heads, 2, len(rows) // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def gguf_name(name):
-    """The GGUF name of a Hugging Face tensor."""
-    stem, kind = name.rsplit(".", 1)
-    if stem.startswith("model.layers."):
-        number, part = stem.removeprefix("model.layers.").split(".", 1)
-        return f"blk.{number}.{GGUF_LAYER[part]}.{kind}"
-    return f"{GGUF_TOP[stem]}.{kind}"
+def gguf_name(name, family):
+    """The GGUF name of a Hugging Face tensor, as the `gguf` package has it."""
+    architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == family)
+    return gguf.get_tensor_name_map(architecture, 64).get_name(name, try_suffixes=(".weight", ".bias"))
 
 
 def write_gguf_model(path: Path, config, tensors, *, kind="F32", raw=(), extra=(), change=None, skip=()):
@@ -103,18 +86,18 @@ def write_gguf_model(path: Path, config, tensors, *, kind="F32", raw=(), extra=(
     block = gguf.GGML_QUANT_SIZES[storage][0]
     for name, array in tensors.items():
         if name in raw:
-            writer.add_tensor(gguf_name(name), raw[name], raw_dtype=storage)
+            writer.add_tensor(gguf_name(name, family), raw[name], raw_dtype=storage)
             continue
         if family == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
             array = permuted(array, heads)
         array = np.ascontiguousarray(array, dtype=np.float32)
         if kind in ("F32", "F16") and array.ndim == 2:
-            writer.add_tensor(gguf_name(name), array.astype(np.float32 if kind == "F32" else np.float16))
+            writer.add_tensor(gguf_name(name, family), array.astype(np.float32 if kind == "F32" else np.float16))
         elif array.ndim == 2 and array.shape[1] % block == 0 and not raw:
-            writer.add_tensor(gguf_name(name), gguf.quants.quantize(array, storage), raw_dtype=storage)
+            writer.add_tensor(gguf_name(name, family), gguf.quants.quantize(array, storage), raw_dtype=storage)
         else:
-            writer.add_tensor(gguf_name(name), array)
+            writer.add_tensor(gguf_name(name, family), array)
     for name, array in extra.items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()

@@ -71,7 +71,9 @@ def test_a_whole_model_in_each_type_that_can_be_written(tmp_path, kind):
         np.testing.assert_allclose(loaded.tensors[name], expected, rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("qwen2", False), ("qwen3", True)])
+@pytest.mark.parametrize(
+    ("family", "tied"), [("llama", True), ("llama", False), ("qwen2", False), ("qwen3", True), ("olmo2", False)]
+)
 def test_the_configuration_of_each_architecture(tmp_path, family, tied):
     config = tiny_config(family, tied=tied, vocab_size=8)
     tensors = tiny_tensors(config)
@@ -290,6 +292,9 @@ def test_models_that_are_not_supported_are_named(tmp_path, small):
         load_checkpoint(path)
     path = write_gguf_model(tmp_path / "b.gguf", config, tensors, change=lambda w: w.add_expert_count(8))
     with pytest.raises(UserError, match="mixtures of experts"):
+        load_checkpoint(path)
+    path = write_gguf_model(tmp_path / "w.gguf", config, tensors, change=lambda w: w.add_sliding_window(64))
+    with pytest.raises(UserError, match="sliding windows are not supported"):
         load_checkpoint(path)
     path = write_gguf_model(
         tmp_path / "c.gguf",

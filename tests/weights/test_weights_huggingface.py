@@ -41,7 +41,9 @@ def edit(path, **changes):
     path.write_text(json.dumps({key: item for key, item in value.items() if item is not None}))
 
 
-@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("qwen2", False), ("qwen3", True)])
+@pytest.mark.parametrize(
+    ("family", "tied"), [("llama", True), ("llama", False), ("qwen2", False), ("qwen3", True), ("olmo2", False)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_keeps_every_bit(tmp_path, family, tied, dtype):
     config = tiny_config(family, tied=tied, vocab_size=20)
@@ -64,10 +66,26 @@ def test_shards_hold_at_most_the_size_asked_for_or_one_tensor(tmp_path, most):
     files = sorted(path.name for path in (tmp_path / "m").glob("*.safetensors"))
     assert files == sorted(set(index["weight_map"].values()))
     assert files == [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    sizes, first = [], []
     for file in files:
-        shard = load_file(tmp_path / "m" / file)
-        assert sum(array.nbytes for array in shard.values()) <= most or len(shard) == 1
+        shard = [tensors[name].nbytes for name, place in index["weight_map"].items() if place == file]
+        assert set(load_file(tmp_path / "m" / file)) == {n for n, p in index["weight_map"].items() if p == file}
+        assert sum(shard) <= most or len(shard) == 1
+        sizes.append(sum(shard))
+        first.append(shard[0])
+    for size, after in zip(sizes, first[1:]):
+        assert size + after > most  # no smaller than need be
     equal(load_checkpoint(tmp_path / "m").tensors, tensors)
+
+
+def test_a_shard_is_filled_to_the_last_byte(tmp_path):
+    config = tiny_config(vocab_size=20)
+    tensors = tiny_tensors(config)
+    sizes = [array.nbytes for array in tensors.values()]
+    save_checkpoint(tmp_path / "exact", Checkpoint(config, tensors), max_shard_bytes=sum(sizes[:4]))
+    save_checkpoint(tmp_path / "less", Checkpoint(config, tensors), max_shard_bytes=sum(sizes[:4]) - 1)
+    counts = [len(load_file(min((tmp_path / name).glob("*.safetensors")))) for name in ("exact", "less")]
+    assert counts == [4, 3]
 
 
 def test_a_smaller_model_saved_over_a_sharded_one_leaves_no_old_shard(tmp_path):

@@ -28,5 +28,8 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Keys of config.json that are the family's own, or that have another default than in the other families: the
     value that `transformers` takes where the key is absent."""
+    published: Callable[[], dict[str, tuple[ModelConfig, int]]] = dict
+    """Makes the shapes of published models, for planning before anything is downloaded: configuration and number of
+    tokens of the tokenizer, by name."""
     gguf_interleaved: bool = False
     """GGUF files hold the rows of Q and K in another order: rotary pairs beside each other, not half a head apart."""

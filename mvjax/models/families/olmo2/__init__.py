@@ -33,10 +33,26 @@ def layer(ops: LayerOps, x: Array) -> Array:
     return x + ops.norm("post_feedforward_layernorm", ops.sublayer(lambda x: feed_forward(ops, x), x))
 
 
+def published() -> dict[str, tuple[ModelConfig, int]]:
+    """OLMo-2 1124 and 0325."""
+
+    def shape(embed: int, layers: int, heads: int, kv_heads: int, ffn: int):
+        sizes = 100352, embed, layers, heads, kv_heads, 128, ffn
+        return ModelConfig("olmo2", *sizes, rope_theta=5e5, tied=False, max_position=4096), 100278
+
+    return {
+        "olmo2-1b": shape(2048, 16, 16, 16, 8192),
+        "olmo2-7b": shape(4096, 32, 32, 32, 11008),
+        "olmo2-13b": shape(5120, 40, 40, 40, 13824),
+        "olmo2-32b": shape(5120, 64, 40, 8, 27648),
+    }
+
+
 OLMO2 = Family(
     name="olmo2",
     architecture="Olmo2ForCausalLM",
     layer_arrays=layer_arrays,
     layer=layer,
+    published=published,
     defaults={"attention_bias": False, "rms_norm_eps": 1e-5},
 )
