@@ -45,10 +45,10 @@ def bar(logits_WV: Float[Array, "W V"], barred_WV: Bool[Array, "W V"]) -> tuple[
     """Logits with barred tokens at -inf, and whether a token can be drawn from each row.
 
     It can where no open (not barred) logit is NaN or +inf and at least one is finite. A model may mask tokens with
-    -inf; they are never drawn. What stands at barred tokens does not matter. One maximum tells it all: XLA's passes NaN
-    on, and unlike a reduction of booleans it is vectorised on CPUs.
+    -inf; they are never drawn. What stands at barred tokens does not matter. One maximum says it all, since NaN becomes
+    +inf before it: maxima need not pass NaN on (XLA's on CPUs do not), and reductions of booleans are slow there.
     """
-    open_WV = jnp.where(barred_WV, -jnp.inf, logits_WV)
+    open_WV = jnp.where(barred_WV, -jnp.inf, jnp.where(logits_WV < jnp.inf, logits_WV, jnp.inf))
     return open_WV, jnp.isfinite(jnp.max(open_WV, axis=1))
 
 
