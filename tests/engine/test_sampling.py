@@ -214,6 +214,17 @@ def test_rows_that_a_token_can_be_drawn_from(logits, barred, finite):
             assert tokens_W[1] == 3  # The row beside it does not notice.
 
 
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_one_bad_logit_is_found_wherever_it_stands(bad):
+    logits_WV = np.random.default_rng(2).normal(size=(300, 300)).astype(np.float32)
+    none_WV = np.zeros(logits_WV.shape, bool)
+    judge = jax.jit(sampling.bar)
+    assert np.asarray(judge(logits_WV, none_WV)[1]).all()
+    np.fill_diagonal(logits_WV, bad)
+    assert not np.asarray(judge(logits_WV, none_WV)[1]).any()
+    assert np.asarray(judge(logits_WV, np.eye(300, dtype=bool))[1]).all()
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks into the program that the CPU compiler makes")
 def test_the_vocabulary_is_not_sorted():
     params = jax.tree.map(lambda value: np.full(2, value), on_device(SamplingParams()))
