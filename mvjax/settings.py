@@ -1,4 +1,4 @@
-"""Settings: dataclasses whose bounds stand beside each field, and that may hold sections of further settings."""
+"""Settings: dataclasses whose bounds are beside each field, and that may hold sections of further settings."""
 
 from __future__ import annotations
 

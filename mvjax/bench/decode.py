@@ -17,7 +17,7 @@ from mvjax.bench.timing import Spread, alternate, ratios
 
 TORCH_BAR, ROWS_BAR = 2.0, 3.7
 TORCH = 0
-"""Stands for transformers among the row counts."""
+"""Marks transformers among the row counts."""
 LLAMA_CPP = 104.0
 """Tokens/s of llama.cpp's single stream on the 4-bit file of SmolLM2-135M, on two cores; not measured here."""
 PAUSE = 0.2

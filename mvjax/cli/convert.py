@@ -40,7 +40,7 @@ class ConvertArguments:
     tokenizer: bool = True
     """Carry the tokenizer along."""
     overwrite: bool = False
-    """Replace a model that stands at the target: its whole directory."""
+    """Replace a model that is at the target: its whole directory."""
 
 
 def main(argv: list[str]) -> int:

@@ -32,7 +32,7 @@ def segment_colours(n_segments: int) -> np.ndarray:
 
 
 def mask_pixels(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The mask as uint8[P, P, 3], rows see columns, and the token that each pixel stands for, int[P].
+    """The mask as uint8[P, P, 3], rows see columns, and the token that each pixel shows, int[P].
 
     A token has several pixels where there is room; where there are more tokens than pixels, every n-th is shown, so
     memory does not grow with the square of the length.

@@ -40,7 +40,7 @@ class Collective:
     count: float
     """How many a chip takes part in, in one run of the program."""
     nbytes: float
-    """Bytes that a chip sends for them where the members of a group stand in a ring."""
+    """Bytes that a chip sends for them where the members of a group form a ring."""
 
 
 def collectives(

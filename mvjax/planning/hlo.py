@@ -124,7 +124,7 @@ def _parse(program: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 class Place(NamedTuple):
-    """An instruction and the computation that it stands in."""
+    """An instruction and the computation that it is in."""
 
     computation: str
     instruction: Instruction

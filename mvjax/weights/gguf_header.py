@@ -38,7 +38,7 @@ class TensorInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What stands before the weights."""
+    """What comes before the weights."""
 
     metadata: dict[str, Any]
     """Values by key. Arrays of more than 4096 elements (vocabularies) are left out."""
