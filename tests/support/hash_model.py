@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
+@np.errstate(over="ignore")  # it is arithmetic modulo 2^32
 def mix(a, b, np=np):
     """Hash two uint32 arrays into one, alike in NumPy and jax.numpy."""
     x = a * np.uint32(0x9E3779B1) + (b * np.uint32(0x85EBCA77) ^ np.uint32(0x27D4EB2F))
