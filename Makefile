@@ -83,7 +83,7 @@ bench: $(VENV)/.slow $(MODEL) ## figures of the results table, written to runs/b
 bench-kernels: $(AOT_VENV)/.aot ## memory and work of the TPU kernels beside splash attention, without a TPU
 	$(AOT_ENV) $(AOT_VENV)/bin/mvjax bench kernels --output runs/bench
 
-lint: $(VENV)/.lint ## check style
+lint: $(VENV)/.lint types ## check style and types
 	$(BIN)/ruff check mvjax kernels tests configs launch
 	$(BIN)/ruff format --check mvjax kernels tests configs launch
 
