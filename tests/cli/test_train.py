@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,13 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 from mvjax.cli.main import main
 from mvjax.data.records import Record, write_records
 from mvjax.errors import UserError
-from mvjax.models import load_adapter, load_checkpoint, merge
+from mvjax.models import load_adapter, load_checkpoint, merge, save_checkpoint
 from mvjax.models.load import load_with_tags
+from mvjax.tokenizers import load_tokenizer
+from mvjax.training import train as training
+from mvjax.training.config_file import load_config
+from mvjax.training.distributed import HostSync
+from mvjax.training.mesh import make_placement
 
 ROOT = Path(__file__).parents[2]
 RESPONSE = (
@@ -83,23 +90,18 @@ def test_lora_run_leaves_an_adapter_that_changes_the_model(place, capsys):
 
 
 def test_full_run_in_bfloat16_leaves_a_model_directory(place):
-    assert (
-        train(
-            "preset.py",
-            "--lora.rank",
-            0,
-            "--model.dtype",
-            "bfloat16",
-            "--data.form",
-            "autoregressive",
-            "--steps.total",
-            2,
-        )
-        == 0
-    )
-    checkpoint = load_checkpoint(place / "runs" / "tiny" / "model")
+    """From a directory without a tokenizer; the base model's generation_config.json goes with the trained one."""
     start = load_checkpoint(place / "tiny.gguf")
     assert start.generation["eos_token_id"] != start.config["eos_token_id"]  # more than the configuration says
+    start = replace(start, generation=start.generation | {"temperature": 0.25})
+    save_checkpoint(place / "base", start)
+    options = ("--lora.rank", 0, "--model.dtype", "bfloat16", "--data.form", "autoregressive", "--steps.total", 2)
+    paths = ("--model.path", "base", "--model.tokenizer", "tiny.gguf", "--data.store", "encoded")
+    assert train("preset.py", *options, *paths) == 0
+    assert [path.is_dir() for path in (place / "encoded").iterdir() if not path.name.startswith(".")] == [True]
+    assert not (place / "runs" / ".tokens").exists()
+    trained = place / "runs" / "tiny" / "model"
+    checkpoint = load_checkpoint(trained)
     assert checkpoint.generation == start.generation
     name = "model.layers.0.mlp.up_proj.weight"
     assert np.asarray(checkpoint.tensors[name]).dtype == np.float32
@@ -117,10 +119,7 @@ def test_passes_decide_the_steps_and_restart_and_overrides_work(place, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: runs/other: this run was started with another configuration (steps.passes was 1")
     assert error.count("\n") == 1
-    assert (
-        train("preset.py", "--steps.total", 0, "--steps.passes", 2, "--data.repeat", 2, "--name", "other", "--restart")
-        == 0
-    )
+    assert train("preset.py", *passes, 2, "--restart") == 0
     more = json.loads((place / "runs/other/metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert 1 < steps < more
 
@@ -169,6 +168,9 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
         (["preset.py", "--data.curriculum", "0.5", "2"], "data.curriculum = (0.5, 2.0) must be a tuple"),
         (["preset.py", "--data.repeat", "1", "2"], "data.repeat = (1, 2) must have one number"),
         (["preset.py", "--name", "a/b"], "name = 'a/b' must be a plain directory name"),
+        (["bare.py"], "config: model.path is not set; give --model.path"),
+        (["bare.py", "--model.path", "tiny.gguf"], "config: data.files is not set; give --data.files"),
+        (["preset.py", "--model.tokenizer", "gone.model"], "gone.model"),
         (["preset.py", "--model.path", "gone.gguf"], "gone.gguf"),
         (["preset.py", "--data.files", "gone.jsonl"], "gone.jsonl"),
         (["preset.py", "--data.row-length", "32"], "more than the row of 32"),
@@ -180,6 +182,7 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
 )
 def test_mistakes_are_one_line_and_status_2(place, capsys, arguments, message):
     (place / "empty.py").write_text("x = 1\n")
+    (place / "bare.py").write_text("from mvjax.training.config import TrainConfig\nconfig = TrainConfig()\n")
     (place / "wrong.py").write_text("from mvjax.training.config import TrainConfig\nconfig = TrainConfig(stepz=3)\n")
     assert train(*arguments) == 2
     out = capsys.readouterr()
@@ -187,6 +190,37 @@ def test_mistakes_are_one_line_and_status_2(place, capsys, arguments, message):
     assert message in out.err
     assert out.err.count("\n") == 1
     assert not set((place / "runs").glob("*")) - {place / "runs" / ".tokens"}  # The encoded records may stay.
+
+
+def test_what_the_configuration_says_of_data_reaches_the_pipeline(place):
+    data = {"curriculum": (0.5, 0.25), "repeat": (3,), "equal_records": True, "max_bad_share": 0.25, "rows": 4}
+    config = load_config(Path("preset.py")).replace(seed=5, data={**data, "row_length": 256, "levels": 3})
+    tokenizer = load_tokenizer("tiny.gguf").with_control_tags()
+    dataset = training.load_data(config, tokenizer, make_placement(config.mesh), HostSync())
+    wanted = {"row_length": 256, "rows": 4, "levels": 3, "shares": (0.5, 0.25), "seed": 5}
+    assert vars(dataset.config).items() >= (wanted | {"equal_records": True, "max_bad_share": 0.25}).items()
+    assert dataset.schedule.curriculum.length == 3 * 12
+    sequential = config.replace(data={"form": "autoregressive"})
+    assert training.load_data(sequential, tokenizer, make_placement(config.mesh), HostSync()).config.shares == (0.0,)
+
+
+def test_what_the_configuration_says_of_samples_reaches_the_sampler(place, monkeypatch):
+    def fit(*_, make_sampler, **__):
+        raise UserError(repr(make_sampler.keywords))
+
+    monkeypatch.setattr(training, "fit", fit)
+    output = {"sample_every": 7, "sample_prompt": "Why?", "sample_tokens": 9}
+    config = load_config(Path("preset.py")).replace(output=output, data={"form": "autoregressive"})
+    wanted = {"every": 7, "prompt": "Why?", "tokens": 9, "form": "autoregressive", "dtype": "float32"}
+    with pytest.raises(UserError, match=re.escape(repr(wanted))):
+        training.train(config)
+
+
+def test_passes_decide_the_steps_where_none_are_given(place):
+    few = ("--steps.total", 0, "--data.repeat", 2, "--name")
+    assert train("preset.py", *few, "one") == train("preset.py", *few, "three", "--steps.passes", 3) == 0
+    one, three = (len((place / "runs" / name / "metrics.jsonl").read_text().splitlines()) for name in ("one", "three"))
+    assert 1 <= one < three
 
 
 def test_malformed_records_are_left_out_and_too_many_end_the_run(place, capsys):
@@ -209,8 +243,6 @@ def test_help_lists_every_field_with_its_meaning_and_the_presets_value(place, ca
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_presets_load_and_say_how_they_are_run(preset):
-    from mvjax.training.config_file import load_config
-
     config = load_config(preset).validate()
     assert config.name == preset.stem
     assert f"mvjax train configs/{preset.name}" in preset.read_text()
@@ -218,8 +250,6 @@ def test_presets_load_and_say_how_they_are_run(preset):
 
 
 def test_twins_differ_in_form_alone():
-    from mvjax.training.config_file import load_config
-
     demo, twin = (load_config(ROOT / "configs" / f"{name}.py") for name in ("demo", "demo_autoregressive"))
     assert twin.replace(name=demo.name, data={"form": demo.data.form}) == demo
 
