@@ -139,10 +139,14 @@ def options():
         print(path.read_text(encoding="utf-8"))
 
 
+OF_OTHERS = {"--jaxtyping-packages"}
+"""Options of programs that are not ours: pytest's."""
+
+
 def test_options_exist(capsys):
     options()
     known = set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", capsys.readouterr().out))
-    known |= {"--no-" + flag[2:] for flag in known}
+    known |= {"--no-" + flag[2:] for flag in known} | OF_OTHERS
     unknown = {
         (page, flag)
         for page, text in GUIDES.items()
