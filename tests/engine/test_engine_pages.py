@@ -163,6 +163,21 @@ def test_the_padding_of_a_prompt_needs_no_pages():
         np.testing.assert_array_equal(one.tokens, other.tokens)
 
 
+def test_a_prompt_longer_than_the_streams_gets_its_pages_first():
+    """The streams must grow for it, beside a request that runs; only then are its pages reserved and written."""
+    sizes = SIZES | {"stream_step": 64}
+    growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**sizes, pages=30))
+    limits = Limits(max_new_tokens=40)
+    prompts = [[20, 21], [22 + n % 9 for n in range(150)]]
+    numbers = [growing.submit(prompts[0], limits=limits)]
+    results = {result.request: result for result in growing.step()}
+    numbers.append(growing.submit(prompts[1], limits=limits))
+    while growing.busy:
+        results |= {result.request: result for result in growing.step()}
+    wanted = engine(None).generate(prompts, limits=limits)
+    assert [results[number].tokens.tolist() for number in numbers] == [result.tokens.tolist() for result in wanted]
+
+
 def test_no_pages_are_refused():
     with pytest.raises(UserError, match="pages is 0; give 1 or more"):
         EngineConfig(pages=0)
