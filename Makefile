@@ -6,6 +6,8 @@ DOWNLOADS ?= downloads
 AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
 FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
+# Annotated shapes and types are checked where these packages are called.
+CHECKED := --jaxtyping-packages=mvjax.language,mvjax.engine,mvjax.models,mvjax_kernels,checked_types.check
 BIN := $(VENV)/bin
 ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench display cli \
 	launch packaging
@@ -59,10 +61,10 @@ docs-pictures: $(MODEL) ## draw the documentation's pictures from a run of the d
 	$(BIN)/mvjax inspect docs/demo.txt --tokenizer $(MODEL) --picture docs/mask.png
 
 test: $(VENV)/.test ## the fast test suite
-	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" -n 2 --dist loadgroup
+	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) -n 2 --dist loadgroup
 
 $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
-	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" tests/$*
+	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) tests/$*
 
 test-wheel: $(VENV)/.test ## install the wheel into an empty environment and use it there
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow tests/packaging
