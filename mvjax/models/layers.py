@@ -8,7 +8,7 @@ made of these functions, or of its own where it differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
+@runtime_checkable
 class LayerOps(Protocol):
     """What a layer is made of; modules are named as in `mvjax.models.arrays`."""
 
