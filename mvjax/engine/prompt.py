@@ -21,11 +21,11 @@ class Prompt:
 
     tokens: Sequence[int]
     """Token ids; the last one is the first that the engine feeds step by step."""
-    positions: Int[np.ndarray, "T"] | None = None
-    """Rotary position of each token; None: 0, 1, ... The last token's is the largest."""
-    hide_start: Int[np.ndarray, "E T"] | None = None
-    """Half-open intervals of rows, one per token and nesting level, from which the token is hidden; None: none."""
-    hide_end: Int[np.ndarray, "E T"] | None = None
+    positions: np.ndarray | None = None
+    """Rotary position of each token, int[T]; None: 0, 1, ... The last token's is the largest."""
+    hide_start: np.ndarray | None = None
+    """Half-open intervals of rows, int[E, T], from which each token is hidden; None: none. `validate` judges what is given."""
+    hide_end: np.ndarray | None = None
 
     @property
     def laid_out(self) -> bool:

@@ -43,7 +43,8 @@ def read_tree(where: Path) -> dict[str, LazyTensor]:
     checkpointer = ocp.PyTreeCheckpointer()
     try:
         metadata = checkpointer.metadata(where).item_metadata
-        assert metadata is not None
+        if metadata is None:
+            raise ValueError("without metadata")
         leaves = metadata.tree
         rows = row_readers(where)
         return {

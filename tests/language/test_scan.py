@@ -278,7 +278,8 @@ def test_nesting_has_a_limit():
 def test_without_known_separators_text_is_not_judged():
     text = f"<Parallel> ~ {GOAL} well <Path> ~ 1: a ~ </Path> ~ <Path> ~ 2: b ~ </Path> ~ {REDUCE}"
     layout = laid_out(text, known_separators=False)
-    assert not layout.loss[tokens_of(text).index("well")]
+    well = tokens_of(text).index("well")
+    assert (layout.loss[well - 1], layout.loss[well]) == (False, True)
 
 
 def test_faults_are_collected():
