@@ -24,7 +24,7 @@ class Prompt:
     positions: np.ndarray | None = None
     """Rotary position of each token, int[T]; None: 0, 1, ... The last token's is the largest."""
     hide_start: np.ndarray | None = None
-    """Half-open intervals of rows, int[E, T], from which each token is hidden; None: none. `validate` judges what is given."""
+    """Half-open intervals of rows, int[E, T], from which each token is hidden; None: none."""
     hide_end: np.ndarray | None = None
 
     @property
