@@ -27,23 +27,23 @@ $(VENV)/bin/python $(AOT_VENV)/bin/python:
 	$(PYTHON) -m venv $(@D)/..
 
 # One call of pip each; an environment with more than is needed will do.
-$(VENV)/.core: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.core: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $(VENV)/.core $@
 
-$(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.lint: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $(VENV)/.core $(VENV)/.test $@
 
-$(VENV)/.slow: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.slow: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[test,torch,bench]'
 	@touch $(VENV)/.core $(VENV)/.test $@
 
-$(AOT_VENV)/.aot: pyproject.toml | $(AOT_VENV)/bin/python
+$(AOT_VENV)/.aot: setup.cfg pyproject.toml | $(AOT_VENV)/bin/python
 	$(AOT_VENV)/bin/pip install --quiet --editable '.[test,aot,bench]'
 	@touch $@
 

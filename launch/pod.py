@@ -19,7 +19,7 @@ from typing import IO
 from common import AGAIN, FINISHED, INTERRUPTED, ROOT, UserError, forwarded_settings, overall_status, say, setting
 from processes import CRASH_GRACE, Signals
 
-SHIPPED = ("mvjax", "kernels", "configs", "launch", "pyproject.toml", "README.md", "LICENSE")
+SHIPPED = ("mvjax", "kernels", "configs", "launch", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 """What the workers get."""
 
 LOCK = "runs/.launch-lock"

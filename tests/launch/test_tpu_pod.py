@@ -316,7 +316,7 @@ def test_setup_brings_the_code_to_all_workers(two, tmp_path):
         assert "--editable .[tpu]" in called
         with tarfile.open(home / "mvjax-code.tar.gz") as archive:
             names = set(archive.getnames())
-    assert {"pyproject.toml", "mvjax/cli/train.py", "configs/demo.py", "kernels/mvjax_kernels"} <= names
+    assert {"setup.cfg", "pyproject.toml", "mvjax/cli/train.py", "configs/demo.py", "kernels/mvjax_kernels"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "runs", ".git"))]
 
 

@@ -40,7 +40,7 @@ def wheel(tmp_path_factory):
     """The wheel of the tree, built from a copy: setuptools would leave files of earlier builds in the tree and find
     them again."""
     tree, output = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     for name in ("mvjax", "kernels"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
