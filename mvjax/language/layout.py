@@ -13,6 +13,7 @@ of them; `<Conclusion>` has one more than the largest position of any path.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,8 +88,8 @@ class Layout:
 
 
 def lay_out(
-    codes_T: Int[np.ndarray, "T"],
-    colon_T: Bool[np.ndarray, "T"],
+    codes_T: Int[np.ndarray, "T"] | Sequence[int],
+    colon_T: Bool[np.ndarray, "T"] | Sequence[bool],
     prompt_length: int = 0,
     *,
     separator_T: Bool[np.ndarray, "T"] | None = None,
