@@ -222,7 +222,6 @@ def play_worker(two, number, line, status=0):
     [
         (("launch: checked: mvjax 0.0, jax 8", "launch: checked: mvjax 0.0, jax 9"), 0, "disagree: jax 8 and jax 9"),
         (("launch: checked: mvjax 0.0", "error: data: x is not on b"), 2, "worker 1: data: x is not on b"),
-        (("launch: checked: mvjax 0.0", "bash: no such file"), 1, "1 of 2 workers passed the checks"),
     ],
 )
 def test_checks_of_the_workers_end_it_before_the_start(two, mistake, lines, status, said):
@@ -230,6 +229,11 @@ def test_checks_of_the_workers_end_it_before_the_start(two, mistake, lines, stat
     play_worker(two, 1, lines[1], status)
     mistake(two.launch("configs/demo.py"), said)
     assert not two.trained()
+
+
+def test_workers_without_the_code(two, mistake):
+    (two.stage.place / "home-1" / "mvjax" / ".venv" / "bin" / "activate").unlink()
+    mistake(two.launch("configs/demo.py"), "1 of 2 workers passed the checks", "--setup")
 
 
 @pytest.mark.slow
