@@ -81,24 +81,19 @@ def write(arguments: ConvertArguments, checkpoint: Checkpoint, tokenizer: Tokeni
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mvjax.models import write_checkpoint
-    from mvjax.weights import saving
+    from mvjax.models import save_checkpoint
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with (
-        saving(arguments.target, checkpoint.nbytes) as directory,
-        Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
-    ):
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(f"writing {arguments.to}", total=checkpoint.nbytes)
-        write_checkpoint(
-            directory,
+        save_checkpoint(
+            arguments.target,
             checkpoint,
             arguments.to,
+            tokenizer=tokenizer,
             max_shard_bytes=shard_bytes,
             progress=lambda name, count: progress.advance(bar, count),
         )
-        if tokenizer is not None:
-            tokenizer.save(directory)
 
 
 def parse_size(text: str) -> int:

@@ -4,7 +4,7 @@ from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
 from mvjax.models.config import ModelConfig, RopeScaling
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder, TagRows
-from mvjax.models.export import save_checkpoint, write_checkpoint
+from mvjax.models.export import save_checkpoint
 from mvjax.models.hf_config import from_hf, to_hf
 from mvjax.models.load import load_checkpoint
 from mvjax.models.lora import (
@@ -40,5 +40,4 @@ __all__ = [
     "save_checkpoint",
     "to_checkpoint",
     "to_hf",
-    "write_checkpoint",
 ]

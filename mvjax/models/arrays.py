@@ -8,26 +8,13 @@ shardings (the axes and the table of `mvjax.models.placement`), the tensors of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import Initializer, constant, normal
 
 from mvjax.models.config import ModelConfig
-
-Initialiser = Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
-
-
-def normal(scale: float) -> Initialiser:
-    """Gaussian numbers of a standard deviation."""
-    return lambda key, shape, dtype: scale * jax.random.normal(key, shape, dtype)
-
-
-def constant(value: float) -> Initialiser:
-    """One number everywhere."""
-    return lambda key, shape, dtype: jnp.full(shape, value, dtype)
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,7 @@ class ArraySpec:
     """Its shape; a projection's weight is [out, in]."""
     axes: tuple[str | None, ...]
     """What each axis means, see `mvjax.models.placement.RULES`."""
-    init: Initialiser
+    init: Initializer
     """Makes its first value."""
     gguf: str
     """Name of the module in a GGUF file, as `attn_q`."""

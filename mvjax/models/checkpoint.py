@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from mvjax.models.decoder import Decoder
+from mvjax.models.export import gathered
 from mvjax.models.hf_config import from_hf, to_hf
 from mvjax.models.lora import is_adapted, merge
 from mvjax.models.placement import Placement
 from mvjax.models.sharded_loading import load_sharded
-from mvjax.models.tensors import hf_names, is_stacked
 from mvjax.weights import Checkpoint
 
 
 def from_checkpoint(
     checkpoint: Checkpoint,
     *,
-    dtype=jnp.float32,
-    param_dtype=jnp.float32,
     scan_layers: bool = True,
-    remat: str = "none",
-    backend: str = "auto",
     placement: Placement | None = None,
     progress: Callable[[str, int], None] | None = None,
+    **options: Any,
 ) -> Decoder:
     """A Decoder with the checkpoint's weights.
 
-    dtype, param_dtype, remat, backend, placement: as for Decoder. scan_layers: stack the blocks and scan over them.
-    With a placement the weights go straight to where they lie on its mesh, each process reads its own part.
+    scan_layers: stack the blocks and scan over them. placement, options (dtype, param_dtype, remat, backend): as for
+    Decoder. With a placement the weights go straight to where they lie on its mesh, each process reads its own part.
     progress: as for `load_sharded`.
     Raises UserError where the config is unsupported or tensors are missing, superfluous or misshapen.
     """
     config = from_hf(checkpoint.config, scan_layers=scan_layers)
-    options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat, "backend": backend, "placement": placement}
-    blank = nnx.eval_shape(lambda: Decoder(config, **options, rngs=nnx.Rngs(params=0)))
+    blank = nnx.eval_shape(lambda: Decoder(config, placement=placement, **options, rngs=nnx.Rngs(params=0)))
     graphdef, state = nnx.split(blank)
     places = None
     if placement is not None:
@@ -49,13 +44,12 @@ def from_checkpoint(
 
 
 def to_checkpoint(decoder: Decoder, *, source: str = "decoder") -> Checkpoint:
-    """The decoder's weights under Hugging Face names, adapters and tag rows merged; the decoder is left as it is."""
+    """The decoder's weights under Hugging Face names, adapters and tag rows merged; the decoder is left as it is.
+
+    The tensors are read from the decoder's arrays when they are asked for, as `gathered` says.
+    """
     if is_adapted(decoder):
         decoder = merge(nnx.clone(decoder))
-    tensors = {}
-    for path, variable in nnx.to_flat_state(nnx.state(decoder, nnx.Param)):
-        names = hf_names(path, decoder.config)
-        whole = np.asarray(variable[...])
-        tensors |= zip(names, whole if is_stacked(path, decoder.config) else [whole])
-    config = to_hf(decoder.config) | {"torch_dtype": str(next(iter(tensors.values())).dtype)}
+    tensors = gathered(nnx.state(decoder, nnx.Param), decoder.config)
+    config = to_hf(decoder.config) | {"torch_dtype": str(decoder.embed_tokens.weight.dtype)}
     return Checkpoint(config=config, tensors=tensors, source=source)

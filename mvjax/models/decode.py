@@ -119,24 +119,24 @@ class DecoderStepModel:
         """The same pages under a page table."""
         return kv._replace(table=table_RM)
 
-    def _places(self, pages_M: Int[Array, "M"], layers_first: int) -> Int[Array, "M L"]:
-        """Where the pages of all layers lie in one scanned array of `layers_first` pages."""
+    def _places(self, pages_M: Int[Array, "M"], array: Array) -> Array:
+        """Where some pages lie in an array of keys or values: [M], or [M, L] where it holds the pages of all layers."""
+        if self.unroll:
+            return pages_M
         layers = self.config.layers
-        return pages_M[:, None] + jnp.arange(layers) * (layers_first // layers)
+        return pages_M[:, None] + jnp.arange(layers) * (len(array) // layers)
 
     def read_pages(self, kv: KVArrays, pages_M: Int[Array, "M"]) -> tuple:
         """Keys and values of some pages: lists of [M, K, Z, H], one a layer, or [M, L, K, Z, H] if scanned."""
-        if self.unroll:
-            return tuple([array[pages_M] for array in side] for side in (kv.k, kv.v))
-        return tuple(array[self._places(pages_M, len(array))] for array in (kv.k, kv.v))
+        return jax.tree.map(lambda array: array[self._places(pages_M, array)], (kv.k, kv.v))
 
     def write_pages(self, kv: KVArrays, pages_M: Int[Array, "M"], content: tuple) -> KVArrays:
         """The arrays with keys and values that `read_pages` gave in some pages."""
-        if self.unroll:
-            k, v = ([array.at[pages_M].set(new) for array, new in zip(*pair)] for pair in zip((kv.k, kv.v), content))
-        else:
-            pairs = zip((kv.k, kv.v), content)
-            k, v = (array.at[self._places(pages_M, len(array))].set(new) for array, new in pairs)
+
+        def write(array, new):
+            return array.at[self._places(pages_M, array)].set(new)
+
+        k, v = jax.tree.map(write, (kv.k, kv.v), content)
         return kv._replace(k=k, v=v)
 
     def prefill(
@@ -289,20 +289,19 @@ class DecoderStepModel:
 
 def write_lanes(kv_RKSH: jax.Array, new_RKLH: jax.Array, start_R: jax.Array) -> jax.Array:
     """Put each request's lanes into its slots from start_R on: one contiguous block a request, in place."""
-    for r in range(kv_RKSH.shape[0]):
-        kv_RKSH = write_block(kv_RKSH, new_RKLH[r : r + 1], r, start_R[r])
+    requests, lanes = kv_RKSH.shape[0], new_RKLH.shape[2]
+    for r in range(requests):
+
+        def update(kv_RKSH, r=r):
+            return jax.lax.dynamic_update_slice(kv_RKSH, new_RKLH[r : r + 1], (r, 0, start_R[r], 0))
+
+        if requests > 1 or lanes > 1:
+            kv_RKSH = update(kv_RKSH)
+        else:
+            # XLA's CPU compiler repeats an update that is this small in every reader, and then must copy the whole
+            # stream for each. It cannot do so across a branch; that this one is always taken is not known to it.
+            kv_RKSH = jax.lax.cond(start_R[r] >= 0, update, lambda kv_RKSH: kv_RKSH, kv_RKSH)
     return kv_RKSH
-
-
-def write_block(kv_RKSH: jax.Array, new_1KLH: jax.Array, request: int, start: jax.Array) -> jax.Array:
-    def update(kv_RKSH):
-        return jax.lax.dynamic_update_slice(kv_RKSH, new_1KLH, (request, 0, start, 0))
-
-    if kv_RKSH.shape[0] > 1 or new_1KLH.shape[2] > 1:
-        return update(kv_RKSH)
-    # XLA's CPU compiler repeats an update that is this small in every reader, and then must copy the whole stream for
-    # each. It cannot do so across a branch; that this one is always taken is not known to it.
-    return jax.lax.cond(start >= 0, update, lambda kv_RKSH: kv_RKSH, kv_RKSH)
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,12 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         # No `.T`: the transposed weight would be kept for the backward pass, a copy of all where layers are scanned.
-        weight = self._whole(self.weight, self.axes, x.dtype)
+        weight = whole(self.weight, self.axes, x.dtype, self.placement)
         if self.lora_a is None or self.lora_b is None:
             y = jnp.einsum("...i,oi->...o", x, weight)
         else:
-            a = self._whole(self.lora_a, (None, self.axes[1]), x.dtype)
-            b = self.lora_scale * self._whole(self.lora_b, (self.axes[0], None), x.dtype)
+            a = whole(self.lora_a, (None, self.axes[1]), x.dtype, self.placement)
+            b = self.lora_scale * whole(self.lora_b, (self.axes[0], None), x.dtype, self.placement)
             if folds(self._tokens(x), x.shape[-1], x.dtype):
                 y = folded(x, weight, a, b)
             else:
@@ -79,10 +79,11 @@ class Linear(nnx.Module):
         split = 1 if self.placement is None else self.placement.parts("batch") * self.placement.parts("length")
         return x.size // x.shape[-1] // split
 
-    def _whole(self, parameter: nnx.Param, axes: tuple[str | None, ...], dtype) -> Array:
-        """Gathered in the type that it is used in."""
-        weight = parameter[...].astype(dtype)
-        return weight if self.placement is None else self.placement.gather(weight, axes)
+
+def whole(parameter: nnx.Param, axes: tuple[str | None, ...], dtype, placement: Placement | None) -> Array:
+    """A parameter in the type that it is used in, gathered where its embed axis is split."""
+    weight = parameter[...].astype(dtype)
+    return weight if placement is None else placement.gather(weight, axes)
 
 
 class RMSNorm(nnx.Module):
@@ -109,17 +110,12 @@ class VocabularyMatrix(nnx.Module):
         self.tag_ids: tuple[int, ...] = ()
         self.placement = placement
 
-    def whole(self, dtype) -> Float[Array, "V D"]:
-        """The matrix in a type, gathered where it is split along D."""
-        weight = self.weight[...].astype(dtype)
-        return weight if self.placement is None else self.placement.gather(weight, ("vocab", "embed"))
-
     def lookup(self, tokens: Int[Array, "..."], dtype) -> Float[Array, "... D"]:
         """The rows of the tokens."""
         if self.placement is None:
             rows = self.weight[...][tokens].astype(dtype)
         else:
-            rows = self.placement.lookup(self.whole(dtype), tokens)
+            rows = self.placement.lookup(whole(self.weight, ("vocab", "embed"), dtype, self.placement), tokens)
         if self.tag_rows is None:
             return rows
         match = tokens[..., None] == jnp.asarray(self.tag_ids)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import jax
 import numpy as np
@@ -18,13 +16,12 @@ from jax.sharding import NamedSharding
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.families import find_family
-from mvjax.models.hf_config import read
 from mvjax.models.sharded_loading import flattened
 from mvjax.models.tensors import check_tensors, hf_names, is_stacked
 from mvjax.models.transfer import chunk_bytes, compiler_options, padded, taker
 from mvjax.tokenizers import Tokenizer
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
-from mvjax.weights.formats import refuse_foreign, saving, write_files
+from mvjax.weights.formats import write_files
 from mvjax.weights.huggingface import MAX_SHARD_BYTES
 
 MESSAGE_BYTES = 1024
@@ -36,13 +33,13 @@ def gathered(state: nnx.State | Mapping[tuple, jax.Array], config: ModelConfig) 
 
     state: parameters, an NNX state or a dictionary by path. They are fetched when a tensor is read, one layer's at a
     time, and must still be there. Where they lie on several processes, all must read the same tensors in the same order
-    (`save_model` does); each gets them whole.
+    (`save_checkpoint` does); each gets them whole.
     """
     entries = {}
     for path, array in flattened(state).items():
         stacked = is_stacked(path, config)
         for layer, name in enumerate(hf_names(path, config)):
-            read = functools.partial(fetch, array, layer if stacked else None)
+            read = partial(fetch, array, layer if stacked else None)
             entries[name] = LazyTensor(tuple(array.shape[int(stacked) :]), np.dtype(array.dtype), read)
     return LazyTensors(entries)
 
@@ -66,89 +63,52 @@ def fetch(array: jax.Array, layer: int | None) -> np.ndarray:
     return out.reshape(shape)
 
 
-def write_checkpoint(
-    directory: Path,
-    checkpoint: Checkpoint,
-    format: str = "safetensors",
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Callable[[str, int], None] | None = None,
-) -> None:
-    """Write a model's files into an existing directory; `save_checkpoint` does it all or nothing.
-
-    `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is taken. Raises `UserError`
-    where the tensors are not those of the configuration.
-    """
-    where = checkpoint.source or "the model"
-    shape = read(checkpoint.config, where)
-    check_tensors(lazily(checkpoint.tensors), shape, where)
-    config = {"architectures": [find_family(shape.family).architecture], **checkpoint.config}
-    checkpoint = dataclasses.replace(checkpoint, config=config)
-    write_files(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
-
-
 def save_checkpoint(
     path: str | os.PathLike,
     checkpoint: Checkpoint,
     format: str = "safetensors",
     *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Callable[[str, int], None] | None = None,
-) -> None:
-    """Save a model as a directory, whole or not at all; a model that stood there before is replaced.
-
-    Raises `UserError` where `path` holds something other than a model or the disk is full, else whatever a failed write
-    raised: what `path` held is untouched then.
-    """
-    refuse_foreign(Path(path))
-    with saving(path, checkpoint.nbytes) as directory:
-        write_checkpoint(directory, checkpoint, format, max_shard_bytes=max_shard_bytes, progress=progress)
-
-
-def save_model(
-    path: Path,
-    checkpoint: Checkpoint,
     tokenizer: Tokenizer | None = None,
-    *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Write a model's directory in Hugging Face's form, tokenizer and chat template with it, whole or not at all.
+    """Save a model, with its tokenizer and chat template, as a directory: whole or not at all.
 
-    Where there are several processes all call this, with tensors that `gathered` gives: the first one writes, and all
-    end alike. progress: called with name and bytes of each tensor when it is written.
+    A model that stood there before is replaced. Where there are several processes all call this, with tensors that
+    `gathered` gives and in the format of safetensors: the first one writes, and all end alike.
 
-    Raises UserError where the disk is full or tensors are none of a model that mvjax knows.
+    Args:
+        format: "safetensors" or "orbax".
+        progress: called with name and bytes of each tensor as it is written.
+
+    Raises `UserError` where the tensors are not those of the configuration, `path` holds something other than a model
+    or the disk is full, else whatever a failed write raised: what `path` held is untouched then.
     """
+
+    def write(tensors: Mapping[str, np.ndarray]) -> None:
+        family = find_family(check_tensors(checkpoint).family)
+        config = {"architectures": [family.architecture], **checkpoint.config}
+        whole = dataclasses.replace(checkpoint, config=config, tensors=tensors)
+        beside = None if tokenizer is None else tokenizer.save
+        write_files(path, whole, format, max_shard_bytes=max_shard_bytes, progress=progress, beside=beside)
+
     if jax.process_count() == 1:
-        return write(path, checkpoint, tokenizer, max_shard_bytes, progress)
+        return write(checkpoint.tensors)
     left = lazily(checkpoint.tensors)
+
+    def take(name: str) -> np.ndarray:
+        return left.pop(name).read()
+
     error: Exception | None = None
     if jax.process_index() == 0:
-        entries = {
-            name: dataclasses.replace(entry, read=functools.partial(take_next, left, name))
-            for name, entry in left.items()
-        }
-        counted = dataclasses.replace(checkpoint, tensors=LazyTensors(entries))
+        entries = {name: dataclasses.replace(entry, read=partial(take, name)) for name, entry in left.items()}
         try:
-            write(path, counted, tokenizer, max_shard_bytes, progress)
+            write(LazyTensors(entries))
         except Exception as caught:  # the others wait for what is left to read, and for the outcome
             error = caught
     while left:
-        take_next(left, next(iter(left)))
+        take(next(iter(left)))
     agree(error)
-
-
-def take_next(left: dict[str, LazyTensor], name: str) -> np.ndarray:
-    """Read a tensor that is on the list, and strike it off."""
-    return left.pop(name).read()
-
-
-def write(path: Path, checkpoint: Checkpoint, tokenizer: Tokenizer | None, max_shard_bytes: int, progress: Any) -> None:
-    with saving(path, checkpoint.nbytes) as directory:
-        write_checkpoint(directory, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress)
-        if tokenizer is not None:
-            tokenizer.save(directory)
 
 
 def agree(error: Exception | None) -> None:

@@ -12,7 +12,7 @@ from mvjax.errors import UserError
 from mvjax.models.arrays import ArraySpec, outer_arrays
 from mvjax.models.config import RopeScaling
 from mvjax.models.families import find_family
-from mvjax.models.hf_config import normalised, read
+from mvjax.models.hf_config import normalised, read, scaling_to_hf
 from mvjax.models.rotary import llama3_ramp
 from mvjax.models.tensors import outer_name
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors
@@ -132,13 +132,7 @@ def rope_scaling_of(factors_h: Float[np.ndarray, " h"], config: dict[str, Any], 
         raise UserError(
             f"{model.path}: {ROPE_FACTORS} holds rotary factors other than Llama 3's, which is not supported"
         )
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_max_position,
-    }
+    return scaling_to_hf(scaling)
 
 
 def rope_factors(scaling: RopeScaling, theta: float, head_dim: int) -> Float[np.ndarray, " h"]:

@@ -22,6 +22,18 @@ SUPPORTED: Mapping[str, Any] = {
 }
 """Keys that change the arithmetic, with the only value that the decoder follows."""
 
+SIZES: Mapping[str, str] = {
+    "vocab_size": "vocab_size",
+    "embed": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "ffn": "intermediate_size",
+    "max_position": "max_position_embeddings",
+}
+"""Key of each size of a `ModelConfig`."""
+
 
 def from_hf(config: Mapping[str, Any], *, where: object = "model config", scan_layers: bool = True) -> ModelConfig:
     """The shape of a decoder that computes what the configuration asks for.
@@ -75,29 +87,24 @@ def read(config: Mapping[str, Any], where: object) -> ModelConfig:
         raise UserError(f"{where}: mlp_bias is not supported: use a model without it")
     values = {**family.defaults, **config}
     require_integers(values, ("hidden_size", "num_attention_heads"), where)
-    embed, heads = values["hidden_size"], values["num_attention_heads"]
-    values["num_key_value_heads"] = values.get("num_key_value_heads") or heads
-    values["head_dim"] = values.get("head_dim") or family.defaults.get("head_dim") or embed // heads
-    values["max_position_embeddings"] = values.get("max_position_embeddings") or 2048
-    sizes = ("vocab_size", "intermediate_size", "num_hidden_layers", "num_key_value_heads", "head_dim")
-    require_integers(values, (*sizes, "max_position_embeddings"), where)
+    heads = values["num_attention_heads"]
+    absent = {
+        "num_key_value_heads": heads,
+        "head_dim": family.defaults.get("head_dim") or values["hidden_size"] // heads,
+        "max_position_embeddings": 2048,
+    }
+    values |= {key: values.get(key) or value for key, value in absent.items()}
+    require_integers(values, tuple(SIZES.values()), where)
     rope = rope_settings(config, where)
     eos = values.get("eos_token_id")
     return ModelConfig(
         family=family.name,
-        vocab_size=values["vocab_size"],
-        embed=embed,
-        layers=values["num_hidden_layers"],
-        heads=heads,
-        kv_heads=values["num_key_value_heads"],
-        head_dim=values["head_dim"],
-        ffn=values["intermediate_size"],
+        **{field: values[key] for field, key in SIZES.items()},
         rope_theta=number(rope, "rope_theta", 10000.0, where),
         rope_scaling=llama3_scaling(rope, values["max_position_embeddings"], where),
         rms_eps=number(values, "rms_norm_eps", 1e-6, where),
         tied=bool(values.get("tie_word_embeddings")),
         attention_bias="attention_bias" in family.defaults and bool(values["attention_bias"]),
-        max_position=values["max_position_embeddings"],
         bos=values.get("bos_token_id"),
         eos=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
         pad=values.get("pad_token_id"),
@@ -110,30 +117,25 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.name,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.ffn,
+        **{key: getattr(config, field) for field, key in SIZES.items()},
         "hidden_act": "silu",
         "rope_theta": config.rope_theta,
-        "rope_scaling": None,
+        "rope_scaling": None if config.rope_scaling is None else scaling_to_hf(config.rope_scaling),
         "rms_norm_eps": config.rms_eps,
         "tie_word_embeddings": config.tied,
-        "max_position_embeddings": config.max_position,
         "bos_token_id": config.bos,
         "eos_token_id": list(config.eos) if len(config.eos) > 1 else config.eos[0] if config.eos else None,
         "pad_token_id": config.pad,
     }
-    if config.rope_scaling is not None:
-        scaling = dataclasses.asdict(config.rope_scaling)
-        scaling["original_max_position_embeddings"] = scaling.pop("original_max_position")
-        found["rope_scaling"] = {"rope_type": "llama3", **scaling}
     if "attention_bias" in family.defaults:
         found["attention_bias"] = config.attention_bias
     return {**family.defaults, **found}
+
+
+def scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
+    """`rope_scaling` as config.json has it."""
+    found = dataclasses.asdict(scaling)
+    return {"rope_type": "llama3", "original_max_position_embeddings": found.pop("original_max_position"), **found}
 
 
 def require_integers(config: Mapping[str, Any], keys: tuple[str, ...], where: object) -> None:

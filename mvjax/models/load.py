@@ -16,7 +16,7 @@ from mvjax.models.checkpoint import from_checkpoint
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
 from mvjax.models.gguf_checkpoint import gguf_checkpoint
-from mvjax.models.hf_config import normalised, read
+from mvjax.models.hf_config import normalised
 from mvjax.models.lora import load_adapter, merge
 from mvjax.models.tensors import DERIVED, HEAD, check_tensors
 from mvjax.tokenizers import Tokenizer, load_tokenizer
@@ -30,22 +30,18 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     where the path is no model or damaged, for an unsupported architecture, missing tensors or wrong shapes.
     """
     files = read_files(path)
-    if not isinstance(files, Checkpoint):
-        return checked(gguf_checkpoint(files))
-    entries = {name: entry for name, entry in lazily(files.tensors).items() if not name.endswith(DERIVED)}
-    config = dict(files.config)
-    if config.get("tie_word_embeddings") is None:
-        config["tie_word_embeddings"] = HEAD not in entries
-    if config["tie_word_embeddings"]:
-        entries.pop(HEAD, None)
-    where = Path(path) / "config.json"
-    return checked(dataclasses.replace(files, config=normalised(config, where), tensors=LazyTensors(entries)))
-
-
-def checked(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, if its tensors are those of its configuration; else UserError."""
-    where = checkpoint.source or "the model"
-    check_tensors(lazily(checkpoint.tensors), read(checkpoint.config, where), where)
+    if isinstance(files, Checkpoint):
+        entries = {name: entry for name, entry in lazily(files.tensors).items() if not name.endswith(DERIVED)}
+        config = dict(files.config)
+        if config.get("tie_word_embeddings") is None:
+            config["tie_word_embeddings"] = HEAD not in entries
+        if config["tie_word_embeddings"]:
+            entries.pop(HEAD, None)
+        config = normalised(config, Path(path) / "config.json")
+        checkpoint = dataclasses.replace(files, config=config, tensors=LazyTensors(entries))
+    else:
+        checkpoint = gguf_checkpoint(files)
+    check_tensors(checkpoint)
     return checkpoint
 
 

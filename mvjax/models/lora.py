@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.flax import save_file
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.models.decoder import Decoder, Linear, TagRows
+from mvjax.models.export import gathered
 from mvjax.models.tensors import hf_names, is_stacked
+from mvjax.weights.checkpoint import LazyTensor, cast, lazily
+from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -123,24 +124,20 @@ def save_adapter(
     """
     if decoder.lora is None:
         raise UserError(f"{path}: the model has no adapter to save")
-    tensors = {}
-    for where, variable in nnx.to_flat_state(nnx.state(decoder, TRAINABLE)):
-        names = hf_names(where, decoder.config)
-        whole = jnp.asarray(variable[...], dtype)
-        tensors |= zip(names, whole if is_stacked(where, decoder.config) else [whole])
+    entries = lazily(gathered(nnx.state(decoder, TRAINABLE), decoder.config))
+    tensors = {name: cast(name, entry, np.dtype(dtype)) for name, entry in entries.items()}
     header = {
         "format": FORMAT,
         "base": json.dumps(decoder.config.shape()),
         "lora": json.dumps(dataclasses.asdict(decoder.lora)),
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={**(metadata or {}), **header})
+        write_tensor_file(temporary, tensors, {**(metadata or {}), **header})
 
 
 def read_adapter_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of an adapter file, without its tensors; UserError where it is no adapter file."""
-    with open_adapter(path) as file:
-        return checked_metadata(path, file)
+    return read_adapter(path)[1]
 
 
 def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = None) -> Decoder:
@@ -150,58 +147,50 @@ def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = 
     Raises UserError where the file is no adapter, is incomplete, or was made for a base model of another shape or
     for another tokenizer.
     """
-    with open_adapter(path) as file:
-        header = checked_metadata(path, file)
-        # Adapters of version 0.1 do not say whether there are biases that a configuration may leave out.
-        base, mine = {"attention_bias": False} | json.loads(header["base"]), decoder.config.shape()
-        for key in mine:
-            if base.get(key) != mine[key]:
-                raise UserError(
-                    f"{path}: the adapter's base model has {key} {base.get(key)}, this model has {mine[key]}; "
-                    "load the base model that the adapter was trained on"
-                )
-        if tokenizer is not None and header.get("tokenizer", tokenizer) != tokenizer:
-            raise UserError(f"{path}: the adapter was trained with another tokenizer than this model's")
-        lora = json.loads(header["lora"])
-        lora |= {"targets": tuple(lora["targets"]), "tag_ids": tuple(lora["tag_ids"])}
-        add_lora(decoder, LoraConfig(**lora))
-        names = set(file.keys())
-        state = nnx.state(decoder, TRAINABLE)
+    tensors, header = read_adapter(path)
+    # Adapters of version 0.1 do not say whether there are biases that a configuration may leave out.
+    base, mine = {"attention_bias": False} | json.loads(header["base"]), decoder.config.shape()
+    for key in mine:
+        if base.get(key) != mine[key]:
+            raise UserError(
+                f"{path}: the adapter's base model has {key} {base.get(key)}, this model has {mine[key]}; "
+                "load the base model that the adapter was trained on"
+            )
+    if tokenizer is not None and header.get("tokenizer", tokenizer) != tokenizer:
+        raise UserError(f"{path}: the adapter was trained with another tokenizer than this model's")
+    lora = json.loads(header["lora"])
+    lora |= {"targets": tuple(lora["targets"]), "tag_ids": tuple(lora["tag_ids"])}
+    add_lora(decoder, LoraConfig(**lora))
 
-        def read(where, variable):
-            arrays = []
-            for name in hf_names(where, decoder.config):
-                if name not in names:
-                    raise UserError(f"{path}: tensor {name} is missing; the adapter is incomplete")
-                arrays.append(np.asarray(file.get_tensor(name), np.float32))
-            stacked = is_stacked(where, decoder.config)
-            shape = variable.shape[1:] if stacked else variable.shape
-            wrong = [array.shape for array in arrays if array.shape != shape]
-            if wrong:
-                name = ".".join(map(str, where))
-                raise UserError(f"{path}: {name} has shape {list(wrong[0])}, the model asks for {list(shape)}")
-            return variable.replace(jnp.asarray(np.stack(arrays) if stacked else arrays[0]))
+    def read(where, variable):
+        stacked = is_stacked(where, decoder.config)
+        shape = variable.shape[1:] if stacked else variable.shape
+        arrays = []
+        for name in hf_names(where, decoder.config):
+            if name not in tensors:
+                raise UserError(f"{path}: tensor {name} is missing; the adapter is incomplete")
+            if (found := tensors[name].shape) != shape:
+                raise UserError(f"{path}: {name} has shape {list(found)}, the model asks for {list(shape)}")
+            arrays.append(tensors[name].read().astype(np.float32))
+        return variable.replace(jnp.asarray(np.stack(arrays) if stacked else arrays[0]))
 
-        try:
-            nnx.update(decoder, nnx.map_state(read, state))
-        except UserError:
-            remove_adapter(decoder)
-            raise
+    try:
+        nnx.update(decoder, nnx.map_state(read, nnx.state(decoder, TRAINABLE)))
+    except UserError:
+        remove_adapter(decoder)
+        raise
     return decoder
 
 
-def open_adapter(path: str | Path):
+def read_adapter(path: str | Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The lazy tensors and the metadata of an adapter file; UserError where it is none."""
     try:
-        return safe_open(path, framework="flax")
-    except (SafetensorError, OSError) as error:
+        tensors, header = read_tensor_file(Path(path))
+    except (UserError, OSError) as error:
         raise UserError(f"{path}: cannot be read as an adapter ({error}); a safetensors file is needed") from error
-
-
-def checked_metadata(path: str | Path, file) -> dict[str, str]:
-    header = file.metadata() or {}
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: is no adapter file of this version (format {header.get('format')!r})")
-    return header
+    return tensors, header
 
 
 def adaptable(decoder: Decoder, targets: tuple[str, ...]) -> Iterator[tuple[tuple, Linear]]:

@@ -9,6 +9,7 @@ is kept for the backward pass, and the norms, are then split over every chip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,10 +66,7 @@ class Placement:
 
     def size(self, *mesh_axes: str) -> int:
         """Chips along some axes of the mesh."""
-        size = 1
-        for axis in mesh_axes:
-            size *= self.mesh.shape[axis]
-        return size
+        return math.prod(self.mesh.shape[axis] for axis in mesh_axes)
 
     def spec(self, axes: Axes, *, gathered: bool = False) -> PartitionSpec:
         """The partition of an array with these logical axes; `gathered`: as a layer sees its weights."""
@@ -96,9 +94,7 @@ class Placement:
 
     def constrain(self, x: Array, *axes: str | None) -> Array:
         """An activation, held to where its logical axes say."""
-        if self.mesh.size == 1:
-            return x
-        return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+        return self.home(x, self.sharding(axes))
 
     def move(self, x: Array, axes: Axes, back: Axes) -> Array:
         """An activation, held to where `axes` say, and its gradient to where `back` says.
@@ -106,9 +102,7 @@ class Placement:
         A constraint alone would hold the gradient to the same place. Where the text is split over "tensor" on one side
         of a layer and whole on the other, the gradient goes the way of the activation backwards.
         """
-        if self.mesh.size == 1:
-            return x
-        return _moved(self.sharding(axes), self.sharding(back), x)
+        return x if self.mesh.size == 1 else _moved(self.sharding(axes), self.sharding(back), x)
 
     def home(self, x: Array, sharding: NamedSharding) -> Array:
         """A gradient or the like, held to where its parameter lies."""

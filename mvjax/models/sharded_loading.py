@@ -22,7 +22,7 @@ from jax.sharding import Sharding
 from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
 from mvjax.models.tensors import check_tensors, hf_names
-from mvjax.models.transfer import Index, chunk_bytes, insert, parts_of, reading_place, zeros
+from mvjax.models.transfer import Index, chunk_bytes, compiler_options, inserter, parts_of, reading_place, zeros
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, cast, lazily
 
 Path = tuple[Any, ...]
@@ -57,24 +57,21 @@ def load_sharded(
         places = flattened(shardings)
     entries = lazily(checkpoint.tensors)
     names = {path: hf_names(path, config) for path in leaves}
-    where = checkpoint.source or "checkpoint"
-    check_tensors(entries, config, where)
+    check_tensors(checkpoint)
     for name in (name for group in names.values() for name in group):
         if not jnp.issubdtype(entries[name].dtype, jnp.floating):
-            raise UserError(
-                f"{where}: {name} holds {entries[name].dtype} numbers; use a model with floating-point weights"
-            )
+            what = f"{checkpoint.source or 'the model'}: {name} holds {entries[name].dtype} numbers"
+            raise UserError(f"{what}; use a model with floating-point weights")
     largest = max(entries[name].nbytes for group in names.values() for name in group)
     limit = chunk_bytes(largest)
     arrays = {}
     for path, leaf in leaves.items():
         tensors = [cast(name, entries[name], np.dtype(leaf.dtype)) for name in names[path]]
         parameter = Parameter(tuple(leaf.shape), np.dtype(leaf.dtype), tensors, places[path])
-        taken = [(name, entries[name].nbytes) for name in names[path]]
 
-        def done(i: int, taken: list[tuple[str, int]] = taken) -> None:
+        def done(i: int, names: list[str] = names[path]) -> None:
             if progress is not None:
-                progress(*taken[i])
+                progress(names[i], entries[names[i]].nbytes)
 
         arrays[path] = parameter.load(limit, done)
     if not isinstance(state, nnx.State):
@@ -124,14 +121,14 @@ class Parameter:
         parts, shard = parts_of(source, self.shape)
         rows, chunks = shard[lead], -(-nbytes // layers // limit)
         step = -(-rows // chunks)
-        whole = zeros(self.shape, self.dtype, home)
+        whole, insert = zeros(self.shape, self.dtype, home), inserter(home, source, compiler_options())
         for layer in range(layers):
             for start in range(0, rows, step):
                 start = min(start, rows - step)  # the last chunk is as long as the others: one program does for all
                 arrays = self.read(parts, layer, start, step)
                 jax.block_until_ready(whole)  # the chunk before this one has arrived
                 chunk = self.put(arrays, (*(1,) * lead, step, *shard[lead + 1 :]), source)
-                whole = insert(whole, chunk, np.array([layer, start][1 - lead :], np.int32), home, source)
+                whole = insert(whole, chunk, np.array([layer, start][1 - lead :], np.int32))
             self.report(parts, layer, done)
         # Two programs that exchange columns must not be under way at once: processes may run them in another order.
         return jax.block_until_ready(whole)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from mvjax.errors import UserError
 from mvjax.models.arrays import ArraySpec, outer_arrays
 from mvjax.models.config import ModelConfig
 from mvjax.models.families import find_family
-from mvjax.weights.checkpoint import LazyTensor, counted, listed
+from mvjax.models.hf_config import read
+from mvjax.weights.checkpoint import Checkpoint, counted, lazily, listed
 
 HEAD = "lm_head.weight"
 DERIVED = (".rotary_emb.inv_freq", ".attn.masked_bias")
@@ -55,11 +55,13 @@ def is_stacked(path: tuple[Any, ...], config: ModelConfig) -> bool:
     return path[0] == "layers" and config.scan_layers
 
 
-def check_tensors(found: Mapping[str, LazyTensor], config: ModelConfig, where: object) -> None:
-    """Raise UserError unless the tensors are those of a model of this configuration, in name and shape.
+def check_tensors(checkpoint: Checkpoint) -> ModelConfig:
+    """The shape of a model; UserError unless its tensors are those of its configuration, in name and shape.
 
     Derived buffers may be there as well, and the output matrix of a tied model.
     """
+    where = checkpoint.source or "the model"
+    config, found = read(checkpoint.config, where), lazily(checkpoint.tensors)
     if config.layers > len(found):
         raise UserError(
             f"{where}: {config.layers} layers in the configuration, only {len(found)} tensors; fetch the model again"
@@ -81,3 +83,4 @@ def check_tensors(found: Mapping[str, LazyTensor], config: ModelConfig, where: o
             + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "")
             + "; configuration and weights belong to different models"
         )
+    return config

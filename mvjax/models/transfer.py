@@ -81,13 +81,6 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None) ->
     return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
 
 
-def insert(
-    whole: jax.Array, chunk: jax.Array, begin: np.ndarray, home: Sharding | None, source: Sharding | None
-) -> jax.Array:
-    """A parameter with a chunk of each device's part written in place, from row `begin` ([layer,] row) of it on."""
-    return inserter(home, source, compiler_options())(whole, chunk, begin)
-
-
 def compiler_options() -> tuple[tuple[str, str], ...]:
     """Options for programs that move numbers and compute none.
 
@@ -98,7 +91,8 @@ def compiler_options() -> tuple[tuple[str, str], ...]:
 
 @functools.lru_cache
 def inserter(home: Sharding | None, source: Sharding | None, options: tuple) -> Callable[..., jax.Array]:
-    """`insert` for arrays that lie so, compiled."""
+    """A compiled function (whole, chunk, begin): the parameter `whole`, which lies in `home`, with a chunk of each
+    device's part, which lies in `source`, written in place from row `begin` ([layer,] row) of it on."""
 
     def local(whole: jax.Array, chunk: jax.Array, begin: jax.Array) -> jax.Array:
         first = list(begin)

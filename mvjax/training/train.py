@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array
 from rich.console import Console
 
@@ -30,8 +29,8 @@ from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
 from mvjax.data.store import open_store, store_path
 from mvjax.errors import UserError
 from mvjax.language import PARTS
-from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_hf
-from mvjax.models.export import fetch, gathered, save_model
+from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_checkpoint
+from mvjax.models.export import fetch, save_checkpoint
 from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.batch import StepBatch, abstract_batch, check_rows, shard_batch, step_batch_sharding
@@ -333,10 +332,8 @@ def write_model(
             save_adapter(path, model.join(params), metadata=metadata)
         return path
     path = result.directory / "model"
-    decoder = model.join(params)
-    tensors = gathered(nnx.state(decoder, nnx.Param), decoder.config)
-    shape = to_hf(decoder.config) | {"torch_dtype": config.model.master_dtype}
-    save_model(path, Checkpoint(config=shape, tensors=tensors, generation=generation), tokenizer)
+    checkpoint = dataclasses.replace(to_checkpoint(model.join(params)), generation=generation)
+    save_checkpoint(path, checkpoint, tokenizer=tokenizer)
     return path
 
 

@@ -1,7 +1,7 @@
 """Model weights in and out: Hugging Face safetensors, GGUF (in), Orbax; rows for the control tags."""
 
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
-from mvjax.weights.formats import read_files, saving, write_files
+from mvjax.weights.formats import read_files
 from mvjax.weights.tag_rows import add_tag_rows, with_tag_rows
 
 __all__ = [
@@ -11,7 +11,5 @@ __all__ = [
     "add_tag_rows",
     "lazily",
     "read_files",
-    "saving",
     "with_tag_rows",
-    "write_files",
 ]

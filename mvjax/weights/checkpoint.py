@@ -112,6 +112,36 @@ def lazy(array: Any) -> LazyTensor:
     )
 
 
+def stored(
+    path: Path,
+    begin: int,
+    nbytes: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    decode: Callable[[np.ndarray, tuple[int, ...]], np.ndarray] | None = None,
+    *,
+    in_rows: bool = True,
+) -> LazyTensor:
+    """The lazy tensor whose bytes begin at byte `begin` of a file, row after row.
+
+    decode: makes elements of a shape from their bytes, as uint8; None: they are stored as they are. in_rows: each row
+    can be decoded alone.
+    """
+
+    def read(shape: tuple[int, ...], skip: int, nbytes: int) -> np.ndarray:
+        # Read, not mapped: the array stays good when the file is replaced, and an I/O error is an exception.
+        raw = np.fromfile(path, dtype=np.uint8, count=nbytes, offset=begin + skip)
+        if raw.size != nbytes:
+            raise UserError(f"{path} was cut short while it was being read")
+        return raw.view(dtype).reshape(shape) if decode is None else decode(raw, shape)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        row = nbytes // shape[0]
+        return read((stop - start, *shape[1:]), start * row, (stop - start) * row)
+
+    return LazyTensor(shape, dtype, lambda: read(shape, 0, nbytes), rows if in_rows and shape and shape[0] else None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A model as Hugging Face writes it: configuration and named tensors."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 from mvjax.errors import UserError
@@ -46,45 +45,41 @@ def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
 
 
 def write_files(
-    directory: Path,
+    path: str | os.PathLike,
     checkpoint: Checkpoint,
     format: str = "safetensors",
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Callable[[str, int], None] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a model's files into an existing directory, as they come.
+    """Write a model's directory, whole or not at all; a model that stood there before is replaced.
 
-    `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is taken.
+    `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is written; `beside` writes
+    what else belongs into the directory. Raises `UserError` where `path` holds something other than a model or the disk
+    is full.
     """
+    path = Path(path)
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
-    if format == "safetensors":
-        write_huggingface(directory, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress)
-        return
-    from mvjax.weights.orbax import write_orbax
-
-    write_orbax(directory, checkpoint, progress=progress)
-
-
-@contextlib.contextmanager
-def saving(path: str | os.PathLike, nbytes: int) -> Generator[Path]:
-    """`atomic_directory` for a model of `nbytes`; a full disk is a `UserError` that says how much room it takes."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name a directory")
+    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+        raise UserError(f"{path} holds files that are no model: name another directory")
     try:
         with atomic_directory(path) as directory:
-            yield directory
+            if format == "safetensors":
+                write_huggingface(directory, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress)
+            else:
+                from mvjax.weights.orbax import write_orbax
+
+                write_orbax(directory, checkpoint, progress=progress)
+            if beside is not None:
+                beside(directory)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"{path}: no space left on the disk, the model takes {nbytes / 1e6:,.0f} MB; nothing was changed, "
-            "make room or name a place on another disk"
+            f"{path}: no space left on the disk, the model takes {checkpoint.nbytes / 1e6:,.0f} MB; nothing was "
+            "changed, make room or name a place on another disk"
         ) from error
-
-
-def refuse_foreign(path: Path) -> None:
-    """Raise `UserError` unless `path` may be replaced by a model: absent, an empty directory, or itself a model."""
-    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
-        raise UserError(f"{path} holds files that are no model: name another directory")
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: name a directory")

@@ -7,6 +7,7 @@ apart; `unpermuted_tensor` undoes it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from mvjax.errors import UserError
-from mvjax.weights.checkpoint import LazyTensor, counted
-from mvjax.weights.gguf_header import Header, TensorInfo, read_header
+from mvjax.weights.checkpoint import LazyTensor, counted, stored
+from mvjax.weights.gguf_header import Header, read_header
 
 PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -63,33 +64,20 @@ def read_tensors(header: Header, path: Path) -> dict[str, LazyTensor]:
         end = info.offset + elements // block * block_bytes
         if end > size:
             raise UserError(f"{path} is truncated: {size} bytes, {info.name} ends at {end}; fetch it again")
-        tensors[info.name] = stored(path, info, kind, end - info.offset)
+        plain = PLAIN.get(kind.name)
+        dtype = np.dtype(np.float32) if plain is None else plain
+        decode = None if plain is not None else functools.partial(dequantised, kind)
+        # A quantised vector is one row of blocks: no block begins at each of its elements.
+        in_rows = len(info.shape) > 1 or plain is not None
+        tensors[info.name] = stored(path, info.offset, end - info.offset, info.shape, dtype, decode, in_rows=in_rows)
     return tensors
 
 
-def stored(path: Path, info: TensorInfo, kind: Any, length: int) -> LazyTensor:
-    """The lazy tensor of `length` bytes that a header describes."""
+def dequantised(kind: Any, raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers, float32 of a shape, that blocks of a storage type hold."""
     import gguf
 
-    def read(offset: int, length: int, shape: tuple[int, ...]) -> np.ndarray:
-        raw = np.fromfile(path, dtype=np.uint8, count=length, offset=info.offset + offset)
-        if raw.size != length:
-            raise UserError(f"{path} was cut short while it was being read")
-        if kind.name in PLAIN:
-            return raw.view(PLAIN[kind.name]).reshape(shape)
-        return gguf.quants.dequantize(raw.reshape(*shape[:-1], -1), kind).reshape(shape)
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        row = length // info.shape[0]
-        return read(start * row, (stop - start) * row, (stop - start, *info.shape[1:]))
-
-    def whole() -> np.ndarray:
-        return read(0, length, info.shape)
-
-    dtype = PLAIN.get(kind.name, np.dtype(np.float32))
-    # A quantised vector is one row of blocks: no block begins at each of its elements.
-    in_rows = info.shape[0] > 0 and (len(info.shape) > 1 or kind.name in PLAIN)
-    return LazyTensor(info.shape, dtype, whole, rows if in_rows else None)
+    return gguf.quants.dequantize(raw.reshape(*shape[:-1], -1), kind).reshape(shape)
 
 
 def unpermuted_tensor(tensor: LazyTensor, heads: int) -> LazyTensor:

@@ -26,18 +26,15 @@ def read_huggingface(path: Path) -> Checkpoint:
     Raises `UserError` for damaged or absent files.
     """
 
-    def read() -> dict[str, LazyTensor]:
-        return read_shards(path) if (path / INDEX).is_file() else read_tensor_file(path / SINGLE)[0]
-
-    return with_configs(path, read)
+    return with_configs(path, read_shards(path) if (path / INDEX).is_file() else read_tensor_file(path / SINGLE)[0])
 
 
-def with_configs(path: Path, read: Callable[[], Mapping[str, LazyTensor]]) -> Checkpoint:
+def with_configs(path: Path, tensors: Mapping[str, LazyTensor]) -> Checkpoint:
     """The tensors of a directory with its config.json, and its generation_config.json where it has one."""
-    config, generation = read_json(path / "config.json"), path / "generation_config.json"
+    generation = path / "generation_config.json"
     return Checkpoint(
-        config=config,
-        tensors=LazyTensors(read()),
+        config=read_json(path / "config.json"),
+        tensors=LazyTensors(tensors),
         source=path,
         generation=read_json(generation) if generation.is_file() else {},
     )
@@ -84,7 +81,7 @@ def write_huggingface(
 ) -> None:
     """Write a checkpoint into an existing directory, in files of at most `max_shard_bytes` (or one tensor) each.
 
-    One tensor is in memory at a time. Not atomic: `mvjax.weights.save_checkpoint` is.
+    One tensor is in memory at a time. Not atomic: `mvjax.models.save_checkpoint` is.
     """
     write_configs(directory, checkpoint)
     shards = split(lazily(checkpoint.tensors), max_shard_bytes)

@@ -10,6 +10,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,90 +27,62 @@ CHUNK = 16 * 2**20
 """Most bytes of a tensor that are stored, and so read, as one."""
 
 
-def is_orbax(path: Path) -> bool:
-    """Whether a directory was written by `write_orbax`."""
-    return (path / TENSORS).is_dir()
-
-
 def read_orbax(path: Path) -> Checkpoint:
-    """Open an Orbax model directory; tensors are restored when asked for. Raises `UserError` for a damaged one."""
-    return with_configs(path, lambda: read_tree((path / TENSORS).absolute()))
+    """Open an Orbax model directory; tensors are read when asked for. Raises `UserError` for a damaged one."""
+    return with_configs(path, read_tree((path / TENSORS).absolute()))
 
 
 def read_tree(where: Path) -> dict[str, LazyTensor]:
     """The lazy tensors of an Orbax checkpoint."""
     import orbax.checkpoint as ocp
 
-    checkpointer = ocp.PyTreeCheckpointer()
     try:
-        metadata = checkpointer.metadata(where).item_metadata
+        metadata = ocp.PyTreeCheckpointer().metadata(where).item_metadata
         if metadata is None:
             raise ValueError("without metadata")
-        leaves = metadata.tree
-        rows = row_readers(where)
-        return {
-            name: LazyTensor(
-                tuple(leaf.shape), np.dtype(leaf.dtype), restorer(checkpointer, where, name, leaf), rows(name, leaf)
-            )
-            for name, leaf in leaves.items()
-        }
+        settings = json.loads((where / "_METADATA").read_text(encoding="utf-8"))
+        # Rows are asked for tensor by tensor.
+        opened = functools.lru_cache(maxsize=1)(functools.partial(open_array, where, settings))
+        return {name: stored_leaf(where, opened, name, leaf) for name, leaf in metadata.tree.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{where} is no complete Orbax checkpoint: save it again") from error
 
 
-def restorer(checkpointer: Any, where: Path, name: str, leaf: Any) -> Callable[[], np.ndarray]:
-    import jax
-    import orbax.checkpoint as ocp
+def stored_leaf(where: Path, opened: Callable[[str, int], Any], name: str, leaf: Any) -> LazyTensor:
+    """The lazy tensor of a leaf; `leaf` is Orbax's metadata of it, `opened` is `open_array` for its checkpoint."""
+    shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+    # A chunk is decoded whole: those that one row touches are kept for the rows that follow it.
+    chunk = leaf.storage.chunk_shape if leaf.storage and leaf.storage.chunk_shape else shape
+    cached = math.prod((*chunk[:1], *shape[1:])) * dtype.itemsize
 
-    def read() -> np.ndarray:
-        arguments = ocp.args.PyTreeRestore(
-            item={name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)},
-            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)},
-            partial_restore=True,
-        )
+    def read(part: Any) -> np.ndarray:
         try:
-            return checkpointer.restore(where, args=arguments)[name]
+            return opened(name, cached)[part].read().result()
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise UserError(f"{where}: tensor {name} cannot be read: the checkpoint is damaged") from error
 
-    return read
+    in_rows = (lambda start, stop: read(slice(start, stop))) if shape else None
+    return LazyTensor(shape, dtype, lambda: read(...), in_rows)
 
 
-def row_readers(where: Path) -> Callable[[str, Any], Callable[[int, int], np.ndarray] | None]:
-    """A function (name, metadata) -> reader of rows; it gives None where the checkpoint is not in the OCDBT format."""
+def open_array(where: Path, settings: dict[str, Any], name: str, cached: int) -> Any:
+    """A tensor of an Orbax checkpoint as TensorStore opens it, with `cached` bytes of decoded chunks kept."""
     import tensorstore
 
-    settings = json.loads((where / "_METADATA").read_text(encoding="utf-8"))
-    driver = "zarr3" if settings.get("use_zarr3") else "zarr"
-
-    @functools.lru_cache(maxsize=1)  # rows are asked for tensor by tensor
-    def opened(name: str, cached: int) -> Any:
-        store = {"driver": "ocdbt", "base": f"file://{where}/", "path": f"{name}/"}
-        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cached}})
-        return tensorstore.open({"driver": driver, "kvstore": store}, read=True, context=context).result()
-
-    def reader(name: str, leaf: Any) -> Callable[[int, int], np.ndarray] | None:
-        if not settings.get("use_ocdbt") or not leaf.shape or leaf.storage is None or not leaf.storage.chunk_shape:
-            return None
-        # A chunk is decoded whole: those that one row touches are kept for the rows that follow it.
-        band = (leaf.storage.chunk_shape[0], *leaf.shape[1:])
-        cached = int(np.prod(band, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-
-        def rows(start: int, stop: int) -> np.ndarray:
-            try:
-                return opened(name, cached)[start:stop].read().result()
-            except (ValueError, KeyError, FileNotFoundError) as error:
-                raise UserError(f"{where}: tensor {name} cannot be read: the checkpoint is damaged") from error
-
-        return rows
-
-    return reader
+    files = {"driver": "ocdbt", "base": f"file://{where}/", "path": f"{name}/"}
+    if not settings.get("use_ocdbt"):
+        files = {"driver": "file", "path": f"{where / name}/"}
+    array = {"driver": "zarr3" if settings.get("use_zarr3") else "zarr", "kvstore": files}
+    # Where chunks of zeros are stored like others, one that is absent is damage.
+    array["fill_missing_data_reads"] = not settings.get("store_array_data_equal_to_fill_value")
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cached}})
+    return tensorstore.open(array, read=True, context=context).result()
 
 
 def write_orbax(directory: Path, checkpoint: Checkpoint, *, progress: Callable[[str, int], None] | None = None) -> None:
     """Write a checkpoint into an existing directory, one tensor in memory at a time.
 
-    Not atomic: `mvjax.weights.save_checkpoint` is. Raises `OSError` if the disk is full.
+    Not atomic: `mvjax.models.save_checkpoint` is. Raises `OSError` if the disk is full.
     """
     import orbax.checkpoint as ocp
 

@@ -15,23 +15,15 @@ import ml_dtypes
 import numpy as np
 
 from mvjax.errors import UserError
-from mvjax.weights.checkpoint import LazyTensor
+from mvjax.weights.checkpoint import LazyTensor, stored
 
 DTYPE_NAMES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U64": np.dtype(np.uint64),
-    "U32": np.dtype(np.uint32),
-    "U16": np.dtype(np.uint16),
-    "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
 NAME_OF_DTYPE = {dtype: name for name, dtype in DTYPE_NAMES.items()}
@@ -54,7 +46,7 @@ def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
                 raise UserError(f"{path}: {name} has element type {fields['dtype']}, which is not supported")
             begin, stop = (8 + length + offset for offset in fields["data_offsets"])
             shape, dtype = tuple(fields["shape"]), DTYPE_NAMES[fields["dtype"]]
-            entries[name] = stored(path, begin, shape, dtype)
+            entries[name] = stored(path, begin, stop - begin, shape, dtype)
             if entries[name].nbytes != stop - begin or begin < 8 + length or min(shape, default=0) < 0:
                 raise damaged
             end = max(end, stop)
@@ -63,24 +55,6 @@ def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     if end > size:
         raise UserError(f"{path} is truncated: {size} bytes of {end}; fetch it again")
     return entries, metadata
-
-
-def stored(path: Path, begin: int, shape: tuple[int, ...], dtype: np.dtype) -> LazyTensor:
-    """The lazy tensor whose bytes begin at byte `begin` of a file."""
-
-    def read(shape: tuple[int, ...], begin: int) -> np.ndarray:
-        # Read, not mapped: the array stays good when the file is replaced, and an I/O error is an exception.
-        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        array = np.fromfile(path, dtype=np.uint8, count=nbytes, offset=begin)
-        if array.size != nbytes:
-            raise UserError(f"{path} was cut short while it was being read")
-        return array.view(dtype).reshape(shape)
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        return read((stop - start, *shape[1:]), begin + start * row)
-
-    return LazyTensor(shape, dtype, lambda: read(shape, begin), rows if shape else None)
 
 
 def write_tensor_file(

@@ -12,7 +12,7 @@ from tiny_weights import tiny_config, tiny_tensors
 
 from mvjax.errors import UserError
 from mvjax.models import load_checkpoint, save_checkpoint, transfer
-from mvjax.models.export import gathered, save_model
+from mvjax.models.export import gathered
 from mvjax.models.sharded_loading import flattened, load_sharded
 from mvjax.weights import Checkpoint
 
@@ -182,7 +182,7 @@ def test_round_trips_keep_every_bit(tmp_path):
     config, state, _ = abstract(checkpoint.config, dtype="bfloat16")
     loaded = load_sharded(checkpoint, state, config=config)
     back = Checkpoint(checkpoint.config, gathered(loaded, config), generation=checkpoint.generation)
-    save_model(tmp_path / "b", back, max_shard_bytes=200_000)
+    save_checkpoint(tmp_path / "b", back, max_shard_bytes=200_000)
     assert len(list((tmp_path / "b").glob("*.safetensors"))) > 2
     save_checkpoint(tmp_path / "c", load_checkpoint(tmp_path / "b"), "orbax")
     for folder in "abc":

@@ -143,14 +143,14 @@ def memory(directory, mesh, dtype, target=None):
     warm = Path(directory).with_name("warm")
     write_sparse_model(warm, tiny_config("qwen2", tied=False, vocab_size=256, num_attention_heads=16))
     checkpoint, config, loaded = load(warm)
-    export.save_model(warm.with_name("exported"), Checkpoint(checkpoint.config, export.gathered(loaded, config)))
+    export.save_checkpoint(warm.with_name("exported"), Checkpoint(checkpoint.config, export.gathered(loaded, config)))
     del loaded
     before = resident("VmRSS")
     checkpoint, config, loaded = load(Path(directory))
     arrays = sum(part.data.nbytes for array in jax.tree.leaves(loaded) for part in array.addressable_shards)
     loading, exporting = resident("VmHWM") - before - arrays, 0
     if target:
-        export.save_model(Path(target), Checkpoint(checkpoint.config, export.gathered(loaded, config)))
+        export.save_checkpoint(Path(target), Checkpoint(checkpoint.config, export.gathered(loaded, config)))
         exporting = resident("VmHWM") - before - arrays
     for path, array in sharded_loading.flattened(loaded).items():
         for layer, name in enumerate(hf_names(path, config)):
@@ -182,7 +182,7 @@ def export_tagged(model, target, mesh):
     loaded = sharded_loading.load_sharded(checkpoint, state, shardings, config=config)
     hf_config = to_hf(config) | {"torch_dtype": "float32"}
     exported = Checkpoint(hf_config, export.gathered(loaded, config), generation=checkpoint.generation)
-    export.save_model(Path(target), exported, tokenizer, max_shard_bytes=300_000)
+    export.save_checkpoint(Path(target), exported, tokenizer=tokenizer, max_shard_bytes=300_000)
     print(json.dumps(len(exported.tensors)))
 
 
@@ -195,13 +195,13 @@ def processes(directory, targets, mesh, address, number):
     share = sum(reads) / checkpoint.nbytes
     check_parts(loaded, config, dict(checkpoint.tensors))
     exported = Checkpoint(checkpoint.config, export.gathered(loaded, config)).astype("float32")
-    export.save_model(Path(targets[0]), exported, max_shard_bytes=300_000)
+    export.save_checkpoint(Path(targets[0]), exported, max_shard_bytes=300_000)
 
     def full(name, nbytes):
         raise UserError(f"no room for {name}")
 
     try:
-        export.save_model(Path(targets[1]), exported, progress=full)
+        export.save_checkpoint(Path(targets[1]), exported, progress=full)
         message = None
     except UserError as error:
         message = str(error)
