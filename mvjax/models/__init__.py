@@ -14,7 +14,7 @@ from mvjax.models.lora import (
     is_adapted,
     load_adapter,
     merge,
-    read_adapter_metadata,
+    read_adapter,
     remove_adapter,
     save_adapter,
 )
@@ -34,7 +34,7 @@ __all__ = [
     "load_adapter",
     "load_checkpoint",
     "merge",
-    "read_adapter_metadata",
+    "read_adapter",
     "remove_adapter",
     "save_adapter",
     "save_checkpoint",

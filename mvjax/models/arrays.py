@@ -128,7 +128,6 @@ class ParamFactory:
 
     def __call__(self, array: ArraySpec) -> nnx.Param:
         """The parameter, with its logical axes as metadata."""
-        shape, axes = array.shape, array.axes
-        if self.layers is not None:
-            shape, axes = (self.layers, *shape), ("layers", *axes)
-        return nnx.Param(array.init(self.rngs.params(), shape, self.dtype), axes=axes)
+        shape, axes = ((), ()) if self.layers is None else ((self.layers,), ("layers",))
+        value = array.init(self.rngs.params(), (*shape, *array.shape), self.dtype)
+        return nnx.Param(value, axes=(*axes, *array.axes))

@@ -23,6 +23,11 @@ class RopeScaling:
     """Context length of the model before the stretch."""
 
 
+def is_size(value: object) -> bool:
+    """Whether a value is a positive whole number."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes a decoder's parameters and arithmetic. Hashable: it is a static part of the module."""
@@ -67,7 +72,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "embed", "layers", "heads", "kv_heads", "head_dim", "ffn", "max_position"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not is_size(value):
                 raise UserError(f"model config: {name} must be a positive whole number, not {value!r}")
         if self.heads % self.kv_heads:
             raise UserError(f"model config: {self.heads} heads cannot share {self.kv_heads} key/value heads evenly")

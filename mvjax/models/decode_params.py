@@ -48,7 +48,7 @@ def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
         "norm": decoder.norm.weight[...].astype(dtype),
     }
     if not config.tied:
-        params["head"] = decoder.unembed.astype(dtype)
+        params["head"] = decoder.head.matrix().astype(dtype)
     return params
 
 

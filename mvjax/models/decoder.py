@@ -316,8 +316,3 @@ class Decoder(nnx.Module):
         Under `jax.grad` over tag rows and adapters alone, no gradient of the output matrix is computed.
         """
         return self.head.logits(hidden)
-
-    @property
-    def unembed(self) -> Float[Array, "V D"]:
-        """The output matrix, trainable tag rows in place."""
-        return self.head.matrix()

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mvjax.errors import UserError
-from mvjax.models.arrays import ArraySpec, outer_arrays
+from mvjax.models.arrays import outer_arrays
 from mvjax.models.config import RopeScaling
 from mvjax.models.families import find_family
 from mvjax.models.hf_config import normalised, read, scaling_to_hf
@@ -21,6 +21,8 @@ from mvjax.weights.gguf import GGUFModel, unpermuted_tensor
 HEADS = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
 """Projections whose rows are rotated, with the key of their number of heads."""
 ROPE_FACTORS = "rope_freqs.weight"
+GGUF_NAME = re.compile(r"(?:blk\.(?P<layer>\d+)\.)?(?P<module>\w+)\.(?P<kind>weight|bias)")
+"""Name of a tensor, as `blk.3.attn_q.weight` or `token_embd.weight`."""
 
 
 def gguf_checkpoint(model: GGUFModel) -> Checkpoint:
@@ -37,28 +39,16 @@ def gguf_checkpoint(model: GGUFModel) -> Checkpoint:
     outer = {array.gguf: array for array in outer_arrays(shape)}
     entries: dict[str, LazyTensor] = {}
     for name, tensor in stored.items():
-        found = huggingface_name(name, layer, outer)
-        if found is None:
+        match = GGUF_NAME.fullmatch(name)
+        array = match and (outer if match["layer"] is None else layer).get(match["module"])
+        if match is None or array is None:
             raise UserError(f"{where}: tensor {name} belongs to no {family.name} model that mvjax knows")
-        target, module = found
-        permuted = family.gguf_interleaved and module in HEADS
-        entries[target] = unpermuted_tensor(tensor, config[HEADS[module]]) if permuted else tensor
+        prefix = "" if match["layer"] is None else f"layers.{match['layer']}."
+        permuted = family.gguf_interleaved and array.module in HEADS
+        entries[outer_name(f"{prefix}{array.module}.{match['kind']}")] = (
+            unpermuted_tensor(tensor, config[HEADS[array.module]]) if permuted else tensor
+        )
     return Checkpoint(config, LazyTensors(entries), where, generation_from(model.metadata))
-
-
-def huggingface_name(name: str, layer: dict[str, ArraySpec], outer: dict[str, ArraySpec]) -> tuple[str, str] | None:
-    """Hugging Face name and module of a GGUF tensor; None where the model has no such array.
-
-    `blk.3.attn_q.weight` -> (`model.layers.3.self_attn.q_proj.weight`, `self_attn.q_proj`). layer, outer: an array of
-    each module, by its GGUF name.
-    """
-    match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-    number, stem, kind = match.groups() if match else (None, "", "")
-    arrays = outer if number is None else layer
-    if stem not in arrays:
-        return None
-    module = arrays[stem].module
-    return (outer_name(f"{module}.{kind}") if number is None else f"model.layers.{number}.{module}.{kind}"), module
 
 
 def config_from(model: GGUFModel) -> dict[str, Any]:

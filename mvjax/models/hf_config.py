@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mvjax.errors import UserError
-from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.config import ModelConfig, RopeScaling, is_size
 from mvjax.models.families import find_family
 
 SUPPORTED: Mapping[str, Any] = {
@@ -42,17 +42,16 @@ def from_hf(config: Mapping[str, Any], *, where: object = "model config", scan_l
     the decoder would compute wrongly.
     """
     shape = read(config, where)
+    rope = rope_settings(config, where)
+    settings = {**config, **rope}
     for key, value in SUPPORTED.items():
-        if config.get(key) is not None and config[key] != value:
-            what = json.dumps(config[key], default=str)[:80]
+        if settings.get(key) is not None and settings[key] != value:
+            what = json.dumps(settings[key], default=str)[:80]
             raise UserError(f"{where}: {key} = {what} is not supported, only {json.dumps(value)}")
     if kinds := set(config.get("layer_types") or ()) - {"full_attention"}:
         raise UserError(f"{where}: layer_types holds {', '.join(sorted(kinds))}; only full_attention is supported")
-    rope = rope_settings(config, where)
     if (kind := rope_kind(rope)) not in ("default", "llama3"):
         raise UserError(f"{where}: rope_scaling of type {kind!r} is not supported, only default and llama3")
-    if rope.get("partial_rotary_factor") not in (None, 1.0):
-        raise UserError(f"{where}: rope_scaling with a partial_rotary_factor is not supported")
     return dataclasses.replace(shape, scan_layers=scan_layers)
 
 
@@ -140,10 +139,6 @@ def scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
 
 def require_integers(config: Mapping[str, Any], keys: tuple[str, ...], where: object) -> None:
     """Raise UserError unless all these keys are positive integers."""
-
-    def is_size(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
     if wrong := [key for key in keys if not is_size(config.get(key))]:
         raise UserError(f"{where}: {', '.join(wrong)} should be a positive integer; fetch the configuration again")
 

@@ -135,11 +135,6 @@ def save_adapter(
         write_tensor_file(temporary, tensors, {**(metadata or {}), **header})
 
 
-def read_adapter_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of an adapter file, without its tensors; UserError where it is no adapter file."""
-    return read_adapter(path)[1]
-
-
 def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = None) -> Decoder:
     """Add the adapter of a file to the decoder, in place, and return it.
 

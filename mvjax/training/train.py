@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -332,7 +332,7 @@ def write_model(
             save_adapter(path, model.join(params), metadata=metadata)
         return path
     path = result.directory / "model"
-    checkpoint = dataclasses.replace(to_checkpoint(model.join(params)), generation=generation)
+    checkpoint = replace(to_checkpoint(model.join(params)), generation=generation)
     save_checkpoint(path, checkpoint, tokenizer=tokenizer)
     return path
 

@@ -80,9 +80,9 @@ def test_lora_run_leaves_an_adapter_that_changes_the_model(place, capsys):
     assert all(line[f"loss_{part}"] > 0 for line in lines for part in ("sequential", "path", "tag", "conclusion"))
     assert lines[-1]["loss"] < lines[0]["loss"]
     tokenizer, decoder = load_with_tags(place / "tiny.gguf")
-    before = np.asarray(decoder.unembed).copy()
+    before = np.asarray(decoder.head.matrix()).copy()
     merge(load_adapter(run / "adapter.safetensors", decoder, tokenizer=tokenizer.fingerprint))
-    changed = np.flatnonzero(np.abs(np.asarray(decoder.unembed) - before).max(1))
+    changed = np.flatnonzero(np.abs(np.asarray(decoder.head.matrix()) - before).max(1))
     assert list(changed) == sorted(tokenizer.tag_ids)
     capsys.readouterr()
     assert train("preset.py") == 0  # a second start finds it finished

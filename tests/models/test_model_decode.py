@@ -145,7 +145,7 @@ def test_adapters_are_merged_and_the_decoder_left_alone(tiny):
     before = np.asarray(decoder.layers.mlp.up_proj.weight[...])
     params = DecoderStepModel(decoder, unroll=True).params
     np.testing.assert_array_equal(decoder.layers.mlp.up_proj.weight[...], before)
-    np.testing.assert_array_equal(params["embed"], decoder.unembed)
+    np.testing.assert_array_equal(params["embed"], decoder.head.matrix())
     up = before[1] + 16.0 * np.asarray(decoder.layers.mlp.up_proj.lora_b[1] @ decoder.layers.mlp.up_proj.lora_a[1])
     np.testing.assert_allclose(params["layers"][1]["mlp.gate_up.weight"][48:], up, rtol=1e-5, atol=1e-5)
 

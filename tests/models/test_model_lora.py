@@ -1,24 +1,31 @@
 """Adapters and tag rows: what they train, merging, files."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from mvjax.errors import UserError
 from mvjax.models import (
     TRAINABLE,
+    Decoder,
     LoraConfig,
     add_lora,
     is_adapted,
     load_adapter,
     merge,
-    read_adapter_metadata,
+    read_adapter,
     remove_adapter,
     save_adapter,
     to_checkpoint,
 )
+from mvjax.models.families import FAMILIES
+from mvjax.models.load import demo_adapter
 from mvjax.models.low_rank import folded, folds, low_rank
 
 CONFIG = LoraConfig(rank=3, alpha=6.0, tag_ids=(5, 9, 60))
@@ -109,7 +116,7 @@ def test_tag_rows_stand_in_for_rows_of_the_matrix_in_both_uses(tiny, tokens, cau
     add_lora(decoder, LoraConfig(rank=0, tag_ids=(5, 9, 60)))
     assert not jax.tree.leaves(nnx.state(decoder, nnx.LoRAParam))
     decoder.embed_tokens.tag_rows[...] = jnp.ones((3, 32))
-    matrix = decoder.unembed
+    matrix = decoder.head.matrix()
     np.testing.assert_array_equal(matrix[jnp.array([5, 9, 60])], 1.0)
     hidden = nnx.jit(lambda decoder, *rows: decoder.hidden(*rows))(decoder, tokens, *causal(*tokens.shape))
     np.testing.assert_allclose(decoder.logits(hidden), hidden @ matrix.T, rtol=1e-5, atol=1e-4)
@@ -143,7 +150,29 @@ def test_round_trip_between_scanned_and_unrolled(tiny, run, tmp_path, scanned_fi
     load_adapter(path, other, tokenizer="abc")
     tolerance = 2e-5 if dtype == jnp.float32 else 0.02
     np.testing.assert_allclose(run(other), wanted, atol=tolerance * np.abs(wanted).max())
-    assert read_adapter_metadata(path)["tokenizer"] == "abc"
+    assert read_adapter(path)[1]["tokenizer"] == "abc"
+
+
+def test_adapters_of_version_0_1_load(tiny, run, tmp_path):
+    """They say `qkv_bias` and `qk_norm`, which follow from the family, and not `attention_bias`."""
+    path, old = tmp_path / "adapter.safetensors", tmp_path / "old.safetensors"
+    decoder = adapted(tiny())
+    save_adapter(path, decoder, dtype=jnp.float32)
+    header = read_adapter(path)[1]
+    base = json.loads(header["base"]) | {"qkv_bias": False, "qk_norm": False}
+    assert base.pop("attention_bias") is False
+    save_file(load_file(path), old, metadata=header | {"base": json.dumps(base)})
+    np.testing.assert_array_equal(run(load_adapter(old, tiny())), run(decoder))
+    with pytest.raises(UserError, match="attention_bias False, this model has True"):
+        load_adapter(old, tiny(attention_bias=True))
+
+
+def test_the_adapter_of_the_demo_belongs_to_its_model():
+    shape, _ = FAMILIES["llama"].published()["smollm2-135m"]
+    config = dataclasses.replace(shape, vocab_size=shape.vocab_size + 12)
+    decoder = nnx.eval_shape(lambda: load_adapter(demo_adapter(), Decoder(config, rngs=nnx.Rngs(0))))
+    assert (decoder.lora.rank, decoder.lora.tag_ids) == (16, tuple(range(49152, 49164)))
+    assert is_adapted(decoder)
 
 
 @pytest.mark.parametrize(
@@ -160,11 +189,9 @@ def test_an_adapter_of_another_shape_is_refused_and_nothing_is_left(tiny, tmp_pa
 
 
 def test_bad_adapter_files_are_user_errors(tiny, tmp_path):
-    from safetensors.numpy import load_file, save_file
-
     path, damaged = tmp_path / "adapter.safetensors", tmp_path / "damaged.safetensors"
     save_adapter(path, adapted(tiny()), metadata={"tokenizer": "abc"}, dtype=jnp.float32)
-    header, tensors = read_adapter_metadata(path), load_file(path)
+    header, tensors = read_adapter(path)[1], load_file(path)
     first = next(name for name in tensors if name.endswith("lora_a"))
     cases = {
         "missing": {name: tensor for name, tensor in tensors.items() if name != first},

@@ -24,13 +24,13 @@ from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
 from mvjax.training.mesh import make_placement
 from mvjax.training.train import init_state, make_optimizer, make_update
 
-SHAPE = {"family": "qwen2", "tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
+SHAPE = {"tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
 
-def train(devices, accumulation=1, rank=0, remat="none", scan=True, kv_heads=4, **mesh):
+def train(devices, accumulation=1, rank=0, remat="none", scan=True, family="qwen2", kv_heads=4, **mesh):
     # With the usual epsilon Adam makes steps of full size out of gradients that are rounding alone.
     config = OptimizerConfig(epsilon=1e-3)
     placement = make_placement(MeshConfig(**mesh), jax.devices()[:devices])
-    model = make_model(rank, scan, placement, remat, kv_heads=kv_heads, **SHAPE)
+    model = make_model(rank, scan, placement, remat, family=family, kv_heads=kv_heads, **SHAPE)
     model.check(placement)
     optimizer = make_optimizer(config, lambda step: 1e-2, model.groups)
     step = make_update(model, optimizer, placement, LossConfig(7, 1e-3))
@@ -58,10 +58,14 @@ for options in eval(sys.argv[1]):
 print("equal")
 """
 
-FAST = ({"fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "rank": 4, "remat": "attention"},)
+FAST = (
+    {"fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "rank": 4, "remat": "attention"},
+    {"family": "olmo2", "fsdp": 4, "tensor": 2, "rank": 2},  # Norms over features that lie on several chips.
+)
 REST = (
     {"data": 2, "fsdp": 2, "tensor": 2, "accumulation": 2},
     {"data": 8},
+    {"family": "olmo2", "fsdp": 2, "context": 2, "tensor": 2},
     {"fsdp": 8, "remat": "full"},
     {"tensor": 4, "data": 2, "scan": False},
     {"context": 4, "fsdp": 2},
