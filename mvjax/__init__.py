@@ -14,48 +14,27 @@ Importing the package imports nothing heavy: these names are imported when first
 (`mvjax.language`, `mvjax.engine`, `mvjax.training`, ...) where they are needed.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
-from mvjax.errors import UserError
-from mvjax.version import __version__
+from mvjax.errors import UserError as UserError
+from mvjax.lazy import lazy_names
+from mvjax.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mvjax.engine import Engine, EngineConfig, Limits, Result, SamplingParams
-    from mvjax.models.load import demo_adapter
-    from mvjax.models.load import load_for_generation as load
+    from mvjax.engine import Engine as Engine
+    from mvjax.engine import EngineConfig as EngineConfig
+    from mvjax.engine import Limits as Limits
+    from mvjax.engine import Result as Result
+    from mvjax.engine import SamplingParams as SamplingParams
+    from mvjax.models.load import demo_adapter as demo_adapter
+    from mvjax.models.load import load_for_generation as load  # noqa: F401
 
-__all__ = [
-    "Engine",
-    "EngineConfig",
-    "Limits",
-    "Result",
-    "SamplingParams",
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "mvjax.engine": "Engine EngineConfig Limits Result SamplingParams",
+        "mvjax.models.load": "demo_adapter load_for_generation=load",
+    },
     "UserError",
     "__version__",
-    "demo_adapter",
-    "load",
-]
-
-_HOMES = {
-    "Engine": ("mvjax.engine", "Engine"),
-    "EngineConfig": ("mvjax.engine", "EngineConfig"),
-    "Limits": ("mvjax.engine", "Limits"),
-    "Result": ("mvjax.engine", "Result"),
-    "SamplingParams": ("mvjax.engine", "SamplingParams"),
-    "demo_adapter": ("mvjax.models.load", "demo_adapter"),
-    "load": ("mvjax.models.load", "load_for_generation"),
-}
-"""Module and name of what is imported when first used."""
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mvjax' has no attribute {name!r}")
-    module, its_name = _HOMES[name]
-    globals()[name] = found = getattr(importlib.import_module(module), its_name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Mapping
+from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from mvjax.errors import UserError
 
-LARGEST = 2**31 - 1
+INT32_MAX = 2**31 - 1
 """Whole numbers end up in int32 arrays."""
 NOUNS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a string"}
 
@@ -20,15 +24,18 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    note: str = "",
     may_change: bool = False,
 ) -> Any:
     """A field of a settings dataclass.
 
     Args:
-        above, at_least, at_most: bounds of a number, or of each number of a tuple.
+        above, at_least, at_most: bounds of a number, or of each number of a tuple. A whole number without `at_most`
+            must fit int32.
+        note: what the bounds mean, for error messages.
         may_change: a run that is resumed may have another value: it changes the numbers by rounding at most.
     """
-    metadata = {"above": above, "at_least": at_least, "at_most": at_most, "may_change": may_change}
+    metadata = {"above": above, "at_least": at_least, "at_most": at_most, "note": note, "may_change": may_change}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,14 +46,19 @@ class Leaf(NamedTuple):
     """Dotted, such as `optimizer.learning_rate`."""
     value: Any
     kind: Any
-    """The type annotation: int, float, bool, str, a Literal of strings, or a tuple of one of them."""
+    """The type annotation: int, float, bool, str, a Literal of strings, a tuple of one of them, or one of them
+    or None."""
     metadata: Mapping[str, Any]
     """As `setting` made it."""
 
 
+hints_of = functools.cache(get_type_hints)
+"""The type annotations of a class."""
+
+
 def leaves(settings: Any, path: str = "") -> Iterator[Leaf]:
     """All fields, section by section."""
-    hints = get_type_hints(type(settings))
+    hints = hints_of(type(settings))
     for field in dataclasses.fields(settings):
         name, value, kind = path + field.name, getattr(settings, field.name), hints[field.name]
         if not dataclasses.is_dataclass(kind):
@@ -57,56 +69,63 @@ def leaves(settings: Any, path: str = "") -> Iterator[Leaf]:
             raise UserError(f"config: {name} = {shown(value)} must be a {kind.__name__}")
 
 
-def validate(settings: Any) -> None:
+def validate(settings: Any, where: str = "config: ", bounds: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """UserError names the first field with a value of another type or beyond its bounds, or fields that contradict
-    each other: a section with such rules has a method `conflict() -> str`, empty where all is well."""
+    each other: a section with such rules has a method `conflict() -> str`, empty where all is well.
+
+    Args:
+        where: the beginning of the message.
+        bounds: those of fields, by name, that hold here in place of their own.
+    """
     for leaf in leaves(settings):
-        if not is_valid(leaf.value, leaf.kind, leaf.metadata):
-            raise UserError(f"config: {leaf.name} = {shown(leaf.value)} must be {wanted(leaf.kind, leaf.metadata)}")
+        its_bounds = {**leaf.metadata, **(bounds or {}).get(leaf.name, {})}
+        if not is_valid(leaf.value, leaf.kind, its_bounds):
+            raise UserError(f"{where}{leaf.name} = {shown(leaf.value)} must be {wanted(leaf.kind, its_bounds)}")
     sections = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     for path, section in {"": settings, **sections}.items():
         if hasattr(section, "conflict") and (text := section.conflict()):
-            raise UserError(f"config: {path}{'.' * bool(path)}{text}")
+            raise UserError(f"{where}{path}{'.' * bool(path)}{text}")
 
 
 def is_valid(value: Any, kind: Any, bounds: Mapping[str, Any]) -> bool:
-    """Whether a value is of a field's type and within its bounds."""
+    """Whether a value is of a field's type (numbers: Python's or NumPy's) and within its bounds."""
+    if isinstance(kind, UnionType):
+        return value is None or is_valid(value, get_args(kind)[0], bounds)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(is_valid(item, get_args(kind)[0], bounds) for item in value)
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if kind not in (int, float):
         return isinstance(value, kind)
-    largest = LARGEST if kind is int else sys.float_info.max
-    accepted = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, accepted) or not abs(value) <= largest:  # NaN is not.
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         return False
-    above, at_least, at_most = (bounds.get(name) for name in ("above", "at_least", "at_most"))
-    return (
-        (above is None or value > above)
-        and (at_least is None or value >= at_least)
-        and (at_most is None or value <= at_most)
-    )
+    above, low, high = (bounds.get(name) for name in ("above", "at_least", "at_most"))
+    high = (INT32_MAX if kind is int else sys.float_info.max) if high is None else high
+    return (-high if low is None else low) <= value <= high and (above is None or value > above)  # NaN is not.
 
 
 def wanted(kind: Any, bounds: Mapping[str, Any]) -> str:
     """What a field takes, in words."""
+    if isinstance(kind, UnionType):
+        return f"{wanted(get_args(kind)[0], bounds)}, or None"
     if get_origin(kind) is tuple:
         return f"a tuple, each item {wanted(get_args(kind)[0], bounds)}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
-    words = [NOUNS[kind]]
+    words, limits = [NOUNS[kind]], {"at_most": INT32_MAX} if kind is int else {}
+    limits |= {name: value for name, value in bounds.items() if value is not None}
     for name, text in (("above", "greater than {}"), ("at_least", "{} or more"), ("at_most", "at most {}")):
-        if bounds.get(name) is not None:
-            words.append(text.format(bounds[name]))
-    return ", ".join(words)
+        if name in limits:
+            words.append(text.format(limits[name]))
+    return ", ".join(words) + (f" ({bounds['note']})" if bounds.get("note") else "")
 
 
 def shown(value: Any) -> str:
     """A value for an error message: one line, not too long."""
     if isinstance(value, int) and abs(value) > 10**30:
         return f"a number of {value.bit_length()} bits"
-    text = " ".join(repr(value).split())
+    text = f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = ("host", "kubernetes", "local", "slurm", "tpu_pod", "worker")
 
-GROUND = {"errors", "files", "settings", "version"}
+GROUND = {"errors", "files", "lazy", "settings", "version"}
 """Modules directly under mvjax/ that any room but `language` may use."""
 
 ARROWS: Mapping[str, set[str]] = {
@@ -20,9 +20,10 @@ ARROWS: Mapping[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "files": set(),
+    "lazy": set(),
     "settings": {"errors"},
     "chips": set(),
-    "mvjax": {"engine", "errors", "models", "version"},
+    "mvjax": {"engine", "errors", "lazy", "models", "version"},
     "tokenizers": GROUND | {"language"},
     "weights": GROUND,
     "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},

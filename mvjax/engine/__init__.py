@@ -3,50 +3,33 @@
 Its names are imported when they are used: settings (`Limits`, `SamplingParams`, `EngineConfig`) need no JAX.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mvjax.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mvjax.engine.engine import Engine
-    from mvjax.engine.limits import EngineConfig, Limits, Mode
-    from mvjax.engine.model import RowPlacement, StepModel
-    from mvjax.engine.prompt import Prompt
-    from mvjax.engine.request import TokenUpdate
-    from mvjax.engine.result import Result, StreamRecord, Timings
-    from mvjax.engine.sampling_params import SamplingParams
+    from mvjax.engine.engine import Engine as Engine
+    from mvjax.engine.limits import EngineConfig as EngineConfig
+    from mvjax.engine.limits import Limits as Limits
+    from mvjax.engine.limits import Mode as Mode
+    from mvjax.engine.model import RowPlacement as RowPlacement
+    from mvjax.engine.model import StepModel as StepModel
+    from mvjax.engine.prompt import Prompt as Prompt
+    from mvjax.engine.request import TokenUpdate as TokenUpdate
+    from mvjax.engine.result import Result as Result
+    from mvjax.engine.result import StreamRecord as StreamRecord
+    from mvjax.engine.result import Timings as Timings
+    from mvjax.engine.sampling_params import SamplingParams as SamplingParams
 
-_MODULES = {
-    "Engine": "engine",
-    "EngineConfig": "limits",
-    "Limits": "limits",
-    "Mode": "limits",
-    "Prompt": "prompt",
-    "Result": "result",
-    "RowPlacement": "model",
-    "SamplingParams": "sampling_params",
-    "StepModel": "model",
-    "StreamRecord": "result",
-    "Timings": "result",
-    "TokenUpdate": "request",
-}
-
-__all__ = [
-    "Engine",
-    "EngineConfig",
-    "Limits",
-    "Mode",
-    "Prompt",
-    "Result",
-    "RowPlacement",
-    "SamplingParams",
-    "StepModel",
-    "StreamRecord",
-    "Timings",
-    "TokenUpdate",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mvjax.engine.{_MODULES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "mvjax.engine.engine": "Engine",
+        "mvjax.engine.limits": "EngineConfig Limits Mode",
+        "mvjax.engine.model": "RowPlacement StepModel",
+        "mvjax.engine.prompt": "Prompt",
+        "mvjax.engine.request": "TokenUpdate",
+        "mvjax.engine.result": "Result StreamRecord Timings",
+        "mvjax.engine.sampling_params": "SamplingParams",
+    },
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from mvjax.engine.checks import check_integer, shown
-from mvjax.errors import UserError
+from mvjax import settings
 from mvjax.language.grammar import RESERVE
+from mvjax.settings import setting
 
 Mode = Literal["parallel", "sequential", "autoregressive"]
 UNLIMITED = 2**30
@@ -17,31 +17,27 @@ UNLIMITED = 2**30
 class Limits:
     """Limits of one request. None depends on the order in which branches run: a schedule cannot change an answer."""
 
-    max_new_tokens: int = 1024
+    max_new_tokens: int = setting(1024, at_least=1, at_most=UNLIMITED - 1)
     """Tokens in all branches together, written ones included. The root's share; a fork divides what is left of it."""
-    max_positions: int | None = None
+    max_positions: int | None = setting(None, at_least=1)
     """Length of the critical path (last position - last prompt position); None: max_new_tokens."""
-    max_path_tokens: int | None = None
+    max_path_tokens: int | None = setting(None, at_least=1)
     """Tokens of a path, its head and its nested paths included; None: only its share of the total limits it."""
-    max_paths: int = 16
+    max_paths: int = setting(16, at_least=1, note="EngineConfig.max_paths")
     """Outlines, and so paths, of a block."""
-    max_depth: int = 3
+    max_depth: int = setting(3, at_least=0, note="EngineConfig.max_depth")
     """Nesting levels of blocks; 0: no block may open."""
-    min_block_share: int = 64
+    min_block_share: int = setting(64, at_least=0)
     """A block may open only while the segment has this many tokens and positions left."""
 
     def validate(self, max_paths: int, max_depth: int, mode: Mode = "parallel") -> Limits:
         """These limits, or UserError when one is of a wrong type or cannot be kept by an engine of that size."""
-        # Where nothing can be open, nothing is reserved for closing it.
-        least, why = (1, "") if mode == "autoregressive" else (RESERVE + 1, f" ({RESERVE} are kept for closing)")
-        check_integer("max_new_tokens", self.max_new_tokens, least, UNLIMITED - 1, why)
-        if self.max_positions is not None:
-            check_integer("max_positions", self.max_positions, least, note=f"{why}, or None for max_new_tokens")
-        if self.max_path_tokens is not None:
-            check_integer("max_path_tokens", self.max_path_tokens, 1, note=", or None for no limit")
-        check_integer("max_paths", self.max_paths, 1, max_paths, " (EngineConfig.max_paths)")
-        check_integer("max_depth", self.max_depth, 0, max_depth, " (EngineConfig.max_depth)")
-        check_integer("min_block_share", self.min_block_share, 0)
+        least = {"at_least": RESERVE + 1, "note": f"{RESERVE} are kept for closing"}
+        if mode == "autoregressive":  # Nothing can be open, so nothing is reserved for closing it.
+            least = {}
+        bounds = {"max_new_tokens": least, "max_positions": least}
+        bounds |= {"max_paths": {"at_most": max_paths}, "max_depth": {"at_most": max_depth}}
+        settings.validate(self, "", bounds)
         return self
 
 
@@ -49,47 +45,38 @@ class Limits:
 class EngineConfig:
     """Sizes that programs are compiled for."""
 
-    requests: int = 4
+    requests: int = setting(4, at_least=1)
     """Requests that run at once; more wait in a queue."""
-    max_branches: int = 8
+    max_branches: int = setting(8, at_least=1, at_most=32, note="the bits of a visibility word")
     """Branches of one request that run at once, 1 to 32 (the bits of a visibility word)."""
-    row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    row_counts: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32), at_least=1)
     """Batch sizes that the loop is compiled for, as they are needed; a step runs on the smallest that holds all rows.
     Counts beyond `requests` x `max_branches` are not used; fewer of them compile faster."""
-    max_depth: int = 3
+    max_depth: int = setting(3, at_least=1)
     """Largest `Limits.max_depth` that a request may ask for."""
-    max_paths: int = 16
+    max_paths: int = setting(16, at_least=1, at_most=64, note="labels are made of their numbers")
     """Largest `Limits.max_paths` that a request may ask for."""
-    stream_step: int = 512
+    stream_step: int = setting(512, at_least=1)
     """Slots that a stream grows by."""
-    max_slots: int = 32768
+    max_slots: int = setting(32768, at_least=1)
     """Slots of a stream at most: a prompt with its new tokens must fit."""
-    pages: int | None = None
+    pages: int | None = setting(None, at_least=1)
     """Pages for the streams of all requests, where the model keeps them in pages; None: enough for `requests` streams
     of `max_slots`. With fewer, the youngest request leaves the device when they run out and comes back as it was."""
-    sync_steps: int = 32
+    sync_steps: int = setting(32, at_least=1)
     """Steps after which the loop reports to the host at the latest: for streaming and cancelling."""
-    prefill_chunks: tuple[int, ...] = (16, 64, 256)
+    prefill_chunks: tuple[int, ...] = setting((16, 64, 256), at_least=1)
     """Static sizes of the chunks in which a prompt is prefilled."""
-    prompt_levels: int = 5
+    prompt_levels: int = setting(5, at_least=1)
     """Interval levels of laid-out prompts (the document, then nesting), for conversations."""
 
     def __post_init__(self):
-        check_integer("requests", self.requests, 1)
-        check_integer("max_branches", self.max_branches, 1, 32, ", the bits of a visibility word")
-        check_integer("max_depth", self.max_depth, 1)
-        check_integer("max_paths", self.max_paths, 1, 64, ", the numbers that labels are made of")
-        check_integer("stream_step", self.stream_step, 1)
-        check_integer("max_slots", self.max_slots, 1)
-        check_integer("sync_steps", self.sync_steps, 1)
-        check_integer("prompt_levels", self.prompt_levels, 1)
-        if self.pages is not None:
-            check_integer("pages", self.pages, 1, note=", or None")
+        settings.validate(self, "")
+
+    def conflict(self) -> str:
+        """What is wrong with the order of sizes; empty: nothing."""
         for name in ("row_counts", "prefill_chunks"):
             sizes = getattr(self, name)
-            if not isinstance(sizes, (tuple, list)) or not sizes:
-                raise UserError(f"{name} is {shown(sizes)}; give rising sizes, at least one")
-            for size in sizes:
-                check_integer(f"a size of {name}", size, 1)
-            if list(sizes) != sorted(set(sizes)):
-                raise UserError(f"{name} is {shown(sizes)}; give rising sizes")
+            if not sizes or list(sizes) != sorted(set(sizes)):
+                return f"{name} = {sizes} must be rising sizes, at least one"
+        return ""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from mvjax import settings
 from mvjax.settings import setting
 
@@ -232,7 +234,9 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: plain(item) for name, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return value.item() if isinstance(value, np.generic) else value
 
     return plain(dataclasses.asdict(config))
 

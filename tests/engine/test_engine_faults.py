@@ -190,7 +190,9 @@ def test_a_program_that_fails_takes_the_arrays_and_the_others_begin_anew(engine,
 
 
 def test_settings_that_the_device_cannot_hold_are_refused(engine):
-    with pytest.raises(UserError, match=r"min_block_share is 2147483648; give a whole number from 0 to 2147483647"):
+    with pytest.raises(
+        UserError, match=r"min_block_share = 2147483648 must be a whole number, 0 or more, at most 2147483647"
+    ):
         engine.submit(PROMPTS[0], limits=Limits(max_new_tokens=30, min_block_share=2**31))
     assert not engine.busy
 

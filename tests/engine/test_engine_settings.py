@@ -27,8 +27,8 @@ def refused(name, call):
     with pytest.raises(UserError) as error:
         call()
     text = str(error.value)
-    assert text.startswith(f"{name} is ")
-    assert "; give " in text
+    assert text.startswith(f"{name} = ")
+    assert " must be " in text
     assert "\n" not in text
     assert len(text) < 250
 
@@ -58,7 +58,7 @@ def test_limits_may_be_anything_in_their_range(engine, name, low, high):
     for value in (low, high):
         engine.check([1], dataclasses.replace(Limits(), **{name: value}))
     for value in (low - 1, UNLIMITED if name == "max_new_tokens" else high + 1):
-        with pytest.raises(UserError, match=f"^{name} is "):
+        with pytest.raises(UserError, match=f"^{name} = "):
             engine.check([1], dataclasses.replace(Limits(), **{name: value}))
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_reserved_where_nothing_can_be_open(engine):
     for mode, least in (("autoregressive", 1), ("parallel", 9), ("sequential", 9)):
         for name in ("max_new_tokens", "max_positions"):
             engine.check([1], Limits(**{name: least}), mode=mode)
-            with pytest.raises(UserError, match=f"{name} is {least - 1}; give a whole number from {least}"):
+            with pytest.raises(UserError, match=f"{name} = {least - 1} must be a whole number, {least} or more"):
                 engine.check([1], Limits(**{name: least - 1}), mode=mode)
 
 
@@ -102,7 +102,7 @@ def test_sizes_are_whole_numbers(name):
             refused(name, lambda value=value: EngineConfig(**{name: value}))
         elif value != [40]:
             refused(name, lambda value=value: EngineConfig(**{name: value}))
-            refused(f"a size of {name}", lambda value=value: EngineConfig(**{name: (value,)}))
+            refused(name, lambda value=value: EngineConfig(**{name: (value,)}))
     for value in ((4, 2), (2, 2), ()) if several else ():
         refused(name, lambda value=value: EngineConfig(**{name: value}))
 

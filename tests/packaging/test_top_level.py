@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mvjax
+import mvjax.engine
 
 HEAVY = ("jax", "flax", "numpy", "tokenizers", "rich")
 
@@ -31,13 +32,9 @@ def test_every_name_is_there(name):
     assert getattr(mvjax, name) is not None
 
 
-def test_the_names_are_those_of_the_rooms():
-    for name, (module, its_name) in mvjax._HOMES.items():
-        assert getattr(mvjax, name) is getattr(importlib.import_module(module), its_name)
-
-
-def test_a_type_checker_sees_the_same_names_from_the_same_modules():
-    tree = ast.parse(Path(mvjax.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("package", "here"), [(mvjax, {"UserError", "__version__"}), (mvjax.engine, set())])
+def test_a_type_checker_sees_the_same_names_from_the_same_modules(package, here):
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {
         alias.asname or alias.name: (node.module, alias.name)
@@ -45,8 +42,9 @@ def test_a_type_checker_sees_the_same_names_from_the_same_modules():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == mvjax._HOMES
-    assert set(mvjax.__all__) == {*seen, "UserError", "__version__"}
+    assert set(package.__all__) == {*seen, *here}
+    for name, (module, its_name) in seen.items():
+        assert getattr(package, name) is getattr(importlib.import_module(module), its_name)
 
 
 def test_an_unknown_name_is_an_attribute_error():

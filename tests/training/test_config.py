@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from mvjax import settings
@@ -129,6 +130,13 @@ def test_a_value_that_makes_no_sense_is_named_in_one_line(changes, message):
 def test_whole_numbers_are_numbers_and_bounds_may_be_reached():
     changes = {"optimizer": {"learning_rate": 1, "warmup": 1, "clip": 0}, "steps": {"total": 2**31 - 1}}
     assert TrainConfig().replace(**changes).validate().optimizer.learning_rate == 1
+
+
+def test_numpy_numbers_are_numbers():
+    config = TrainConfig(seed=np.int64(3)).replace(data={"repeat": (np.int32(2),)}, optimizer={"clip": np.float32(0.5)})
+    config = config.replace(data={"files": ("a.jsonl",)}).validate()
+    values = json.loads(json.dumps(to_dict(config)))
+    assert (values["seed"], values["data"]["repeat"], values["optimizer"]["clip"]) == (3, [2], 0.5)
 
 
 def other(leaf):
