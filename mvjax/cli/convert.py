@@ -138,11 +138,8 @@ def merged(checkpoint: Checkpoint, adapter: Path, fingerprint: str) -> Checkpoin
         raise UserError(f"{adapter}: there is no such adapter file")
     decoder = load_adapter(adapter, from_checkpoint(checkpoint, scan_layers=False), tokenizer=fingerprint)
     result = to_checkpoint(decoder)
-    kept = {
-        key: checkpoint.config[key]
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        if key in checkpoint.config
-    }
+    special = "bos_token_id", "eos_token_id", "pad_token_id"
+    kept = {key: value for key, value in checkpoint.config.items() if key in special}
     result = dataclasses.replace(
         result, config=result.config | kept, source=checkpoint.source, generation=checkpoint.generation
     )

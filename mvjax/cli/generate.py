@@ -60,6 +60,9 @@ def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
 
     arguments = tyro.cli(GenerateArguments, args=argv, prog="mvjax generate", config=(tyro.conf.OmitArgPrefixes,))
+    from rich.console import Console
+
+    from mvjax.data.encode import with_suffix
     from mvjax.engine import Engine, EngineConfig
     from mvjax.evaluation.run import error_of
     from mvjax.models.load import demo_adapter, load_for_generation
@@ -69,12 +72,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{arguments.svg}: draws the answer to one prompt, as SVG; give one prompt and a name in .svg")
     arguments.sampling.validate()
     adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
-    status = Status(quiet=arguments.json)
+    status = Console(stderr=True, quiet=arguments.json).status  # a spinner on a terminal; silence elsewhere
     with status("loading the model"):
         tokenizer, model = load_for_generation(arguments.model, adapter)
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
-    from mvjax.data.encode import with_suffix
-
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     rows = arguments.max_branches if arguments.mode == "parallel" else 1
     # Few row counts: the first answer waits for every program that is compiled.
@@ -126,21 +127,6 @@ def messages_of(text: str, system: str | None) -> list[dict[str, str]]:
     """One question as a conversation."""
     head = [{"role": "system", "content": system}] if system is not None else []
     return [*head, {"role": "user", "content": text}]
-
-
-class Status:
-    """A spinner on a terminal's error stream; silence elsewhere."""
-
-    def __init__(self, quiet: bool):
-        from rich.console import Console
-
-        self.console = Console(stderr=True)
-        self.quiet = quiet or not self.console.is_terminal
-
-    def __call__(self, what: str):
-        from contextlib import nullcontext
-
-        return nullcontext() if self.quiet else self.console.status(what)
 
 
 def show(engine, tokenizer, text, ids, arguments, **settings):

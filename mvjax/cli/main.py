@@ -159,8 +159,5 @@ def report(error: Exception) -> int:
         print(f"error:{where} {error.strerror or error}", file=sys.stderr)
         return EXIT_USER
     text = " ".join(str(error).split())[:300]
-    print(
-        f"error: {type(error).__name__}: {text} (a fault of mvjax; MVJAX_TRACEBACK=1 shows where)",
-        file=sys.stderr,
-    )
+    print(f"error: {type(error).__name__}: {text} (a fault of mvjax; MVJAX_TRACEBACK=1 shows where)", file=sys.stderr)
     return EXIT_OURS

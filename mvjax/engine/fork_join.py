@@ -185,9 +185,7 @@ def suspend(
         extra=extra_L,
     )
     parent_L = branches._replace(
-        tokens_left=branches.tokens_left - lent_L,
-        blocks=branches.blocks + 1,
-        after=zero_L + st.NOTHING,
+        tokens_left=branches.tokens_left - lent_L, blocks=branches.blocks + 1, after=zero_L + st.NOTHING
     )
     frames = select(taken_H, at(frames_of(parent_L), row_H), frames_of(held))
     opened = select(taken_H, at(st.side_by_side(block_L), row_H), st.side_by_side(blocks))

@@ -83,10 +83,7 @@ def uniforms(key_W2: UInt[Array, "W 2"], index_W: Int[Array, "W"]) -> Float[Arra
 
 
 def sample(
-    logits_WV: Float[Array, "W V"],
-    key_W2: UInt[Array, "W 2"],
-    index_W: Int[Array, "W"],
-    params_W: SamplingParams,
+    logits_WV: Float[Array, "W V"], key_W2: UInt[Array, "W 2"], index_W: Int[Array, "W"], params_W: SamplingParams
 ) -> tuple[Int[Array, "W"], Int[Array, "W"]]:
     """Draw one token per row. Returns the tokens, and each row's most probable token (lowest id on ties).
 
@@ -232,9 +229,7 @@ def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p, least_weig
 
     goal = top_p * mass_from(0)
     least = lax.cond(
-        top_p < 1,
-        lambda: largest_that(lambda limit: mass_from(limit) >= goal, 0, WEIGHT_ONE + 1),
-        lambda: jnp.int32(0),
+        top_p < 1, lambda: largest_that(lambda limit: mass_from(limit) >= goal, 0, WEIGHT_ONE + 1), lambda: jnp.int32(0)
     )
     kept_BX = jnp.where(weight_BX >= jnp.maximum(least, least_weight), weight_BX, 0)
     sums_B = jnp.sum(kept_BX, axis=1)

@@ -128,12 +128,11 @@ class Scheduler:
 
     def restart(self) -> None:
         """Requests on the device go back to the head of the queue, the oldest first, and begin anew."""
-        running = {id(request): request for request in self.on_device if request is not None}
-        waiting = [request for request in self.queue if id(request) not in running]
+        running = [request for request in self.on_device if request is not None]
+        waiting = [request for request in self.queue if request not in running]
         for request in waiting:
             request.preempted = None  # What it holds may not fit the sizes to come.
-        self.queue.clear()
-        self.queue.extend([*sorted(running.values(), key=lambda request: request.number), *waiting])
+        self.queue = collections.deque([*sorted(running, key=lambda request: request.number), *waiting])
         self.on_device, self.running, self.resize = [], 0, True
         self.cache.reset()
 
@@ -199,13 +198,12 @@ class Scheduler:
             self.queue.popleft()
             self._end(request, error)
             began = request in self.on_device
-            self.on_device = [None if one is request else one for one in self.on_device]
+            if index < len(self.on_device):
+                self.finish(index)
             if not self.cache.valid:
                 self.restart()
-            elif index < len(self.on_device):
-                self.cache.release(index)
-                if began:
-                    self.cache.evict(index)
+            elif began:
+                self.cache.evict(index)
             return False
         self.queue.popleft()
         return True

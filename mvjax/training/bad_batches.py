@@ -26,10 +26,7 @@ class BadBatches:
     """
 
     def __init__(
-        self,
-        directory: Path,
-        name: Callable[[Document], str] | None = None,
-        rows: Sequence[int] | None = None,
+        self, directory: Path, name: Callable[[Document], str] | None = None, rows: Sequence[int] | None = None
     ):
         self._directory, self._rows = directory / "bad-batches", rows
         self._name = name or (lambda document: f"record {document.record}")

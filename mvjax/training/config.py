@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,9 +48,7 @@ class AdapterConfig:
     """Rank of the adapters; 0: all weights are trained."""
     alpha: float = setting(32.0, above=0)
     """Scale: an adapter's output is multiplied by alpha / rank."""
-    targets: tuple[str, ...] = setting(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    )
+    targets: tuple[str, ...] = setting(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
     """Projections that get an adapter."""
 
 
@@ -230,15 +229,7 @@ class TrainConfig:
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON values."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(item) for name, item in value.items()}
-        if isinstance(value, tuple):
-            return [plain(item) for item in value]
-        return value.item() if isinstance(value, np.generic) else value
-
-    return plain(dataclasses.asdict(config))
+    return json.loads(json.dumps(dataclasses.asdict(config), default=np.generic.item))
 
 
 RENAMED = {

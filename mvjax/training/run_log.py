@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optax
 from rich.console import Console
 
 from mvjax.data.packing import Batch
-from mvjax.data.schedule import BatchFacts, Document
+from mvjax.data.schedule import BatchFacts
 from mvjax.errors import UserError
 from mvjax.training.bad_batches import BadBatches
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import is_first
-from mvjax.training.flops import ModelFlops
 from mvjax.training.metrics import Display, MetricsFile, TensorBoard, duration
 from mvjax.training.step_metrics import StepMetrics
 
@@ -27,12 +25,11 @@ class RunLog:
 
     Args:
         record: of the checkpoint that this start resumes; empty: there is none.
+        lines: makes the line of each step.
+        bad: keeps the batch of a step that is not finite.
         first: steps done before this start.
         last: number of the last step of this start.
         steps: steps of the whole run.
-        tag_rate: how many times faster the tag rows learn; None: there are none of their own.
-        local: numbers of the rows that this process has.
-        document_name: what a document is called in a report on a bad batch.
     """
 
     def __init__(
@@ -40,21 +37,18 @@ class RunLog:
         config: TrainConfig,
         directory: Path,
         clock: Clock,
-        schedule: optax.Schedule,
         checkpoints: Checkpoints,
         record: Mapping[str, Any],
+        lines: StepMetrics,
+        bad: BadBatches,
         *,
         first: int,
         last: int,
         steps: int,
-        tag_rate: float | None,
-        flops: ModelFlops | None,
-        peak: float | None,
-        local: Sequence[int],
-        document_name: Callable[[Document], str] | None,
         console: Console | None,
     ):
         self._config, self._clock, self._checkpoints, self._last = config, clock, checkpoints, last
+        self._lines, self._bad = lines, bad
         self._writers: list[MetricsFile | TensorBoard] = []
         if is_first():
             clock.resume(directory / "clock.json", record.get("clock"))
@@ -62,18 +56,6 @@ class RunLog:
             if config.output.tensorboard:
                 self._writers.append(TensorBoard(directory / "tensorboard", first))
         self._display = Display(config.name, steps, first, console, quiet=not is_first())
-        self._bad = BadBatches(directory, document_name, local)
-        self._metrics = StepMetrics(
-            clock,
-            steps,
-            first,
-            config.data.rows * config.data.row_length,
-            schedule,
-            tags=tag_rate,
-            flops=flops,
-            peak=peak,
-            skipped=record.get("skipped", 0),
-        )
 
     def say(self, text: str) -> None:
         """Print a text of its own."""
@@ -91,11 +73,11 @@ class RunLog:
             UserError: loss or gradient is not finite, and no more steps may be skipped.
         """
         good = metrics.pop("finite")
-        line = self._metrics.step(number, metrics, batch, facts, good=good)
+        line = self._lines.step(number, metrics, batch, facts, good=good)
         log = number % self._config.output.log_every == 0 or number == self._last or not good
         for writer in self._writers if log else ():
             writer.write(line)
-        self._display.step(line, self._metrics.seconds_left, log)
+        self._display.step(line, self._lines.seconds_left, log)
         if not good:
             self._skip(number, metrics, batch, facts)
 
@@ -109,7 +91,7 @@ class RunLog:
             f"step {number}: the loss ({metrics['loss']}) or its gradient ({metrics['gradient_norm']}) is not finite; "
             f"{where}"
         )
-        if self._metrics.skipped > self._config.steps.max_skipped:
+        if self._lines.skipped > self._config.steps.max_skipped:
             self._checkpoints.wait()
             saved = max(self._checkpoints.steps(), default=0)
             raise UserError(
@@ -120,7 +102,7 @@ class RunLog:
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint of this moment must hold for the next start."""
-        return {"skipped": self._metrics.skipped, "clock": self._clock.record()}
+        return {"skipped": self._lines.skipped, "clock": self._clock.record()}
 
     def saved(self, step: int, what: str) -> None:
         """The last line of a start."""

@@ -33,6 +33,7 @@ from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_ch
 from mvjax.models.export import fetch, save_checkpoint
 from mvjax.models.placement import Placement
 from mvjax.tokenizers import Tokenizer, load_tokenizer
+from mvjax.training.bad_batches import BadBatches
 from mvjax.training.batch import StepBatch, abstract_batch, check_rows, shard_batch, step_batch_sharding
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
@@ -47,6 +48,7 @@ from mvjax.training.profile import Profile
 from mvjax.training.run_directory import check_origin, run_directory
 from mvjax.training.run_log import RunLog
 from mvjax.training.sample import Sampler
+from mvjax.training.step_metrics import StepMetrics
 from mvjax.weights import Checkpoint, with_tag_rows
 
 BUILD_PATIENCE = 24 * 3600.0
@@ -201,21 +203,22 @@ def fit(
         frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
         local = local_rows(placement, config.data.rows, config.data.accumulation)
         update = make_update(model, optimizer, placement, config.loss)
+        room, skipped = config.data.rows * config.data.row_length, record.get("skipped", 0)
+        tags = config.optimizer.tag_multiplier if TAGS in model.groups.values() else None
+        peak = peak_flops(list(placement.mesh.devices.flat))
+        lines = StepMetrics(clock, steps, first, room, schedule, tags=tags, flops=flops, peak=peak, skipped=skipped)
+        bad = BadBatches(directory, document_name, local)
         log = RunLog(
             config,
             directory,
             clock,
-            schedule,
             checkpoints,
             record,
+            lines,
+            bad,
             first=first,
             last=last,
             steps=steps,
-            tag_rate=config.optimizer.tag_multiplier if TAGS in model.groups.values() else None,
-            flops=flops,
-            peak=peak_flops(list(placement.mesh.devices.flat)),
-            local=local,
-            document_name=document_name,
             console=console,
         )
         stack.callback(log.close)
