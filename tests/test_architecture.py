@@ -29,7 +29,8 @@ ARROWS: Mapping[str, set[str]] = {
     "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},
     "data": GROUND | {"language", "tokenizers"},
     "engine": GROUND | {"data", "language"},
-    "training": GROUND | {"chips", "data", "engine", "language", "models", "mvjax_kernels", "tokenizers", "weights"},
+    "training": GROUND
+    | {"chips", "data", "display", "engine", "language", "models", "mvjax_kernels", "tokenizers", "weights"},
     "evaluation": GROUND | {"engine", "language"},
     "planning": GROUND | {"chips", "engine", "language", "models", "tokenizers", "training"},
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},

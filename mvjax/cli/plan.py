@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mvjax import settings
 from mvjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def generate(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]
     from mvjax.planning.shapes import find_shape
 
     model, chips = find_shape(config.model.path, shape), machine(topology)
-    asked = {"requests": own.get("requests"), "max_branches": own.get("max_branches"), "slots": own.get("slots")}
-    load = Load(**{name: value for name, value in asked.items() if value is not None}).check()
+    load = Load(**{name: own[name] for name in LOAD if name in own})
+    settings.validate(load, "plan: --")
     say(f"compiling the generation loop for one chip of {topology}")
     plan = plan_generation(model, chips, load, config.model.dtype)
     found, tried = None, 0

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from mvjax import settings
 from mvjax.chips import GIB
 from mvjax.engine import decode_loop
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.engine.tables import build_tables
-from mvjax.errors import UserError
 from mvjax.models import DecoderStepModel
 from mvjax.models.decode import PAGE
 from mvjax.models.tensors import parameter_count
@@ -26,6 +26,7 @@ from mvjax.planning.machines import Machine
 from mvjax.planning.program import Compiled, compile_on
 from mvjax.planning.report import count_words
 from mvjax.planning.shapes import Shape
+from mvjax.settings import setting
 from mvjax.tokenizers.tables import VocabularyTables
 
 
@@ -33,18 +34,11 @@ from mvjax.tokenizers.tables import VocabularyTables
 class Load:
     """What the engine is to serve at a time."""
 
-    requests: int = 4
-    max_branches: int = 8
+    requests: int = setting(4, at_least=1)
+    max_branches: int = setting(8, at_least=1, at_most=32)
     """Branches of a request."""
-    slots: int = 4096
+    slots: int = setting(4096, at_least=1)
     """Tokens of a request's KV stream, all branches together."""
-
-    def check(self) -> Load:
-        """The same, if its values make sense; UserError names the first that does not."""
-        EngineConfig(requests=self.requests, max_branches=self.max_branches)
-        if self.slots < 1:
-            raise UserError(f"plan: --slots {self.slots} must be 1 or more")
-        return self
 
 
 @dataclass(frozen=True)
@@ -54,26 +48,38 @@ class GenerationPlan:
     machine: Machine
     shape: Shape
     load: Load
-    seconds: float
-    """Time to compile."""
+    compiled: Compiled
     weights: int
     pages: int
     """Keys and values of all KV streams, full."""
     state: int
     """Of the interpreter, and tables."""
-    rest: int
-    """Temporaries at their peak, padding, results."""
-    code: int
-    total: int
-    room: float
-    step_seconds: float | None
-    """A step at least: weights and KV streams read once at the peak rate, or the products at theirs. An estimate, not
-    run; None for a chip without published figures."""
+
+    @property
+    def rest(self) -> int:
+        """Temporaries at their peak, padding, results."""
+        return max(0, self.compiled.total - self.compiled.code - self.weights - self.pages - self.state)
+
+    @property
+    def room(self) -> float:
+        """What the program may take."""
+        hbm, compiled = self.machine.chip.hbm, self.compiled
+        return min(hbm, compiled.total - 1) if compiled.refused else hbm
 
     @property
     def fits(self) -> bool:
         """Whether the chip has room for it."""
-        return self.total <= self.room
+        return self.compiled.total <= self.room
+
+    @property
+    def step_seconds(self) -> float | None:
+        """A step at least: weights and KV streams read once at the peak rate, or the products at theirs. An estimate,
+        not run; None for a chip without published figures."""
+        chip, rows = self.machine.chip, self.load.requests * self.load.max_branches
+        if not chip.flops:
+            return None
+        products = 2 * parameter_count(self.shape.config) * rows
+        return max((self.weights + self.pages) / chip.bandwidth, products / chip.flops)
 
 
 def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> GenerationPlan:
@@ -82,13 +88,13 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     Raises:
         UserError: a load that makes no sense, or a program that the compiler refuses.
     """
-    load.check()
+    settings.validate(load, "plan: --")
     device = machine.devices[0]
     model = DecoderStepModel.described(shape.config, unroll=False, dtype=jnp.dtype(dtype), page_size=PAGE)
-    tables = build_tables(vocabulary(shape), (), EngineConfig().max_paths)
+    config = EngineConfig()
+    tables = build_tables(vocabulary(shape), (), config.max_paths)
     pages = 1 + load.requests * math.ceil(load.slots / PAGE)
     slots = math.ceil(load.slots / PAGE) * PAGE
-    config = EngineConfig()
     sizes = Sizes(
         load.requests, slots, load.max_branches, config.max_depth, config.max_paths, tables.number.shape[1], pages
     )
@@ -101,34 +107,8 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     place = SingleDeviceSharding(device)
     function = jax.jit(run, in_shardings=place, out_shardings=place, donate_argnums=(2, 3))
     compiled = compile_on(machine, function, model.params, shapes, kv, state, room, steps)
-    return account(shape, machine, load, compiled, nbytes(model.params), nbytes((kv.k, kv.v)), nbytes(state))
-
-
-def account(
-    shape: Shape, machine: Machine, load: Load, compiled: Compiled, weights: int, pages: int, state: int
-) -> GenerationPlan:
-    """The parts of what was compiled."""
-    chip = machine.chip
-    seconds = None
-    if chip.flops:
-        products = 2 * parameter_count(shape.config) * load.requests * load.max_branches
-        seconds = max((weights + pages) / chip.bandwidth, products / chip.flops)
-    rest = max(0, compiled.total - compiled.code - weights - pages - state)
-    room = min(chip.hbm, compiled.total - 1) if compiled.refused else chip.hbm
-    return GenerationPlan(
-        machine,
-        shape,
-        load,
-        compiled.seconds,
-        weights,
-        pages,
-        state,
-        rest,
-        compiled.code,
-        compiled.total,
-        room,
-        seconds,
-    )
+    sizes_of = nbytes(model.params), nbytes((kv.k, kv.v)), nbytes(state)
+    return GenerationPlan(machine, shape, load, compiled, *sizes_of)
 
 
 def vocabulary(shape: Shape) -> VocabularyTables:
@@ -162,15 +142,16 @@ def fewer(
 
 def generation_json(plan: GenerationPlan, advice: GenerationPlan | None, tried: int) -> dict[str, Any]:
     """Plain values; bytes, seconds."""
-    names = ("weights", "pages", "state", "rest", "code", "total", "room")
+    parts = {name: getattr(plan, name) for name in ("weights", "pages", "state", "rest")}
+    parts |= {"code": plan.compiled.code, "total": plan.compiled.total, "room": plan.room}
     result: dict[str, Any] = {
         "model": plan.shape.source,
         "parameters": parameter_count(plan.shape.config),
         "topology": plan.machine.name,
         "load": vars(plan.load),
         "fits": plan.fits,
-        "hbm": {name: getattr(plan, name) for name in names} | {"margin": plan.room - plan.total},
-        "compile_seconds": plan.seconds,
+        "hbm": parts | {"margin": plan.room - plan.compiled.total},
+        "compile_seconds": plan.compiled.seconds,
         "step_seconds_at_least": plan.step_seconds,
     }
     if tried:
@@ -182,12 +163,12 @@ def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
     """A page."""
     load, rows = plan.load, plan.load.requests * plan.load.max_branches
     kinds = ("weights", plan.weights), ("keys and values", plan.pages), ("state and tables", plan.state)
-    kinds += ("temporaries", plan.rest), ("code", plan.code), ("total", plan.total)
-    left = (plan.room - plan.total) / GIB
+    kinds += ("temporaries", plan.rest), ("code", plan.compiled.code), ("total", plan.compiled.total)
+    left = (plan.room - plan.compiled.total) / GIB
     lines = [
         f"{plan.shape.source}, {count_words(parameter_count(plan.shape.config))} weights",
         f"{load.requests} requests of {load.max_branches} branches and {load.slots:,} tokens on one chip of "
-        f"{plan.machine.name}; compiled in {plan.seconds:.0f} s, not run",
+        f"{plan.machine.name}; compiled in {plan.compiled.seconds:.0f} s, not run",
         "",
         "HBM of a chip, GiB",
         *(f"  {name:<18} {size / GIB:8.2f}" for name, size in kinds),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mvjax.data.encode import Form, with_suffix
+from mvjax.display.measures import shown
 from mvjax.engine import Engine, EngineConfig, Limits, Mode
 from mvjax.engine.result import Result
 from mvjax.errors import UserError
@@ -141,25 +142,23 @@ def weights(graphdef, state, *, unroll: bool, dtype) -> Any:
 def tree_lines(transcript: Transcript, decode: Callable[[list[int]], str], width: int = 96) -> list[str]:
     """A transcript of token ids as indented lines, texts in short: an element's first text stands on its own line."""
 
-    def shown(text: Text, room: int) -> str:
+    def text_of(text: Text, room: int) -> str:
         tokens: Any = list(text.content)
-        line = " ".join(decode(tokens).split())
-        line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-        return line if len(line) <= room else line[: room - 3] + "..."
+        return shown(decode(tokens), room)
 
     lines, taken = [], set()
     for depth, node in transcript.walk():
         indent = "  " * depth
         room = max(24, width - len(indent))
         if isinstance(node, Text):
-            if id(node) not in taken and (line := shown(node, room)):
+            if id(node) not in taken and (line := text_of(node, room)):
                 lines.append(indent + line)
             continue
         first = node.children[0] if node.children else None
         name = title(node)
         if isinstance(first, Text) and not isinstance(node, Block):
             taken.add(id(first))
-            name = f"{name} {shown(first, room)}".rstrip()
+            name = f"{name} {text_of(first, room)}".rstrip()
         lines.append(indent + name + ("" if node.closed else " (open)"))
     return lines
 

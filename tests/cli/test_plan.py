@@ -140,7 +140,7 @@ def test_help(capsys):
         (["--model.attention", "tpu"], "model.attention = 'tpu' does not run on cpu:1"),
         (["--slots", "64"], "--slots goes with --generate"),
         (["--generate", "--requests", "0"], "requests"),
-        (["--generate", "--slots", "0"], "--slots 0 must be 1 or more"),
+        (["--generate", "--slots", "0"], "--slots = 0 must be a whole number, 1 or more"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )

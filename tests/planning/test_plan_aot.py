@@ -132,7 +132,7 @@ def test_generation(name):
     plan = plan_generation(find_shape("shape:qwen2.5-1.5b"), machine(name), Load(requests=8), "bfloat16")
     assert plan.weights == pytest.approx(2 * parameter_count(plan.shape.config), rel=0.01)
     assert plan.pages == (1 + 8 * 4096 // 128) * 128 * 28 * 2 * 2 * 128 * 2
-    assert plan.weights + plan.pages + plan.state + plan.rest + plan.code == plan.total
+    assert plan.weights + plan.pages + plan.state + plan.rest + plan.compiled.code == plan.compiled.total
     assert plan.fits
     assert plan.rest < plan.pages
     assert plan.step_seconds > 0
