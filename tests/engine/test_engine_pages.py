@@ -179,7 +179,7 @@ def test_a_prompt_longer_than_the_streams_gets_its_pages_first():
 
 
 def test_no_pages_are_refused():
-    with pytest.raises(UserError, match="pages is 0; give 1 or more"):
+    with pytest.raises(UserError, match="pages = 0 must be a whole number, 1 or more"):
         EngineConfig(pages=0)
 
 
