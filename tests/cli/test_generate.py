@@ -208,7 +208,7 @@ def test_settings_out_of_range_are_one_line(toy, capsys, tmp_path, verb, option,
     data.write_text('{"question": "1+1", "answer": "2"}\n')
     status, _, error = run(capsys, verb, "hi" if verb == "generate" else data, "--model", toy, option, value)
     assert status == 2
-    assert error.startswith(f"error: {option[2:].replace('-', '_')} is ")
+    assert error.startswith(f"error: {option[2:].replace('-', '_')} = ")
 
 
 @pytest.mark.parametrize(
