@@ -32,12 +32,12 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     files = read_files(path)
     if isinstance(files, Checkpoint):
         entries = {name: entry for name, entry in lazily(files.tensors).items() if not name.endswith(DERIVED)}
-        config = dict(files.config)
-        if config.get("tie_word_embeddings") is None:
-            config["tie_word_embeddings"] = HEAD not in entries
-        if config["tie_word_embeddings"]:
+        tied = files.config.get("tie_word_embeddings")
+        if tied is None:
+            tied = HEAD not in entries
+        if tied:
             entries.pop(HEAD, None)
-        config = normalised(config, Path(path) / "config.json")
+        config = normalised({**files.config, "tie_word_embeddings": tied}, Path(path) / "config.json")
         checkpoint = dataclasses.replace(files, config=config, tensors=LazyTensors(entries))
     else:
         checkpoint = gguf_checkpoint(files)

@@ -62,8 +62,7 @@ def load_sharded(
         if not jnp.issubdtype(entries[name].dtype, jnp.floating):
             what = f"{checkpoint.source or 'the model'}: {name} holds {entries[name].dtype} numbers"
             raise UserError(f"{what}; use a model with floating-point weights")
-    largest = max(entries[name].nbytes for group in names.values() for name in group)
-    limit = chunk_bytes(largest)
+    limit = chunk_bytes(max(entries[name].nbytes for group in names.values() for name in group))
     arrays = {}
     for path, leaf in leaves.items():
         tensors = [cast(name, entries[name], np.dtype(leaf.dtype)) for name in names[path]]

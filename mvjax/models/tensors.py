@@ -34,12 +34,11 @@ def outer_name(name: str) -> str:
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model."""
-    embed, *rest = outer_arrays(config)
-    shapes = {outer_name(embed.name): embed.shape}
+    shapes = {outer_name(array.name): array.shape for array in outer_arrays(config)}
     layer = layer_arrays(config)
     for number in range(config.layers):
         shapes |= {f"model.layers.{number}.{array.name}": array.shape for array in layer}
-    return shapes | {outer_name(array.name): array.shape for array in rest}
+    return shapes
 
 
 def hf_names(path: tuple[Any, ...], config: ModelConfig) -> list[str]:

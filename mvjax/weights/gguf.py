@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 
 from mvjax.errors import UserError
 from mvjax.weights.checkpoint import LazyTensor, counted, stored
-from mvjax.weights.gguf_header import Header, read_header
+from mvjax.weights.gguf_header import read_header
 
 PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -40,14 +40,9 @@ def read_gguf(path: Path) -> GGUFModel:
 
     Raises `UserError` for a truncated file or a storage type that is not supported.
     """
-    header = read_header(path)
-    return GGUFModel(path, header.metadata, read_tensors(header, path))
-
-
-def read_tensors(header: Header, path: Path) -> dict[str, LazyTensor]:
-    """Lazy tensors under their GGUF names. `UserError` for a storage type not supported or bytes that are not there."""
     import gguf
 
+    header = read_header(path)
     types = {kind.value: kind for kind in gguf.GGMLQuantizationType}
     names = {info.name: types[info.kind].name if info.kind in types else str(info.kind) for info in header.tensors}
     if unsupported := {name: kind for name, kind in names.items() if kind not in PLAIN and kind not in QUANTISED}:
@@ -70,7 +65,7 @@ def read_tensors(header: Header, path: Path) -> dict[str, LazyTensor]:
         # A quantised vector is one row of blocks: no block begins at each of its elements.
         in_rows = len(info.shape) > 1 or plain is not None
         tensors[info.name] = stored(path, info.offset, end - info.offset, info.shape, dtype, decode, in_rows=in_rows)
-    return tensors
+    return GGUFModel(path, header.metadata, tensors)
 
 
 def dequantised(kind: Any, raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

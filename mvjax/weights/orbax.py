@@ -72,11 +72,12 @@ def open_array(where: Path, settings: dict[str, Any], name: str, cached: int) ->
     files = {"driver": "ocdbt", "base": f"file://{where}/", "path": f"{name}/"}
     if not settings.get("use_ocdbt"):
         files = {"driver": "file", "path": f"{where / name}/"}
-    array = {"driver": "zarr3" if settings.get("use_zarr3") else "zarr", "kvstore": files}
+    driver = "zarr3" if settings.get("use_zarr3") else "zarr"
     # Where chunks of zeros are stored like others, one that is absent is damage.
-    array["fill_missing_data_reads"] = not settings.get("store_array_data_equal_to_fill_value")
+    absent = not settings.get("store_array_data_equal_to_fill_value")
+    spec = {"driver": driver, "kvstore": files, "fill_missing_data_reads": absent}
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cached}})
-    return tensorstore.open(array, read=True, context=context).result()
+    return tensorstore.open(spec, read=True, context=context).result()
 
 
 def write_orbax(directory: Path, checkpoint: Checkpoint, *, progress: Callable[[str, int], None] | None = None) -> None:

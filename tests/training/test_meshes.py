@@ -60,7 +60,7 @@ print("equal")
 
 FAST = (
     {"fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "rank": 4, "remat": "attention"},
-    {"family": "olmo2", "fsdp": 4, "tensor": 2, "rank": 2},  # Norms over features that lie on several chips.
+    {"family": "olmo2", "fsdp": 4, "tensor": 2},  # Norms over features that lie on several chips.
 )
 REST = (
     {"data": 2, "fsdp": 2, "tensor": 2, "accumulation": 2},
