@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import threading
 
 import numpy as np
@@ -340,27 +341,55 @@ def test_a_preempted_request_is_the_next_to_come_back(monkeypatch):
     engine = shared_engine(True)
     engine.reset()
     numbers, order = submit_all(engine), []
-    preempt, resume = type(engine._cache).preempt, type(engine._cache).resume
+    cache, scheduler = type(engine._cache), type(engine._scheduler)
+    preempt, resume, start, behind = cache.preempt, cache.resume, scheduler._start, []
 
     def preempted(cache, index):
         order.append(("preempt", engine._scheduler.on_device[index].number))
+        behind.extend(one for one in engine._scheduler.queue if not one.admitted)
         return preempt(cache, index)
 
     def resumed(cache, index, what):
         order.append(("resume", engine._scheduler.on_device[index].number))
-        assert not any(one.number < order[-1][1] for one in engine._scheduler.queue if one.preempted is None)
         return resume(cache, index, what)
 
-    monkeypatch.setattr(type(engine._cache), "preempt", preempted)
-    monkeypatch.setattr(type(engine._cache), "resume", resumed)
+    def started(scheduler, index, request):
+        order.append(("start", request.number))
+        return start(scheduler, index, request)
+
+    monkeypatch.setattr(cache, "preempt", preempted)
+    monkeypatch.setattr(cache, "resume", resumed)
+    monkeypatch.setattr(scheduler, "_start", started)
     results = run(engine, numbers)
     check(results, failed=0)
     away = [number for what, number in order if what == "preempt"]
     assert away
-    assert [number for what, number in order if what == "resume"] == away
-    # The youngest of those that ran; the ones behind it in the queue have not run when it comes back.
+    assert behind, "nobody waited behind a preempted request"
+    for event, following in itertools.pairwise(order):
+        if event[0] == "preempt":
+            assert following == ("resume", event[1])
+    # The youngest of those that ran.
     assert all(number > numbers[0] for number in away)
     assert any(isinstance(key, PreemptKey) for key in engine._programs)
+
+
+def test_after_a_fault_preempted_requests_begin_anew_too(monkeypatch):
+    """The arrays may be made anew in a size that has no room for what they hold."""
+    engine = shared_engine(True)
+    engine.reset()
+    numbers, early = submit_all(engine), {}
+    while not any(one.preempted for one in engine._scheduler.queue):
+        early |= {numbers.index(result.request): result for result in engine.step()}
+    with monkeypatch.context() as patch:
+        Faults(patch, type(engine._runner), "decode", {0}, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    assert engine._scheduler.queue
+    assert not any(one.preempted for one in engine._scheduler.queue)
+    while engine.busy:
+        early |= {numbers.index(result.request): result for result in engine.step()}
+    check(early, failed=0)
+    assert sorted(early) == list(range(len(numbers)))
 
 
 def test_settings_are_read_once(engine):
