@@ -34,11 +34,12 @@ def outer_name(name: str) -> str:
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model."""
-    shapes = {outer_name(array.name): array.shape for array in outer_arrays(config)}
+    embed, *rest = outer_arrays(config)
+    shapes = {outer_name(embed.name): embed.shape}
     layer = layer_arrays(config)
     for number in range(config.layers):
         shapes |= {f"model.layers.{number}.{array.name}": array.shape for array in layer}
-    return shapes
+    return shapes | {outer_name(array.name): array.shape for array in rest}
 
 
 def hf_names(path: tuple[Any, ...], config: ModelConfig) -> list[str]:
