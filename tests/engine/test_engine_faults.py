@@ -392,6 +392,24 @@ def test_after_a_fault_preempted_requests_begin_anew_too(monkeypatch):
     assert sorted(early) == list(range(len(numbers)))
 
 
+def test_after_an_interruption_requests_wait_in_their_old_order(engine, monkeypatch):
+    numbers = submit_all(engine)
+    assert engine.step() == []
+    Faults(monkeypatch, type(engine._runner), "decode", {0}, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    assert [one.number for one in engine._scheduler.queue] == numbers
+    engine.reset()
+
+
+def test_a_request_that_fails_once_it_is_admitted_leaves_no_branch_behind(engine, monkeypatch):
+    engine.submit(PROMPTS[0], limits=LIMITS)
+    Faults(monkeypatch, type(engine._runner), "admit", {0}, ValueError("odd"), after=True)
+    (result,) = engine.step()
+    assert result.reason == "failed"
+    assert not np.asarray(engine._cache.state.request.alive).any()
+
+
 def test_settings_are_read_once(engine):
     """`cancelled` as the device gets it is what the scheduler believes it knows."""
     request = Request(0, engine._prompt([1], "parallel"), LIMITS, DRAWN[0], "parallel", cancelled=True)
