@@ -73,7 +73,7 @@ def test_engine(toy, shared):
     assert all(row["idle steps"] == 0 for row in report.rows if row["rows"] == 2)
     assert bar(report, "programs compiled by the engine") == 0
     assert bar(report, "programs compiled by anybody") == 0
-    assert bar(report, "copies of a stream") == 0
+    assert bar(report, "copies of a KV stream buffer") == 0
 
 
 def test_decode(toy, shared):

@@ -148,7 +148,7 @@ def test_nothing_is_compiled_that_was_compiled_ahead():
     engine = Engine(HashModel(taste()), taste(), TABLES, config)
     engine.compile_ahead(1, 100, [2, 25])
     compiled = engine.compilations
-    results = engine.generate([PROMPTS[0][:2], [20] * 25], limits=Limits(max_new_tokens=60, min_block_share=20))
+    results = engine.generate([[20, 35], [23] * 25], limits=Limits(max_new_tokens=60, min_block_share=20))
     assert any(len(result.parent) > 2 for result in results)
     assert engine.compilations == compiled == 2 + 2 + 3  # Loops, chunks; empty arrays, admission, fetch.
     assert all(result.timings.compile == 0 for result in results)

@@ -38,6 +38,7 @@ class Engine:
                 abandoned=0,
                 barred=1,
                 sampled=5,
+                error=None,
             )
         ]
 

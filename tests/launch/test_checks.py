@@ -152,7 +152,8 @@ def meet(*hosts, seconds="10"):
         )
         for output, versions, fault in hosts
     ]
-    return [(process.wait(30), process.stderr.read()) for process in running]
+    errors = [process.communicate(timeout=60)[1] for process in running]
+    return [(process.returncode, text) for process, text in zip(running, errors)]
 
 
 def test_hosts_that_agree_meet_and_clear_up(tmp_path):

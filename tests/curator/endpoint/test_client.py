@@ -225,12 +225,12 @@ def test_the_endpoint_runs_as_a_process_of_its_own(tmp_path):
         log,
     ]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    server = subprocess.Popen([sys.executable, script, *words], env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        url = server.stdout.readline().strip()
-        replies = talk(url, lambda client: asyncio.gather(*(client.complete(call(f"call {k}")) for k in range(10))))
-    finally:
-        server.kill()
-        server.wait()
+    command = [sys.executable, script, *words]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().strip()
+            replies = talk(url, lambda client: asyncio.gather(*(client.complete(call(f"call {k}")) for k in range(10))))
+        finally:
+            server.kill()
     assert [reply.text for reply in replies] == [f"CALL {k}" for k in range(10)]
     assert len(set(log.read_text().split())) == len(log.read_text().split()) == 10
