@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,6 +61,7 @@ class Stage:
         self.path = f"{self.bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
         self.config = place / "config.py"
         self.config.write_text("")
+        self.started: list[subprocess.Popen] = []
 
     def program(self, name: str, body: str) -> None:
         """A program in Python; it may use record(...) and next_of(SCRIPT, DEFAULT)."""
@@ -87,7 +89,7 @@ class Stage:
 
     def start(self, launcher: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.Popen:
         """Start a launcher."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(LAUNCH / launcher), *map(str, words)],
             env=self.environment(**more),
             cwd=cwd,
@@ -95,6 +97,16 @@ class Stage:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what has been started, and close its pipes."""
+        for process in self.started:
+            process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                stream.close()
 
     def launch(self, launcher: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess:
         """Run a launcher to its end."""
@@ -146,7 +158,8 @@ def _runs():
 
 @pytest.fixture
 def stage(tmp_path):
-    return Stage(tmp_path)
+    with contextlib.closing(Stage(tmp_path)) as stage:
+        yield stage
 
 
 def error_lines(done: subprocess.CompletedProcess) -> list[str]:

@@ -189,7 +189,7 @@ def test_the_worker_of_a_faulty_host_tells_the_others(good):
     """End to end: one host lacks the data, and the other ends with that message instead of waiting for it."""
     words = ("--check", "--hosts=2", "--token=t", "config.py")
     first = good.start("worker", *words, cwd=good.place, MVJAX_SKIP="devices")
-    second = good.launch("worker", *words, "--data", "gone.jsonl", cwd=good.place, MVJAX_SKIP="devices")
+    second = good.launch("worker", *words, "--data.files", "gone.jsonl", cwd=good.place, MVJAX_SKIP="devices")
     _, errors = first.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (2, 2)
     assert "gone.jsonl is not on" in second.stderr
