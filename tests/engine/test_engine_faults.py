@@ -350,7 +350,10 @@ def test_a_preempted_request_is_the_next_to_come_back(monkeypatch):
         return preempt(cache, index)
 
     def resumed(cache, index, what):
-        order.append(("resume", engine._scheduler.on_device[index].number))
+        request, pool = engine._scheduler.on_device[index], cache.pool
+        order.append(("resume", request.number))
+        # It finds pages to stay to its end.
+        assert pool.room(index) + pool.free * pool.page_size >= request.most_slots(SIZES["max_branches"])
         return resume(cache, index, what)
 
     def started(scheduler, index, request):
