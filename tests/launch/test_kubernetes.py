@@ -44,7 +44,14 @@ def test_the_manifest(stage):
     made = render(
         stage,
         *("--topology=v5p:4x4x8", "--slices=2", "--mount=data-claim:/data", "--env=A=b c", "--service-account=sa"),
-        *("--select=cloud.google.com/gke-spot=true", "config.py", "--steps", "3", "--output", "gs://b/no"),
+        *(
+            "--select=cloud.google.com/gke-spot=true",
+            "config.py",
+            "--steps.total",
+            "3",
+            "--output.directory",
+            "gs://b/no",
+        ),
         MVJAX_RESTARTS="7",
         MVJAX_DISK="9",
     )
@@ -87,7 +94,7 @@ def test_the_manifest(stage):
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
     assert container["command"][:2] == ["python3", "launch/worker"]
     assert {"--platform=tpu", "--devices=4", "--hosts=64", "--start=$(START)"} < set(container["command"])
-    assert container["args"] == ["config.py", "--steps", "3", "--output", "gs://b/no"]
+    assert container["args"] == ["config.py", "--steps.total", "3", "--output.directory", "gs://b/no"]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert variables["MVJAX_DISTRIBUTED"] == "auto"
     assert variables["A"] == "b c"
