@@ -65,7 +65,6 @@ FAST = (
 REST = (
     {"data": 2, "fsdp": 2, "tensor": 2, "accumulation": 2},
     {"data": 8},
-    {"family": "olmo2", "fsdp": 2, "context": 2, "tensor": 2},
     {"fsdp": 8, "remat": "full"},
     {"tensor": 4, "data": 2, "scan": False},
     {"context": 4, "fsdp": 2},
