@@ -189,7 +189,7 @@ def _padded_weights(logits_WV, largest_W, temperature_W) -> Int[Array, "W Blocks
     return jnp.pad(weight_WV, ((0, 0), (0, -vocab_size % BLOCK))).reshape(rows, -1, BLOCK)
 
 
-def _total(weight_WBX: Int[Array, "W Blocks 128"]) -> Float[Array, "W"]:
+def _total(weight_WBX: Int[Array, "*rows Blocks 128"]) -> Float[Array, "*rows"]:
     """Sum of weights: exact in a block, then halves added to halves, so that the order is fixed."""
     sums = jnp.sum(weight_WBX, axis=-1).astype(jnp.float32)
     while sums.shape[-1] > 1:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, UInt
+from jaxtyping import Array, Bool, Int, Shaped, UInt
 
 from mvjax.engine.sampling import on_device
 from mvjax.engine.sampling_params import SamplingParams
@@ -145,7 +145,7 @@ def view_block(block_F: Int[Array, "*frames 8"]) -> Block:
     return Block(*[block_F[..., index] for index in range(len(Block._fields))])
 
 
-def side_by_side(fields: Sequence[Int[Array, "*frames"]]) -> Int[Array, "*frames Fields"]:
+def side_by_side(fields: Sequence[Shaped[Array, "*frames"]]) -> Int[Array, "*frames Fields"]:
     """Scalars stacked in a last axis. A chain of selects fuses into one kernel, a concatenation needs one for each."""
     index_F = jnp.arange(len(fields))
     stacked = jnp.zeros((*jnp.shape(fields[0]), len(fields)), jnp.int32)

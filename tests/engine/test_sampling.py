@@ -203,7 +203,7 @@ NAN, INF = np.nan, np.inf
 )
 def test_rows_that_a_token_can_be_drawn_from(logits, barred, finite):
     logits_WV, barred_WV = np.array([logits, [0, 1, 2, 3]], np.float32), np.array([barred, [0] * 4], bool)
-    open_WV, finite_W = sampling.bar(logits_WV, barred_WV)
+    open_WV, finite_W = sampling.bar(jnp.asarray(logits_WV), jnp.asarray(barred_WV))
     assert finite_W.tolist() == [finite, True]
     for temperature in (0.0, 1.0):
         tokens_W, _ = few_rows(np.asarray(open_WV), np.full(2, temperature))
