@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 
 def folds(tokens: int, inputs: int, dtype) -> bool:
-    """Whether folding is exact enough and cheaper, for so many tokens a device and so many inputs of the layer."""
+    """Whether folding is exact enough and cheaper, for a number of tokens on each device and of inputs of the layer."""
     return jnp.dtype(dtype) == jnp.float32 and tokens >= inputs
 
 

@@ -23,7 +23,7 @@ Index = tuple[slice, ...]
 
 
 def chunk_bytes(largest: int) -> int:
-    """Bytes of the chunks in which a tensor of so many bytes, and smaller ones, are moved."""
+    """Bytes of the chunks in which a tensor of this size, and smaller ones, are moved."""
     return min(CHUNK_BYTES, max(largest // 8, 2**16))
 
 

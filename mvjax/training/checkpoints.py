@@ -37,7 +37,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int, keep_every: int = 0, sync: HostSync | None = None):
-        """`keep`: newest ones that are kept; `keep_every`: those of every so many steps are kept for good, 0: none."""
+        """`keep`: newest ones that are kept; `keep_every`: multiples of it are kept for good, 0: none."""
         self.directory = directory.absolute()
         logging.getLogger("absl").addFilter(raised_again)
         self.keep, self.keep_every = keep, keep_every

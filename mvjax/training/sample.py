@@ -29,7 +29,7 @@ STEP = 128
 
 
 class Sampler:
-    """Every so many steps a short answer of the current parameters, said with its tree and kept in DIRECTORY/samples.
+    """At regular steps a short answer of the current parameters, printed with its tree and kept in DIRECTORY/samples.
 
     The engine is built and compiled once; each sample gives it the weights of the moment, on the first device of this
     process, and takes them away again: between samples only its small stream stays there. The training state is read,
