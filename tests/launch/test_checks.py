@@ -95,7 +95,13 @@ def test_another_mvjax_on_the_path(good, mistake):
 def jax_that(stage, text):
     """Another jax for the checks: devices of a kind, or none."""
     (stage.place / "jax.py").write_text(text)
-    return {"MVJAX_SKIP": "config", "PYTHONPATH": str(stage.place), "JAX_PLATFORMS": ""}
+    # Two texts of the same length, written in the same second, have the same compiled file for Python.
+    return {
+        "MVJAX_SKIP": "config",
+        "PYTHONPATH": str(stage.place),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "JAX_PLATFORMS": "",
+    }
 
 
 def devices_of(stage, platform):
