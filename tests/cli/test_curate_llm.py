@@ -62,18 +62,20 @@ def test_from_traces_to_records(traces, capsys):
     assert 'data-sentences="1 2"' in page
 
 
-def test_budget_then_on(traces, capsys):
+@pytest.mark.parametrize("option, limit, larger", [("--budget", "0.9", "99"), ("--token-budget", "9000", "0")])
+def test_budget_then_on(traces, capsys, option, limit, larger):
+    """At 100 a million tokens, 0.9 is 9,000 tokens."""
     with serve(play) as endpoint:
         prices = ("--price-in", "100", "--price-out", "100", "--concurrency", "2", "--max-tokens", "500")
-        assert main(arguments(endpoint, *prices, "--budget", "0.9")) == 0
+        assert main(arguments(endpoint, *prices, option, limit)) == 0
         said = capsys.readouterr().err
         assert "the budget is reached, 0." in said
         assert "a larger budget goes on" in said
         with Store.read("s.sqlite") as store:
             assert 0 < store.spent()[2] <= 0.9
             assert count(store).pending > 0
-        assert main(arguments(endpoint, *prices, "--budget", "0.9")) == 0
-        assert main(arguments(endpoint, *prices, "--budget", "99")) == 0
+        assert main(arguments(endpoint, *prices, option, limit)) == 0
+        assert main(arguments(endpoint, *prices, option, larger)) == 0
     assert set(endpoint.answered.values()) == {1}
     assert "4 of 4 records are done" in capsys.readouterr().err
 

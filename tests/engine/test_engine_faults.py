@@ -343,6 +343,11 @@ def test_a_preempted_request_is_the_next_to_come_back(monkeypatch):
     numbers, order = submit_all(engine), []
     cache, scheduler = type(engine._cache), type(engine._scheduler)
     preempt, resume, start, behind = cache.preempt, cache.resume, scheduler._start, []
+    could_hold, asked = cache.could_hold, []
+
+    def could(cache, slots):
+        asked.append((slots, could_hold(cache, slots)))
+        return asked[-1][1]
 
     def preempted(cache, index):
         order.append(("preempt", engine._scheduler.on_device[index].number))
@@ -352,7 +357,8 @@ def test_a_preempted_request_is_the_next_to_come_back(monkeypatch):
     def resumed(cache, index, what):
         request, pool = engine._scheduler.on_device[index], cache.pool
         order.append(("resume", request.number))
-        # It finds pages to stay to its end.
+        # It finds pages to stay to its end, and was not let in before it would.
+        assert asked[-1] == (request.most_slots(SIZES["max_branches"]), True)
         assert pool.room(index) + pool.free * pool.page_size >= request.most_slots(SIZES["max_branches"])
         return resume(cache, index, what)
 
@@ -360,6 +366,7 @@ def test_a_preempted_request_is_the_next_to_come_back(monkeypatch):
         order.append(("start", request.number))
         return start(scheduler, index, request)
 
+    monkeypatch.setattr(cache, "could_hold", could)
     monkeypatch.setattr(cache, "preempt", preempted)
     monkeypatch.setattr(cache, "resume", resumed)
     monkeypatch.setattr(scheduler, "_start", started)
