@@ -36,7 +36,8 @@ def smollm_reference() -> tokenizers.Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS.splitlines(keepends=True), trainer)
+    # Two newlines are one token, as in the published vocabularies: what follows a tag must not take its separator in.
+    tokenizer.train_from_iterator([*CORPUS.splitlines(keepends=True), *["so\n\n"] * 50], trainer)
     return tokenizer
 
 
