@@ -62,7 +62,7 @@ def test_from_traces_to_records(traces, capsys):
     assert 'data-sentences="1 2"' in page
 
 
-@pytest.mark.parametrize("option, limit, larger", [("--budget", "0.9", "99"), ("--token-budget", "9000", "0")])
+@pytest.mark.parametrize(("option", "limit", "larger"), [("--budget", "0.9", "99"), ("--token-budget", "9000", "0")])
 def test_budget_then_on(traces, capsys, option, limit, larger):
     """At 100 a million tokens, 0.9 is 9,000 tokens."""
     with serve(play) as endpoint:
