@@ -147,7 +147,8 @@ def traces(command: Analyze, measure: Measure) -> Iterator[Trace]:
     from itertools import islice
 
     from mvjax.curator.analysis.splits import of_outcome, of_record
-    from mvjax.data.records import open_input, read_records
+    from mvjax.data.records import open_input
+    from mvjax.data.sources import read_records
 
     with open_input(command.input) as file:
         is_store = file.read(len(SQLITE)) == SQLITE
@@ -170,7 +171,7 @@ def run_probe(command: Probe) -> int:
     """Probe, and print."""
     from mvjax.curator.analysis import probe
     from mvjax.curator.local_model import LocalModel
-    from mvjax.data.records import read_records
+    from mvjax.data.sources import read_records
 
     check_not_negative(limit=command.limit, shuffles=command.shuffles)
     check_plot(command.plot, command.records)

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mvjax.data.encode import FORMS, encode_record
 from mvjax.data.parts import NUMBERS, Part, divide, encode_part
+from mvjax.data.readers import DataFile
 from mvjax.data.records import Record
 from mvjax.data.store import FAULTS, INDEX, REPORT, is_whole
 from mvjax.errors import UserError
@@ -45,7 +46,7 @@ NO_SPACE = ("No space left", "Disk quota exceeded")
 
 def build_store(
     path: Path,
-    files: Sequence[str | Path],
+    files: Sequence[DataFile],
     tokenizer: Tokenizer,
     *,
     workers: int | None = None,
@@ -57,7 +58,7 @@ def build_store(
 
     Args:
       path: where it is to be, `store_path` of these files and this tokenizer.
-      files: files of records (JSON lines), in the order in which they are taught.
+      files: of `sources.open_data`, in the order in which they are taught.
       tokenizer: with control tags.
       workers: how many processes encode; None: as many as cores and input warrant.
       console: where progress is shown; standard output where there is none.
@@ -75,10 +76,10 @@ def build_store(
             shutil.rmtree(work, ignore_errors=True)
             return
         shutil.rmtree(path, ignore_errors=True)
-        parts = divide([Path(file) for file in files])
+        parts = divide(files)
         if not is_whole(work):
             _encode_parts(parts, tokenizer, work, workers, console)
-            _merge(parts, [Path(file).name for file in files], tokenizer.pad_id, work)
+            _merge(parts, [file.name for file in files], tokenizer.pad_id, work)
         remove_all_but(work, {"lock", REPORT, INDEX, FAULTS, *(part.name for part in parts)})
         os.rename(work, path)
         flush(path.parent)
@@ -99,7 +100,7 @@ def _merge(parts: Sequence[Part], files: Sequence[str], pad_id: int, work: Path)
     faults, counts, lines_before = [], [], 0
     for part in parts:
         with np.load(work / part.index_name) as arrays:
-            lines_before = 0 if part.start == 0 else lines_before
+            lines_before = 0 if part.span.start == 0 else lines_before
             found = {name: arrays[name] for name in (*NUMBERS, "line_N", "name_length_N", "names")}
             found["line_N"] = found["line_N"] + lines_before
             for line, reason in json.loads(arrays["faults"].tobytes()):
@@ -134,7 +135,7 @@ def _encode_parts(
     """Encode the parts that are not finished yet."""
     missing = [part for part in parts if not (work / part.index_name).exists()]
     if workers is None:
-        n_bytes = sum(part.end - part.start for part in missing)
+        n_bytes = sum(part.span.n_bytes for part in missing)
         workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS, n_bytes // WORKER_BYTES)
     workers = max(1, min(workers, len(missing)))
     with _Display(console, parts, missing, workers) as display:
@@ -190,8 +191,8 @@ class _Display:
 
     def __init__(self, console: Console, parts: Sequence[Part], missing: Sequence[Part], workers: int):
         self._console, self._workers = console, workers
-        self._total = sum(part.end - part.start for part in parts)
-        self._done = self._total - sum(part.end - part.start for part in missing)
+        self._total = sum(part.span.n_bytes for part in parts)
+        self._done = self._total - sum(part.span.n_bytes for part in missing)
         self._said = time.monotonic()
         self._bar: Progress | None = None
 
@@ -212,7 +213,7 @@ class _Display:
 
     def done(self, part: Part) -> None:
         """A part is finished."""
-        self._done += part.end - part.start
+        self._done += part.span.n_bytes
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
         elif time.monotonic() - self._said >= SECONDS_PER_LINE:

@@ -16,24 +16,18 @@ from mvjax.language import Layout, tags
 from mvjax.language.grammar import Block
 from mvjax.language.scan import HEADED, Structure
 
-FORMAT = 1
+FORMAT = 2
 """Version of the bytes."""
 
-_HEADER = 6
-"""T, prompt length, depth, number of runs, of segments, of tags."""
+_HEADER = 7
+"""T, prompt length, depth, whether a block is open at the end, number of runs, of segments, of tags."""
 _COLUMNS = 4
 """Segment, position less index, loss, part; then the intervals, depth starts and depth ends."""
 
 
 def to_bytes(example: Example) -> bytes:
-    """The bytes of an example whose transcript is whole.
-
-    Raises:
-      ValueError: the transcript is cut.
-    """
+    """The bytes of an example."""
     layout, n_tokens = example.layout, len(example.tokens)
-    if layout.open or layout.structure.open_blocks or layout.structure.open_think:
-        raise ValueError(f"{example.id}: a cut transcript cannot be stored")
     columns_CT = np.concatenate(
         [
             layout.segment[None],
@@ -50,7 +44,8 @@ def to_bytes(example: Example) -> bytes:
     length_M = np.diff(start_M, append=n_tokens)
     colons = {span.open: span.colon for block in layout.structure.blocks for span in (*block.outlines, *block.paths)}
     tags_N = [(index, code, colons.get(index, -1)) for index, code, _ in layout.structure.events]
-    header = [n_tokens, layout.prompt_length, layout.depth, len(start_M), len(layout.parent), len(tags_N)]
+    header = [n_tokens, layout.prompt_length, layout.depth, int(layout.open)]
+    header += [len(start_M), len(layout.parent), len(tags_N)]
     parts = (header, example.tokens, length_M, columns_CT[:, start_M], layout.parent, tags_N)
     return b"".join(np.asarray(part, "<i4").tobytes() for part in parts)
 
@@ -58,7 +53,7 @@ def to_bytes(example: Example) -> bytes:
 def from_bytes(data: bytes, name: str, form: Form) -> Example:
     """The example that `to_bytes` was given; `name` is the record's id."""
     values = np.frombuffer(data, "<i4")
-    n_tokens, prompt_length, depth, n_runs, n_segments, n_tags = values[:_HEADER].tolist()
+    n_tokens, prompt_length, depth, is_open, n_runs, n_segments, n_tags = values[:_HEADER].tolist()
     n_columns = _COLUMNS + 2 * depth
     sizes = (n_tokens, n_runs, n_columns * n_runs, n_segments, 3 * n_tags)
     tokens_T, length_M, columns, parent_S, tags_N = np.split(values[_HEADER:], np.cumsum(sizes)[:-1])
@@ -72,7 +67,7 @@ def from_bytes(data: bytes, name: str, form: Form) -> Example:
         hide_end=columns_CT[_COLUMNS + depth :],
         loss=columns_CT[2].astype(bool),
         part=columns_CT[3].astype(np.int8),
-        open=False,
+        open=bool(is_open),
         prompt_length=prompt_length,
         structure=StoredStructure(tags_N.reshape(n_tags, 3)),
     )
@@ -93,9 +88,10 @@ class StoredStructure(Structure):  # pyrefly: ignore[bad-class-definition]
         if name not in _FIELDS:
             raise AttributeError(name)
         self.events, self.blocks, self.open_blocks, self.open_think = [], [], [], False
-        stack = []
+        stack = self.open_blocks
         for index, code, colon in self._tags.tolist():
             if code in (tags.THINK_OPEN, tags.THINK_CLOSE):
+                self.open_think = code == tags.THINK_OPEN
                 self.events.append((index, code, None))
                 continue
             if code == tags.PARALLEL_OPEN:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int32
 from mvjax.data.records import Record
 from mvjax.errors import UserError
 from mvjax.language import Layout, lay_out
+from mvjax.language.layout import SEQUENTIAL
 from mvjax.tokenizers.tables import VocabularyTables
 from mvjax.tokenizers.tokenizer import Tokenizer
 
@@ -64,21 +65,55 @@ def encode_tokens(tokenizer: Tokenizer, record: Record, form: Form = "multiverse
         raise ValueError(f"form {form!r} is neither multiverse nor autoregressive")
     if not tokenizer.eos_ids:
         raise UserError("the tokenizer has no end-of-text token; name eos_token in its tokenizer_config.json")
-    prompt = tokenizer.render_chat(with_suffix(record.messages, form))
+    form = "autoregressive" if record.sequential else form
+    prompt = tokenizer.render_chat(prompt_messages(record, form), plain_answers=record.sequential)
     # The sequential form has no tags: text that looks like one stays text.
     response = (
         tokenizer.encode_response(record.response) if form == "multiverse" else tokenizer.encode(record.autoregressive)
     )
-    return [*prompt, *response, tokenizer.eos_ids[0]], len(prompt)
+    return [*prompt, *response, *([] if record.cut else tokenizer.eos_ids[:1])], len(prompt)
+
+
+def prompt_messages(record: Record, form: Form) -> Sequence[Mapping[str, str]]:
+    """The conversation of a record up to the answer, with the form's suffix where the record has one."""
+    return with_suffix(record.messages, form) if record.suffix else record.messages
+
+
+def earlier_answers(tokenizer: Tokenizer, record: Record, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the earlier answers of a sequential record stand in its tokens, each with the end of turn that follows it.
+
+    Only answers that stand there exactly as a model produces them: after the prompt that it would have had, to the end
+    of its turn. A template that writes earlier answers otherwise (Qwen3's drops their reasoning) leaves nothing to
+    train on there.
+    """
+    messages, found = prompt_messages(record, "autoregressive"), []
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        try:
+            prompt = tokenizer.render_chat(messages[:place], plain_answers=True)
+        except UserError:  # some templates refuse a conversation that the assistant begins
+            continue
+        whole = [*prompt, *tokenizer.encode(message["content"])]
+        end = len(whole)
+        if list(tokens[:end]) == whole and end < len(tokens) and tokens[end] in tokenizer.eos_ids:
+            found.append((len(prompt), end + 1))
+    return found
 
 
 def lay_out_example(
-    tables: VocabularyTables, tokens_T: Int32[np.ndarray, "T"], prompt_length: int, record: Record, form: Form
+    tables: VocabularyTables,
+    tokens_T: Int32[np.ndarray, "T"],
+    prompt_length: int,
+    record: Record,
+    form: Form,
+    answers: Sequence[tuple[int, int]] = (),
 ) -> Example:
-    """The example of a record's tokens.
+    """The example of a record's tokens; `answers` are parts of the prompt that are trained on, as sequential text.
 
     Raises:
-      TranscriptError: the response breaks the grammar or is cut; names the record and the token.
+      TranscriptError: the response breaks the grammar, or is cut though the record does not say so; names the record
+        and the token.
     """
     layout = lay_out(
         tables.codes[tokens_T],
@@ -86,9 +121,11 @@ def lay_out_example(
         prompt_length,
         separator_T=tokens_T == tables.separator_id,
         scan_prompt=any(message["role"] == "assistant" for message in record.messages),
-        complete=True,
+        complete=not record.cut,
         record=record.id,
     )
+    for start, end in answers:
+        layout.loss[start:end], layout.part[start:end] = True, SEQUENTIAL
     return Example(tokens_T, layout, layout.loss, record.id, form)
 
 
@@ -97,14 +134,19 @@ def encode_record(
 ) -> Example:
     """Encode one record: the rendered chat (no loss), the response and the end-of-text token (both targets).
 
+    A sequential record has the same tokens in both forms, and its earlier answers are targets too (`earlier_answers`);
+    one that is cut has no end of text.
+
     Args:
       tokenizer: with control tags.
-      record: the last user message gets the form's suffix.
+      record: the last user message gets the form's suffix, unless the record says otherwise.
       form: `multiverse` or `autoregressive`.
       tables: `tokenizer.tables()`, where many records are encoded.
     Raises:
-      TranscriptError: the response breaks the grammar or is cut.
+      TranscriptError: the response breaks the grammar, or is cut though the record does not say so.
       UserError: see encode_tokens.
     """
     tokens, prompt_length = encode_tokens(tokenizer, record, form)
-    return lay_out_example(tables or tokenizer.tables(), np.array(tokens, np.int32), prompt_length, record, form)
+    answers = earlier_answers(tokenizer, record, tokens) if record.sequential else []
+    tables = tables or tokenizer.tables()
+    return lay_out_example(tables, np.array(tokens, np.int32), prompt_length, record, form, answers)

@@ -1,4 +1,4 @@
-"""The parts that a store is built from: the lines of a file that begin in a range of its bytes, encoded by themselves.
+"""The parts that a store is built from: pieces of the files, encoded by themselves.
 
 No more than one record is in memory at a time, beside the numbers that go into the index.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from mvjax.data import codec
 from mvjax.data.encode import FORMS, encode_record
-from mvjax.data.records import open_input, parse_line
+from mvjax.data.readers import DataFile, Span
+from mvjax.data.records import Record
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.language import TranscriptError
@@ -36,18 +36,16 @@ NUMBERS = ("length_NF", "prompt_NF", "critical_NF", "depth_NF")
 
 @dataclass(frozen=True)
 class Part:
-    """The lines of a file that begin in a range of its bytes."""
+    """A piece of a file."""
 
     number: int
     """Its number among all parts."""
     file: int
     """Number of the file."""
-    path: Path
+    source: DataFile
     """The file."""
-    start: int
-    """First byte of the range."""
-    end: int
-    """The byte after the last."""
+    span: Span
+    """The piece."""
 
     @property
     def name(self) -> str:
@@ -59,18 +57,12 @@ class Part:
         """Name of its index: there once the part is finished."""
         return f"part-{self.number:05}.npz"
 
-    def lines(self) -> Iterator[bytes]:
-        """The lines, one at a time."""
-        with open_input(self.path) as file:
-            if self.start:
-                # A line that begins exactly here is this part's; the end of one that began before is not.
-                file.seek(self.start - 1)
-                file.readline()
-            while file.tell() < self.end and (line := file.readline()):
-                yield line
+    def records(self) -> Iterator[Record | str | None]:
+        """The record of each of its rows; in place of a row that is none, the reason; None for an empty line."""
+        return self.source.records(self.span)
 
 
-def divide(files: Sequence[Path]) -> list[Part]:
+def divide(files: Sequence[DataFile]) -> list[Part]:
     """The parts of the files: a function of their sizes, so an interrupted build finds the same ones again.
 
     Raises:
@@ -78,16 +70,10 @@ def divide(files: Sequence[Path]) -> list[Part]:
     """
     if len(files) > MAX_PARTS:
         raise UserError(f"data: {len(files)} files, {MAX_PARTS} can be used; join some of them")
-    sizes = []
-    for path in files:
-        with open_input(path) as file:
-            sizes.append(os.fstat(file.fileno()).st_size)
-    size = max(PART_BYTES, -(-sum(sizes) // MAX_PARTS))
-    ranges = [(number, start) for number in range(len(files)) for start in range(0, sizes[number], size)]
-    return [
-        Part(number, file, files[file], start, min(start + size, sizes[file]))
-        for number, (file, start) in enumerate(ranges)
-    ]
+    total = sum(file.n_bytes() for file in files)
+    size = max(PART_BYTES, -(-total // MAX_PARTS))
+    spans = [(number, span) for number, file in enumerate(files) for span in file.spans(size)]
+    return [Part(number, file, files[file], span) for number, (file, span) in enumerate(spans)]
 
 
 def encode_part(part: Part, tokenizer: Tokenizer, directory: Path, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -99,15 +85,13 @@ def encode_part(part: Part, tokenizer: Tokenizer, directory: Path, stopped: Call
     tables = tokenizer.tables()
     rows, lines, names, faults, number = [], [], [], [], 0
     with atomic_path(directory / part.name) as temporary, _writer(temporary) as writer:
-        for number, line in enumerate(part.lines(), 1):
+        for number, record in enumerate(part.records(), 1):
             if stopped():
                 raise KeyboardInterrupt
-            if not line.strip():
+            if record is None:
                 continue
-            try:
-                record = parse_line(line)
-            except ValueError as error:
-                faults.append((number, str(error)))
+            if isinstance(record, str):
+                faults.append((number, record))
                 continue
             try:
                 examples = [encode_record(tokenizer, record, form, tables=tables) for form in FORMS]

@@ -1,13 +1,15 @@
-"""Training records: one JSON object a line, the same problem in Multiverse and in autoregressive form."""
+"""Training records: the same problem in Multiverse and in autoregressive form; their JSON objects."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
@@ -20,7 +22,7 @@ class Record:
     """One problem with its two solutions."""
 
     id: str
-    """Name, unique within a file; errors and skipped records are reported by it."""
+    """Name; errors and skipped records are reported by it. `derived_id` where the data has none."""
     messages: tuple[Mapping[str, str], ...]
     """The conversation up to the answer: {"role", "content"} each, the last one from the user."""
     response: str
@@ -33,6 +35,14 @@ class Record:
     """Where the problem comes from, such as `gsm8k`."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Whatever the curator knows: degree, length, nesting, ideal # parallel, ..."""
+    cut: bool = False
+    """Whether the answer stops before its end (a rollout at its limit): blocks still open end where it does, and no end
+    of text follows (SPEC section 4). Where it is not set, a transcript must be complete."""
+    sequential: bool = False
+    """Whether there is only sequential text: `autoregressive` is taught wherever the curriculum asks for either form,
+    and every answer of the conversation is trained on. Tags in it are text."""
+    suffix: bool = True
+    """Whether the last user message gets the form's suffix (`encode.SUFFIXES`)."""
 
 
 @dataclass(frozen=True)
@@ -45,51 +55,9 @@ class Fault:
     """What is wrong with it, in one line."""
 
 
-@dataclass(frozen=True)
-class RecordFile(Sequence[Record]):
-    """The good records of a file, as a sequence, beside the faulty ones."""
-
-    records: tuple[Record, ...]
-    """Records that can be used, in the order of the file."""
-    faults: tuple[Fault, ...]
-    """Records that were skipped."""
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Record]: ...
-    def __getitem__(self, index):
-        return self.records[index]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
-
-
-def read_records(path: str | Path, *, max_bad_share: float = 0.02) -> RecordFile:
-    """Read a JSON Lines file of records; malformed ones are skipped, counted and named.
-
-    Args:
-      path: a UTF-8 file, one JSON object a line; empty lines are ignored.
-      max_bad_share: largest share of malformed records that is put up with.
-    Raises:
-      UserError: no such file, no usable record, or too many malformed ones.
-    """
-    path = Path(path)
-    records: list[Record] = []
-    faults: list[Fault] = []
-    with open_input(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                records.append(parse_line(line))
-            except ValueError as error:
-                faults.append(Fault(f"{path.name}:{number}", str(error)))
-    check_share(faults, len(records) + len(faults), max_bad_share, str(path))
-    return RecordFile(tuple(records), tuple(faults))
+def derived_id(*contents: Any) -> str:
+    """A name for a record without one: the same for the same contents, whatever file they come from."""
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_input(path: str | Path) -> BufferedReader:
@@ -125,44 +93,60 @@ def write_records(path: str | Path, records: Iterable[Record]) -> int:
     written = 0
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in records:
-            file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            file.write(json.dumps(to_fields(record), ensure_ascii=False) + "\n")
             written += 1
     return written
 
 
-def parse_line(line: bytes) -> Record:
-    """One record from its line of a file; a byte order mark before it is passed over.
-
-    Raises:
-      ValueError: saying what is wrong with it.
-    """
-    try:
-        return parse_record(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {error.start + 1} of the line); save the file as UTF-8") from error
+MARKS = ("cut", "sequential", "suffix")
+"""Fields of a record that are written only where they are not what they usually are."""
+DEFAULTS = {entry.name: entry.default for entry in dataclasses.fields(Record)}
 
 
-def parse_record(line: str) -> Record:
-    """One record from its JSON line.
+def to_fields(record: Record) -> dict[str, Any]:
+    """A record as its JSON object."""
+    fields = dataclasses.asdict(record)
+    return {name: value for name, value in fields.items() if name not in MARKS or value != DEFAULTS[name]}
+
+
+def from_fields(fields: Mapping[str, Any]) -> Record:
+    """The record of a JSON object. `id`, `answer`, `source` and `meta` may be missing, and `response` from sequential
+    ones.
 
     Raises:
       ValueError: saying which field is missing or of the wrong type.
     """
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError as error:
-        raise ValueError("JSON nested too deep") from error
-    if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
     known = f" in record {fields['id']!r}" if isinstance(fields.get("id"), str) else ""
-    for name in ("id", "response", "autoregressive", "answer", "source"):
-        if not isinstance(fields.get(name), str):
+    values: dict[str, Any] = {name: fields.get(name) for name in ("response", "autoregressive")}
+    marks = {name: fields.get(name, DEFAULTS[name]) for name in MARKS}
+    for name, value in marks.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"field {name!r} is neither true nor false{known}")
+    if marks["sequential"] and values["response"] is None:
+        values["response"] = values["autoregressive"]
+    for name in ("id", "answer", "source"):
+        values[name] = "" if fields.get(name) is None else fields[name]
+    for name, value in values.items():
+        if not isinstance(value, str):
             raise ValueError(f"field {name!r} is missing or no string{known}")
-    if not isinstance(fields.get("meta", {}), dict):
+    meta = {} if fields.get("meta") is None else fields["meta"]
+    if not isinstance(meta, dict):
         raise ValueError(f"field 'meta' is no object{known}")
-    messages = fields.get("messages")
+    messages = checked_messages(fields.get("messages"), known)
+    if messages[-1]["role"] != "user":
+        raise ValueError(f"the last message is not the user's{known}")
+    values["id"] = values["id"] or derived_id(messages, values["response"], values["autoregressive"])
+    return Record(messages=tuple(messages), meta=meta, **values, **marks)
+
+
+def checked_messages(messages: Any, known: str = "") -> list[dict[str, str]]:
+    """Messages with a role and a text each, and nothing else.
+
+    Args:
+      known: what is known of their record, for errors.
+    Raises:
+      ValueError: saying what is wrong with them.
+    """
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"field 'messages' is missing or empty{known}")
     for message in messages:
@@ -170,14 +154,4 @@ def parse_record(line: str) -> Record:
             raise ValueError(f"a message without a role out of {', '.join(ROLES)}{known}")
         if not isinstance(message.get("content"), str):
             raise ValueError(f"a message whose content is no string{known}")
-    if messages[-1]["role"] != "user":
-        raise ValueError(f"the last message is not the user's{known}")
-    return Record(
-        id=fields["id"],
-        messages=tuple({"role": message["role"], "content": message["content"]} for message in messages),
-        response=fields["response"],
-        autoregressive=fields["autoregressive"],
-        answer=fields["answer"],
-        source=fields["source"],
-        meta=fields.get("meta", {}),
-    )
+    return [{"role": message["role"], "content": message["content"]} for message in messages]

@@ -28,6 +28,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 
 from mvjax.data import codec
 from mvjax.data.encode import FORMS, Example, Form
+from mvjax.data.readers import DataFile
 from mvjax.data.records import Fault, open_input
 from mvjax.errors import UserError
 from mvjax.tokenizers.tokenizer import Tokenizer
@@ -134,9 +135,9 @@ class Store:
         ]
 
 
-def store_path(files: Iterable[str | Path], tokenizer: Tokenizer, directory: str | Path) -> Path:
+def store_path(files: Iterable[DataFile], tokenizer: Tokenizer, directory: str | Path) -> Path:
     """Where the store of these files and this tokenizer is in `directory`, built or not. Its name is a fingerprint
-    of the files' contents, the tokenizer (which has the control tags) and the version of what is stored.
+    of the files' contents and formats, the tokenizer (which has the control tags) and the version of what is stored.
 
     Raises:
       UserError: a file cannot be read, or the directory is no path of a file system.
@@ -145,9 +146,16 @@ def store_path(files: Iterable[str | Path], tokenizer: Tokenizer, directory: str
         raise UserError(f"{directory}: encoded records need a directory of a file system; name a local or shared one")
     digest = hashlib.sha256(f"{codec.FORMAT} {__version__} ".encode())
     digest.update(_describe(tokenizer))
-    for path in files:
-        with open_input(path) as file:
-            digest.update(f"\n{Path(path).name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    for file in files:
+        with open_input(file.path) as contents:
+            facts = (
+                file.name,
+                file.kind,
+                file.format,
+                file.suffix,
+                hashlib.file_digest(contents, "sha256").hexdigest(),
+            )
+        digest.update(f"\n{facts}".encode())
     return Path(directory) / digest.hexdigest()[:32]
 
 

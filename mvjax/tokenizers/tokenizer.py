@@ -238,6 +238,7 @@ class Tokenizer:
         system: str | None = None,
         add_generation_prompt: bool = True,
         plain_fallback: bool = False,
+        plain_answers: bool = False,
     ) -> list[int]:
         """Ids of a conversation, by the checkpoint's own chat template.
 
@@ -251,6 +252,7 @@ class Tokenizer:
             add_generation_prompt: end with the header of the answer to come.
             plain_fallback: for a tokenizer without a template use "User: ...", "Assistant: ..." lines
                 (`chat.PLAIN_TEMPLATE`) instead of failing.
+            plain_answers: earlier answers are sequential text: tags in them stay text.
         Raises:
             UserError: no template, a template that fails, or messages of the wrong form.
         """
@@ -265,7 +267,7 @@ class Tokenizer:
         protection = chat.Protection.choose(
             literals, [json.dumps(list(messages), ensure_ascii=False, default=str), template]
         )
-        special = _any_of(t.text for t in controls if t.special and t.text not in _TAG_SET)
+        special = _any_of(t.text for t in controls if plain_answers or (t.special and t.text not in _TAG_SET))
         names = {"bos_token": self.settings.bos, "eos_token": (self.settings.eos or (None,))[0]}
         names |= {"pad_token": self.settings.pad, "unk_token": self.settings.unknown}
         rendered = chat.render(

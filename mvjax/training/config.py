@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mvjax import settings
+from mvjax.data.formats import FormatName
 from mvjax.settings import setting
 
 free = partial(setting, may_change=True)
@@ -57,9 +58,16 @@ class DataConfig:
     """Records, and how they are packed into the rows of a step."""
 
     files: tuple[str, ...] = setting(())
-    """Record files (JSON lines) written by `mvjax curate`; read in this order."""
+    """Data, read in this order: .jsonl (records of `mvjax curate` and other formats), .json, .parquet and .arrow files,
+    folders of them, folders that `datasets` saved."""
     repeat: tuple[int, ...] = setting((), at_least=1)
-    """How often each file enters a pass (one number a file); empty: once each."""
+    """How often each file or folder enters a pass (one number each); empty: once each."""
+    format: FormatName = setting("auto")  # noqa: RUF009
+    """What the rows are. auto: by their keys; records: both forms (messages, response, autoregressive). The others are
+    taught as sequential text: messages (role, content), sharegpt (from, value), problem (problem, solution), prompt
+    (prompt, response)."""
+    suffix: bool = setting(False)
+    """The prompts of data that is taught as sequential text end with the suffix of the autoregressive form."""
     form: Literal["multiverse", "autoregressive"] = setting("multiverse")
     """multiverse: the curriculum decides the form of each record; autoregressive: every record in sequential form.
     A step holds the same records either way."""

@@ -26,6 +26,7 @@ from mvjax.data.corpus import Corpus
 from mvjax.data.packing import Batch
 from mvjax.data.pipeline import BatchIterator, PackedBatches
 from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
+from mvjax.data.sources import describe, open_data
 from mvjax.data.store import open_store, store_path
 from mvjax.errors import UserError
 from mvjax.language import PARTS
@@ -279,10 +280,14 @@ def load_data(
     Process 0 encodes the records once; all read what it wrote.
     """
     data = config.data
-    path = store_path(data.files, tokenizer, Path(data.store or Path(config.output.directory) / ".tokens"))
+    files = open_data(data.files, data.format, suffix=data.suffix)
+    path = store_path(files, tokenizer, Path(data.store or Path(config.output.directory) / ".tokens"))
     sync.same("the data or the tokenizer", path.name, "give all hosts the same files")
     if is_first():
-        build_store(path, data.files, tokenizer, console=console)
+        console = console or Console(highlight=False, soft_wrap=True)
+        for line in describe(files, data.files):
+            console.print(line, markup=False)
+        build_store(path, files, tokenizer, console=console)
     sync.gather("the encoded records", None, patience=BUILD_PATIENCE)
     pipeline = PipelineConfig(
         row_length=data.row_length,
@@ -294,7 +299,7 @@ def load_data(
         max_bad_share=data.max_bad_share,
     )
     corpus = Corpus(open_store(path, patience=60.0), pipeline)
-    repeat = corpus.repeat(data.repeat) if data.repeat else None
+    repeat = corpus.repeat([data.repeat[file.entry] for file in files]) if data.repeat else None
     return PackedBatches(corpus, pipeline, repeat, local_rows(placement, data.rows, data.accumulation))
 
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from mvjax.cli.main import main
-from mvjax.data.records import read_records
+from mvjax.data.sources import read_records
 
 
 def test_gsm8k(tmp_path, capsys):

@@ -14,7 +14,8 @@ from mvjax.curator.analysis import probe
 from mvjax.curator.production import Outcome, Problem
 from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 from mvjax.curator.store import Store
-from mvjax.data.records import read_records, write_records
+from mvjax.data.records import write_records
+from mvjax.data.sources import read_records
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 from mvjax.cli.main import main
 from mvjax.curator.store import Store
 from mvjax.curator.store.counts import count
-from mvjax.data.records import read_records
+from mvjax.data.sources import read_records
 
 MODEL = Model()
 

@@ -8,7 +8,8 @@ from made_up_productions import call, problem, record
 from mvjax.cli.main import main
 from mvjax.curator.production import Finding, Outcome, Reply
 from mvjax.curator.store import Store
-from mvjax.data.records import Fault, read_records
+from mvjax.data.records import Fault
+from mvjax.data.sources import read_records
 
 
 @pytest.fixture

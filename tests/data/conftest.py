@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from mvjax.curator.sources.synthetic import SyntheticConfig, generate
 from mvjax.data.build import build_store
 from mvjax.data.records import write_records
+from mvjax.data.sources import open_data
 from mvjax.data.store import open_store, store_path
 from mvjax.tokenizers import load_tokenizer
 
@@ -62,8 +63,9 @@ def encoded(tmp_path_factory, tokenizer):
         paths = [directory / f"file{number}.jsonl" for number in range(len(files))]
         for path, records in zip(paths, files, strict=True):
             write_records(path, records)
-        path = store_path(paths, tokenizer, directory / "tokens")
-        build_store(path, paths, tokenizer, console=quiet)
+        files = open_data(paths)
+        path = store_path(files, tokenizer, directory / "tokens")
+        build_store(path, files, tokenizer, console=quiet)
         return open_store(path)
 
     return encoded

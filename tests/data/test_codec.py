@@ -56,9 +56,11 @@ def test_a_structure_differs_where_its_tags_do(tokenizer, records):
         _ = one.leaves
 
 
-def test_a_cut_transcript_is_refused():
-    words = ["p", "<Parallel>", "<Goal>", "<Outline>", "1:", "</Outline>", "</Goal>", "<Path>", "1:", "a"]
+@settings(max_examples=60, deadline=None)
+@given(transcripts(TreeConfig(max_depth=3)), st.floats(0, 1))
+def test_cut_transcripts_come_back(words, share):
+    words = words[: round(share * len(words))]
     codes_T, colon_T = token_facts(words)[:2]
     layout = lay_out(codes_T, colon_T)
-    with pytest.raises(ValueError, match="cut"):
-        to_bytes(Example(np.zeros(len(words), np.int32), layout, layout.loss, "x", "multiverse"))
+    example = Example(np.arange(len(codes_T), dtype=np.int32), layout, layout.loss, "cut", "multiverse")
+    assert_identical(from_bytes(to_bytes(example), "cut", "multiverse"), example)

@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from identical import assert_identical
 
+from mvjax.data.codec import from_bytes, to_bytes
 from mvjax.data.encode import SUFFIXES, encode_record, with_suffix
+from mvjax.data.records import Record
 from mvjax.errors import UserError
 from mvjax.language import TranscriptError
+from mvjax.language.layout import PROMPT, SEQUENTIAL
 
 
 @pytest.mark.parametrize("form", ["multiverse", "autoregressive"])
@@ -98,6 +102,89 @@ def test_malformed_and_cut_responses_are_rejected_by_name(tokenizer, records, da
         encode_record(tokenizer, replace(record, response=record.response.replace(damage, "", 1)))
     with pytest.raises(TranscriptError, match=record.id):
         encode_record(tokenizer, replace(record, response=record.response.split(damage)[0]))
+
+
+def test_a_record_that_says_that_it_is_cut_may_end_anywhere(tokenizer, records):
+    """SPEC section 4: blocks still open end where the document does; no end of text is trained on."""
+    record = next(record for record in records if record.meta["parallel"])
+    ends = [record.response.index(tag) + len(tag) for tag in ("</Goal>", "<Path>\n2: ", "<Conclusion>\n")]
+    for end in (*ends, len(record.response)):
+        cut = replace(record, response=record.response[:end], cut=True)
+        example = encode_record(tokenizer, cut)
+        assert tokenizer.decode(example.tokens).endswith(f"<|im_start|>assistant\n{cut.response}")
+        assert example.layout.open == (end in ends)
+        assert example.tokens[-1] not in tokenizer.eos_ids
+        whole = encode_record(tokenizer, record)
+        assert example.layout.position.tolist() == whole.layout.position[: len(example.tokens)].tolist()
+    with pytest.raises(TranscriptError, match="outside"):
+        encode_record(tokenizer, replace(record, response="a\n</Path>\nb", cut=True))
+
+
+ANSWERS = ("Hello.", "Of <Path> and <|im_end|>.", "Bye.")
+CHAT = Record(
+    "chat",
+    (
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": ANSWERS[0]},
+        {"role": "user", "content": "What is <Path>?"},
+        {"role": "assistant", "content": ANSWERS[1]},
+        {"role": "user", "content": "Thanks."},
+    ),
+    ANSWERS[2],
+    ANSWERS[2],
+    "",
+    "",
+    sequential=True,
+    suffix=False,
+)
+
+
+def trained(tokenizer, example):
+    """The trained texts, each up to the end of its turn."""
+    runs = np.split(example.tokens, np.flatnonzero(np.diff(example.loss.astype(int))) + 1)
+    return [tokenizer.decode(run) for run in runs[1::2]]
+
+
+def test_of_a_conversation_every_answer_is_trained_on(tokenizer):
+    examples = [encode_record(tokenizer, CHAT, form) for form in SUFFIXES]
+    for example in examples:
+        assert trained(tokenizer, example) == [f"{answer}<|im_end|>" for answer in ANSWERS]
+        assert set(example.layout.segment) == {0}
+        assert not set(tokenizer.tag_ids) & set(example.tokens.tolist())
+        assert (example.layout.part == np.where(example.loss, SEQUENTIAL, PROMPT)).all()
+        # Each answer is what the model would produce after its prompt.
+        start = np.flatnonzero(example.loss)[0]
+        assert example.tokens[:start].tolist() == tokenizer.render_chat(CHAT.messages[:1])
+    assert_identical(examples[0], replace(examples[1], mode="multiverse"))
+    assert_identical(from_bytes(to_bytes(examples[0]), "chat", "multiverse"), examples[0])
+
+
+def test_an_earlier_answer_that_the_template_changes_is_not_trained_on(tokenizer):
+    template = tokenizer.settings.chat_template.replace(
+        "message['content']", "message['content'] | replace('Hello', 'Greetings')"
+    )
+    changed = replace(tokenizer, settings=replace(tokenizer.settings, chat_template=template))
+    # Behind the changed answer the prompts are those of the template too.
+    assert trained(changed, encode_record(changed, CHAT)) == [f"{answer}<|im_end|>" for answer in ANSWERS[1:]]
+    refusing = (
+        "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}"
+        + tokenizer.settings.chat_template
+    )
+    refusing = replace(tokenizer, settings=replace(tokenizer.settings, chat_template=refusing))
+    assert len(trained(refusing, encode_record(refusing, CHAT))) == 3
+    system = replace(CHAT, messages=({"role": "assistant", "content": "First."}, *CHAT.messages))
+    with pytest.raises(UserError, match="user first"):
+        encode_record(refusing, system)
+
+
+@pytest.mark.parametrize("suffix", [False, True])
+def test_the_suffix_of_plain_data_is_an_option(tokenizer, suffix):
+    for form in SUFFIXES:
+        example = encode_record(tokenizer, replace(CHAT, suffix=suffix), form)
+        prompt = tokenizer.decode(example.tokens[: example.layout.prompt_length])
+        assert prompt.count(SUFFIXES["autoregressive"]) == suffix
+        assert SUFFIXES["multiverse"] not in prompt
+        assert len(trained(tokenizer, example)) == 3
 
 
 def test_an_unknown_form_is_refused(tokenizer, records):

@@ -1,11 +1,12 @@
 """Record files: round trip, and what is skipped, counted, named."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
-from mvjax.data.records import Record, read_records, write_records
+from mvjax.data.records import Record, write_records
+from mvjax.data.sources import read_records
 from mvjax.errors import UserError
 
 GOOD = Record("a", ({"role": "user", "content": "1+1 é?"},), "2", "2", "2", "test", {"n": 1})
@@ -25,6 +26,26 @@ def test_what_is_written_is_read(tmp_path, records):
     assert len(found) == 41
 
 
+def test_what_may_be_missing(tmp_path):
+    path = tmp_path / "records.jsonl"
+    fields = {name: value for name, value in asdict(GOOD).items() if name in ("messages", "response", "autoregressive")}
+    path.write_text(f"{json.dumps(fields)}\n{json.dumps(fields | {'answer': None})}\n", encoding="utf-8")
+    first, second = read_records(path)
+    assert first == second == replace(GOOD, id=first.id, answer="", source="", meta={})
+    assert len(first.id) == 16
+
+
+def test_marks_of_a_record_are_kept_and_written_only_where_they_are_set(tmp_path):
+    marked = [GOOD, replace(GOOD, cut=True), replace(GOOD, sequential=True, suffix=False)]
+    write_records(tmp_path / "records.jsonl", marked)
+    assert list(read_records(tmp_path / "records.jsonl")) == marked
+    keys = [
+        set(json.loads(line)) - {"id", "messages", "answer", "source", "meta"}
+        for line in (tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert keys == [{"response", "autoregressive", *more} for more in ((), ("cut",), ("sequential", "suffix"))]
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -37,6 +58,7 @@ def test_what_is_written_is_read(tmp_path, records):
         (line(messages=[{"role": "user", "content": 1}]), "content is no string"),
         (line(messages=[{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]), "not the user's"),
         (line(meta=[]), "'meta'"),
+        (line(cut=1), "'cut' is neither true nor false in record 'a'"),
         ("[" * 100_000, "nested too deep"),
     ],
 )
@@ -59,8 +81,9 @@ def test_files_that_cannot_be_used(tmp_path):
     empty.write_text("\n")
     with pytest.raises(UserError, match="no record"):
         read_records(empty)
-    with pytest.raises(UserError, match="directory"):
-        read_records(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"no .jsonl, .*file in this folder"):
+        read_records(tmp_path / "folder")
 
 
 def test_bytes_that_are_no_text_cost_their_record_only(tmp_path):

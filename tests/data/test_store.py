@@ -19,7 +19,9 @@ from rich.console import Console
 from mvjax.data import build, parts
 from mvjax.data.build import build_store
 from mvjax.data.encode import FORMS, encode_record
+from mvjax.data.readers import DataFile
 from mvjax.data.records import write_records
+from mvjax.data.sources import open_data
 from mvjax.data.store import Index, is_whole, open_store, store_path
 from mvjax.errors import UserError
 
@@ -40,8 +42,9 @@ def small_parts(monkeypatch):
 
 def make(place, tokenizer, **arguments):
     file, directory = place
-    path = store_path([file], tokenizer, directory)
-    build_store(path, [file], tokenizer, **{"console": QUIET, **arguments})
+    files = open_data([file])
+    path = store_path(files, tokenizer, directory)
+    build_store(path, files, tokenizer, **{"console": QUIET, **arguments})
     return open_store(path)
 
 
@@ -79,16 +82,16 @@ def test_a_second_start_finds_it_and_a_change_makes_a_new_one(place, tokenizer, 
     assert len(changed) == len(first) - 1
     settings = dataclasses.replace(tokenizer.settings, chat_template=tokenizer.settings.chat_template + " ")
     other = dataclasses.replace(tokenizer, settings=settings)
-    assert store_path([place[0]], other, place[1]) not in (first.path, changed.path)
+    assert store_path(open_data([place[0]]), other, place[1]) not in (first.path, changed.path)
     assert first.path.exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_parts_and_processes_change_nothing(place, tokenizer, records, store, monkeypatch, small_parts, workers):
     file, directory = place
-    divided = parts.divide([file, file])
+    divided = parts.divide(open_data([file, file]))
     assert len(divided) > 10
-    texts = [line for part in divided for line in part.lines()]
+    texts = [line for part in divided for line in part.source.rows(part.span)]
     assert b"".join(texts) == 2 * file.read_bytes()
     found = make(place, tokenizer, workers=workers)
     assert same(found, store)
@@ -103,9 +106,10 @@ def test_parts_and_processes_change_nothing(place, tokenizer, records, store, mo
 def test_a_line_that_begins_where_a_part_does_is_of_that_part(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PART_BYTES", 20)
     (tmp_path / "data").write_bytes(b"".join(b"line %04d\n" % number for number in range(10)) + b"end")
-    divided = parts.divide([tmp_path / "data"])
-    assert [len(list(part.lines())) for part in divided] == [2] * 5 + [1]
-    assert b"".join(line for part in divided for line in part.lines()) == (tmp_path / "data").read_bytes()
+    divided = parts.divide([DataFile(tmp_path / "data", "data", "lines")])
+    lines = [list(part.source.rows(part.span)) for part in divided]
+    assert [len(some) for some in lines] == [2] * 5 + [1]
+    assert b"".join(line for some in lines for line in some) == (tmp_path / "data").read_bytes()
 
 
 def test_faults_are_named_by_file_and_line(place, tokenizer, records, small_parts):
@@ -123,8 +127,9 @@ def test_faults_are_named_by_file_and_line(place, tokenizer, records, small_part
     second = directory.parent / "second.jsonl"
     second.write_bytes(b"\xef\xbb\xbf" + lines[0] + b"\nno JSON")
     file.write_bytes(b"\n".join(lines) + b"\n")
-    path = store_path([file, second], tokenizer, directory)
-    build_store(path, [file, second], tokenizer, console=QUIET)
+    files = open_data([file, second])
+    path = store_path(files, tokenizer, directory)
+    build_store(path, files, tokenizer, console=QUIET)
     store = open_store(path)
     faults = [store.fault(*fault) for fault in store.faulty]
     assert [fault.name for fault in faults] == [
@@ -156,7 +161,7 @@ def test_an_interrupted_build_leaves_no_store_and_goes_on(place, tokenizer, stor
     with pytest.raises(KeyboardInterrupt):
         make(place, tokenizer)
     with pytest.raises(UserError, match="no encoded records"):
-        open_store(store_path([file], tokenizer, directory))
+        open_store(store_path(open_data([file]), tokenizer, directory))
     encoded[:3] = [-1] * 4
     found = make(place, tokenizer)
     assert encoded[4:] == list(range(3, len(found.parts)))
@@ -165,7 +170,7 @@ def test_an_interrupted_build_leaves_no_store_and_goes_on(place, tokenizer, stor
 
 
 def test_a_stopped_worker_leaves_nothing(place, tokenizer, tmp_path):
-    (part,) = parts.divide([place[0]])
+    (part,) = parts.divide(open_data([place[0]]))
     asked = iter([False] * 5 + [True])
     (tmp_path / "work").mkdir()
     with pytest.raises(KeyboardInterrupt):
@@ -226,19 +231,19 @@ def test_a_host_that_sees_other_data_is_told(place, tokenizer, records, tmp_path
     make(place, tokenizer)
     write_records(place[0], records[1:])
     with pytest.raises(UserError, match="no encoded records here; all hosts must see the same data"):
-        open_store(store_path([place[0]], tokenizer, place[1]), patience=0.1)
+        open_store(store_path(open_data([place[0]]), tokenizer, place[1]), patience=0.1)
 
 
 def test_what_keeps_a_store_from_being_built(place, tokenizer, monkeypatch):
     file, directory = place
     with pytest.raises(UserError, match="No such file"):
-        store_path([file, file.with_name("none.jsonl")], tokenizer, directory)
+        open_data([file, file.with_name("none.jsonl")])
     with pytest.raises(UserError, match="file system"):
-        store_path([file], tokenizer, "gs://bucket/tokens")
+        store_path(open_data([file]), tokenizer, "gs://bucket/tokens")
     with pytest.raises(UserError, match="cannot hold encoded records"):
         make((file, file), tokenizer)
     with pytest.raises(UserError, match="join some"):
-        build_store(directory / "many", [file] * 257, tokenizer, console=QUIET)
+        build_store(directory / "many", open_data([file]) * 257, tokenizer, console=QUIET)
     no_template = dataclasses.replace(tokenizer, settings=dataclasses.replace(tokenizer.settings, chat_template=None))
     with pytest.raises(UserError, match=r"^the tokenizer has no chat template"):
         make(place, no_template)
@@ -280,13 +285,15 @@ SCRIPT = """
 import sys
 from mvjax.data import parts
 from mvjax.data.build import build_store
+from mvjax.data.sources import open_data
 from mvjax.data.store import store_path
 from mvjax.tokenizers import load_tokenizer
 
 parts.PART_BYTES = 4000
 if __name__ == "__main__":
     file, tokenizer = sys.argv[1], load_tokenizer(sys.argv[2]).with_control_tags()
-    build_store(store_path([file], tokenizer, sys.argv[3]), [file], tokenizer, workers=int(sys.argv[4]))
+    files = open_data([file])
+    build_store(store_path(files, tokenizer, sys.argv[3]), files, tokenizer, workers=int(sys.argv[4]))
 """
 
 
@@ -299,7 +306,7 @@ def test_a_build_that_is_killed_again_and_again_ends_with_the_same_store(
     tokenizer.save(tmp_path / "tokenizer")
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "script.py", str(file), "tokenizer", str(directory), str(workers)]
-    rng, path, kills = random.Random(workers), store_path([file], tokenizer, directory), 0
+    rng, path, kills = random.Random(workers), store_path(open_data([file]), tokenizer, directory), 0
     work = directory / f".{path.name}.parts"
     while not path.exists():
         before = len(list(work.glob("*.npz")))

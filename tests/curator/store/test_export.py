@@ -14,7 +14,7 @@ from mvjax.curator.production import Outcome, Problem
 from mvjax.curator.store import Store
 from mvjax.curator.store.export import Exported, Selection, export, path_of_test_part, questions_of, records
 from mvjax.curator.text.dedup import digest
-from mvjax.data.records import read_records
+from mvjax.data.sources import read_records
 from mvjax.errors import UserError
 
 
