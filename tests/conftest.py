@@ -2,9 +2,11 @@
 
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS / "support"))
@@ -16,3 +18,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 # How long an example takes says more about the machine than about the code; pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("mvjax", deadline=None)
 hypothesis.settings.load_profile("mvjax")
+
+
+@pytest.fixture(scope="session")
+def gcs_bucket() -> Generator:
+    """An empty bucket on a server of this machine, and the environment that leads there.
+
+    One for all tests of a process: TensorStore reads its environment only once.
+    """
+    from bucket_server import bucket_server
+
+    with bucket_server() as bucket, pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket.environment.items():
+            patch.setenv(name, value)
+        yield bucket

@@ -20,6 +20,7 @@ ARROWS: Mapping[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "files": set(),
+    "storage": GROUND,
     "lazy": set(),
     "settings": {"errors"},
     "chips": set(),

@@ -1,0 +1,100 @@
+"""What becomes of a server's answers: one line each, at once where another attempt cannot help."""
+
+import http.server
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+from bucket_server import Bucket, environment
+
+from mvjax.storage import StoragePath
+
+ANSWERS = {"absent": 404, "refused": 403, "unknown": 401, "away": 503, "odd": 400}
+"""Buckets, and the status that any request to them gets; one named "silent" never gets an answer."""
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Answers by the bucket's name."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        name = self.path.split("/b/")[1].split("/")[0]
+        if name == "silent":
+            self.server.over.wait(60)
+        self.send_response(ANSWERS.get(name, 503))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = do_PUT = answer
+
+    def log_message(self, *_: object) -> None: ...
+
+
+SCRIPT = """
+    import time
+    from mvjax.storage import StoragePath
+    for name in ("absent", "refused", "unknown", "odd", "away", "silent"):
+        began = time.monotonic()
+        try:
+            StoragePath(f"gs://{name}/run/x").patient(1.5).write_bytes(b"1")
+        except Exception as error:
+            print(name, type(error).__name__, "late" if time.monotonic() - began > 6 else "in time", error, sep="|")
+"""
+
+
+def test_each_fault_is_one_line():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.over = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        words = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
+        done = subprocess.run(
+            words, env=os.environ | environment(url), capture_output=True, text=True, timeout=120, check=True
+        )
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+    found = {line.split("|")[0]: line.split("|")[1:] for line in done.stdout.splitlines()}
+    assert {name: kind for name, (kind, _, _) in found.items()} == {
+        **dict.fromkeys(("absent", "refused", "unknown", "odd"), "UserError"),
+        **dict.fromkeys(("away", "silent"), "UnreachableError"),
+    }
+    assert {time for _, time, _ in found.values()} == {"in time"}
+    assert "there is no bucket absent; create it" in found["absent"][2]
+    assert "access was refused" in found["refused"][2]
+    assert "gcloud auth application-default login" in found["unknown"][2]
+    assert "could not be reached within 2 s" in found["away"][2]
+
+
+def test_objects_of_a_bucket(gcs_bucket: Bucket):
+    place = StoragePath(gcs_bucket.address) / "a place/ö#?"
+    for name, size in (("empty", 0), ("one", 1), ("large", 300_001)):
+        file = place / "sub" / name
+        assert not file.exists()
+        file.write_bytes(b"x" * size)
+        assert file.size() == size
+        assert file.has_size(size)
+        assert not file.has_size(size + 1)
+        assert file.read_bytes(0, size) == file.read_bytes() == b"x" * size
+        assert file.read_bytes(size) == b""
+    assert list(place.walk()) == ["sub/empty", "sub/large", "sub/one"]
+    assert place.children() == [place / "sub"]
+    assert (place / "sub").is_dir()
+    assert not (place / "sub").is_file()
+    with pytest.raises(FileNotFoundError):
+        (place / "sub").read_bytes()
+    place.parent.delete_tree()
+    assert not place.exists()
+
+
+def test_a_conditional_write_goes_on_from_the_one_before(gcs_bucket: Bucket):
+    file = StoragePath(gcs_bucket.address) / "lease"
+    before = file.read_version()
+    generation = file.write_bytes(b"1", if_generation=before.generation)
+    assert file.read_version() == (b"1", generation)
+    assert file.write_bytes(b"2", if_generation=generation) != generation
