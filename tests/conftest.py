@@ -32,3 +32,14 @@ def gcs_bucket() -> Generator:
         for name, value in bucket.environment.items():
             patch.setenv(name, value)
         yield bucket
+
+
+@pytest.fixture
+def arrays_of_any_type():
+    """Calls with arrays of a wrong type or shape, on purpose: it is the library's own check that is to refuse them."""
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)

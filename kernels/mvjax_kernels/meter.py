@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from mvjax_kernels.tiles import run_lists, runs_per_line
 from mvjax_kernels.tpu import decode_attention as tpu_decode
@@ -30,8 +30,8 @@ class Work:
 
 
 def attention_work(
-    hide_start_BES: Int[jax.Array, "B E S"],
-    hide_end_BES: Int[jax.Array, "B E S"],
+    hide_start_BES: Int[Array | np.ndarray, "B E S"],
+    hide_end_BES: Int[Array | np.ndarray, "B E S"],
     *,
     length: int,
     heads: int,
@@ -41,7 +41,7 @@ def attention_work(
     rows: int,
     block: int,
     together: bool = True,
-    q_offset_BC: Int[jax.Array, "B C"] | None = None,
+    q_offset_BC: Int[Array | np.ndarray, "B C"] | None = None,
 ) -> dict[str, Work]:
     """The work of "forward", "dq" and "dkv" for these intervals.
 
@@ -55,7 +55,8 @@ def attention_work(
     B, levels, keys = hide_start_BES.shape
     if q_offset_BC is None:
         q_offset_BC = jnp.zeros((B, 1), jnp.int32)
-    lists = run_lists(hide_start_BES, hide_end_BES, q_offset_BC, length, rows, block)
+    start_BES, end_BES, offset_BC = (jnp.asarray(x) for x in (hide_start_BES, hide_end_BES, q_offset_BC))
+    lists = run_lists(start_BES, end_BES, offset_BC, length, rows, block)
     masked, full = _visits(lists[0].run, lists[0].end, levels)
     tiles = masked + full
     assert tiles == sum(_visits(lists[1].run, lists[1].end, levels)), "both lists must hold the same tiles"
@@ -87,7 +88,7 @@ def attention_work(
 
 
 def decode_work(
-    length_R: Int[jax.Array, " R"],
+    length_R: Int[Array | np.ndarray, " R"],
     *,
     page_size: int,
     lanes: int,

@@ -209,7 +209,7 @@ def visible_tiles(
     *,
     block_q: int,
     block_k: int,
-    q_offset_BC: Int[Array, "B C"] | None = None,
+    q_offset_BC: Int[Array, "B Chunks"] | None = None,
 ) -> tuple[Bool[Array, "B Q C"], Bool[Array, "B Q C"]]:
     """The tiles that attention visits, and those of them that need no mask: a meter for tests and benchmarks.
 
@@ -217,7 +217,10 @@ def visible_tiles(
         hide_start_BES, hide_end_BES: hidden intervals, as `attention` takes them.
         query_length: number of query rows T.
         block_q, block_k: rows and keys per tile; a last tile may be smaller.
-        q_offset_BC: row of the first query of each of C chunks, as `tile_rows` takes it; one chunk from 0 by default.
+        q_offset_BC: row of the first query of each chunk, as `tile_rows` takes it; one chunk from 0 by default.
+
+    Returns:
+        visible, full: as `classify`; C is the number of key blocks.
     """
     if q_offset_BC is None:
         q_offset_BC = jnp.zeros((hide_start_BES.shape[0], 1), jnp.int32)

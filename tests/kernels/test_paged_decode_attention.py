@@ -8,11 +8,9 @@ import jax.numpy as jnp
 import mvjax_kernels
 import numpy as np
 import pytest
-from beartype import beartype
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
-from jaxtyping import jaxtyped
 from oracle import attend
 
 R, L, K, G, H, Z, M = 3, 4, 2, 3, 64, 128, 4
@@ -22,8 +20,7 @@ NAMES = ("q_RLNH", "k_PKZH", "v_PKZH", "pages_RM", "length_R", "words_RS")
 
 @functools.cache
 def jitted(backend: str, soft_cap=None):
-    call = jaxtyped(typechecker=beartype)(mvjax_kernels.paged_decode_attention)
-    return jax.jit(functools.partial(call, backend=backend, soft_cap=soft_cap))
+    return jax.jit(functools.partial(mvjax_kernels.paged_decode_attention, backend=backend, soft_cap=soft_cap))
 
 
 def paged(seed, kind=None, dtype=np.float32):
@@ -55,7 +52,8 @@ def paged(seed, kind=None, dtype=np.float32):
     waste = jnp.asarray(-128 if kind == jnp.int8 else np.nan, k.dtype)
     k, v = (x.at[place[0], :, place[1]].set(waste) for x in (k, v))
     pages_RM = np.where(np.arange(M) * Z < LENGTHS[:, None], pages_RM, R * M)
-    return dict(zip(NAMES, (q, k, v, pages_RM, LENGTHS, words_RS))) | scales, wanted
+    arguments = dict(zip(NAMES, (q, k, v, pages_RM, LENGTHS, words_RS))) | scales
+    return {name: jnp.asarray(x) for name, x in arguments.items()}, wanted
 
 
 @pytest.mark.parametrize("backend", ["xla", "tpu_interpret"])
@@ -185,7 +183,7 @@ def test_values_are_checked_on_request():
     )
     checked(**arguments)[0].throw()
     for change, message in (
-        ({"length_R": np.array([300, 600, 3], np.int32)}, r"length\[1\] = 600 is outside 0 to 512"),
+        ({"length_R": jnp.array([300, 600, 3])}, r"length\[1\] = 600 is outside 0 to 512"),
         ({"pages_RM": arguments["pages_RM"] + np.eye(R, M, dtype=np.int32) * 99}, r"is no page: there are 13"),
     ):
         with pytest.raises(checkify.JaxRuntimeError, match=message):
@@ -221,6 +219,7 @@ def test_contiguous_streams_are_xla_s():
         mvjax_kernels.decode_attention(q, kv, kv, words, backend="tpu_interpret")
 
 
+@pytest.mark.usefixtures("arrays_of_any_type")
 @pytest.mark.parametrize("message", BAD)
 def test_bad_calls_name_the_value(message):
     arguments, _ = paged(0)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import mvjax_kernels
 import numpy as np
 import pytest
@@ -90,8 +91,8 @@ def tiles_of_chips(hide, length, chips, rounds, tile=32):
     """Tiles that each chip visits."""
     first_XC = mvjax_kernels.zigzag(length, chips, rounds).reshape(chips, 2 * rounds, -1)[..., 0]
     size = {"block_q": tile, "block_k": tile}
-    count = functools.partial(mvjax_kernels.visible_tiles, *hide, length // chips, **size)
-    return [int(count(q_offset_BC=first_C[None])[0].sum()) for first_C in first_XC]
+    count = functools.partial(mvjax_kernels.visible_tiles, *map(jnp.asarray, hide), length // chips, **size)
+    return [int(count(q_offset_BC=first_1C)[0].sum()) for first_1C in jnp.asarray(first_XC[:, None])]
 
 
 def test_rounds_spread_the_work_of_packed_trees():

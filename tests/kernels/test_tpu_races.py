@@ -36,12 +36,12 @@ def test_attention_forward_and_backward(no_races):
     rng = np.random.default_rng(0)
     start_BES, end_BES, _ = packed_batch(1, B, T, E)
     q, k, v, do = (jnp.asarray(rng.normal(size=(B, T, n, H)), jnp.float32) for n in (N, K, K, N))
-    offset_BC = jnp.zeros((B, 1), jnp.int32)
+    offset_BC, hide = jnp.zeros((B, 1), jnp.int32), (jnp.asarray(start_BES), jnp.asarray(end_BES))
 
     @jax.jit
     def run(q, k, v, do):
         def call(q, k, v):
-            return tpu_attention.attention(q, k, v, start_BES, end_BES, offset_BC, H**-0.5, None, 8, 16, STRICT)
+            return tpu_attention.attention(q, k, v, *hide, offset_BC, H**-0.5, None, 8, 16, STRICT)
 
         (o, lse), pull = jax.vjp(call, q, k, v)
         return o, lse, *pull((do, jnp.zeros_like(lse)))
@@ -64,8 +64,8 @@ def test_decoding_over_pages_and_writing_them(no_races):
 
     @jax.jit
     def run(k, v, new_k, new_v, q):
-        k, v = tpu_write.write_paged_kv(k, v, new_k, new_v, table_RM, jnp.asarray(length_R), STRICT)
-        args = (q, k, v, None, None, table_RM, jnp.asarray(length_R), words_RS, H**-0.5, None, STRICT)
+        k, v = tpu_write.write_paged_kv(k, v, new_k, new_v, *map(jnp.asarray, (table_RM, length_R)), STRICT)
+        args = (q, k, v, None, None, *map(jnp.asarray, (table_RM, length_R, words_RS)), H**-0.5, None, STRICT)
         return k, v, tpu_decode.decode_attention(*args)
 
     *written, o = run(*pages, *new, q)
@@ -85,7 +85,7 @@ def test_a_missing_wait_would_be_seen(no_races, monkeypatch):
     R, K, Z, H = 1, 1, 128, 16
     rng = np.random.default_rng(0)
     k, v = (jnp.asarray(rng.normal(size=(1, K, Z, H)), jnp.float32) for _ in range(2))
-    ones = np.ones((R, Z), np.uint32)
+    ones = jnp.ones((R, Z), jnp.uint32)
     real = pltpu.make_async_copy
 
     class NoWait:
@@ -99,6 +99,6 @@ def test_a_missing_wait_would_be_seen(no_races, monkeypatch):
     call = functools.partial(
         tpu_decode.decode_attention, scale=1.0, soft_cap=None, interpret=STRICT, k_scale_PKZ=None, v_scale_PKZ=None
     )
-    tables = {"pages_RM": np.zeros((1, 1), np.int32), "length_R": np.array([Z], np.int32)}
+    tables = {"pages_RM": jnp.zeros((1, 1), jnp.int32), "length_R": jnp.array([Z])}
     o = call(k[:, :, :1].swapaxes(1, 2), k, v, words_RS=ones, **tables)
     assert np.isnan(o).all()

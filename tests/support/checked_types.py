@@ -4,20 +4,22 @@ Arrays alone, their shapes and element types: what else is annotated is the stat
 wrong types on purpose, to see them refused.
 """
 
-import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from beartype import BeartypeConf, beartype
-
-_ARRAY = re.compile(r"jaxtyping\.|\b(?:Bool|U?Int\d*|Float\d*|Shaped|Num|Key|Inexact|Real)\[")
+from jaxtyping import AbstractArray
 
 
 def check(function: Callable) -> Callable:
     """The function, checked by beartype, for which as for the static checker an int is a float, too (PEP 484)."""
-    hints: dict[str, Any] = getattr(function, "__annotations__", {})
     if isinstance(function, type) or not callable(function):
         return function
-    kept = {name: hint for name, hint in hints.items() if _ARRAY.search(hint if isinstance(hint, str) else repr(hint))}
-    function.__annotations__ = kept
+    hints: dict[str, Any] = getattr(function, "__annotations__", {})
+    function.__annotations__ = {name: hint for name, hint in hints.items() if of_array(hint)}
     return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
+
+
+def of_array(hint: Any) -> bool:
+    """Whether a hint, or a part of it, is an array's of some shape and element type (jaxtyping resolves strings)."""
+    return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(of_array, get_args(hint)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax_triton
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels.gpu import decode_kernels
 from mvjax_kernels.tuning import GpuDecodeTiles
@@ -15,8 +15,8 @@ from mvjax_kernels.xla.decode_attention import merge_parts
 
 def decode_attention(
     q_RLNH: Float[Array, "R L N H"],
-    k_PKZH: Array,
-    v_PKZH: Array,
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
     k_scale_PKZ: Float[Array, "P K Z"] | None,
     v_scale_PKZ: Float[Array, "P K Z"] | None,
     pages_RM: Int[Array, "R M"],

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels.precision import precision_of
 from mvjax_kernels.tpu import REGISTER_WIDTH
@@ -25,8 +25,8 @@ AHEAD = 3
 
 def decode_attention(
     q_RLNH: Float[Array, "R L N H"],
-    k_PKZH: Array,
-    v_PKZH: Array,
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
     k_scale_PKZ: Float[Array, "P K Z"] | None,
     v_scale_PKZ: Float[Array, "P K Z"] | None,
     pages_RM: Int[Array, "R M"],
@@ -73,7 +73,9 @@ def decode_attention(
     return o_RKLGH.transpose(0, 2, 1, 3, 4).reshape(R, L, N, H)
 
 
-def page_list(pages_RM, length_R, page_size: int) -> tuple[Int[Array, " R*M"], Int[Array, " R+1"]]:
+def page_list(
+    pages_RM: Int[Array, "R M"], length_R: Int[Array, " R"], page_size: int
+) -> tuple[Int[Array, " R*M"], Int[Array, " R+1"]]:
     """The live pages of all requests in order, and where each request's begin."""
     count_R = -(-length_R // page_size)
     base = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(count_R, dtype=jnp.int32)])

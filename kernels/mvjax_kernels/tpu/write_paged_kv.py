@@ -22,14 +22,14 @@ GROUP = 16
 
 
 def write_paged_kv(
-    k_PKZH: Array,
-    v_PKZH: Array,
+    k_PKZH: Float[Array, "P K Z H"],
+    v_PKZH: Float[Array, "P K Z H"],
     new_k_RLKH: Float[Array, "R L K H"],
     new_v_RLKH: Float[Array, "R L K H"],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
     interpret: bool,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
     """See `mvjax_kernels.write_paged_kv`; the arguments are checked there."""
     R, L, K, H = new_k_RLKH.shape
     groups = -(-(L - 1) // GROUP) + 1
