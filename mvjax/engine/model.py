@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 KVArrays = Any
@@ -89,7 +90,7 @@ class PagedStepModel(StepModel, Protocol):
         """Empty pages, with no table yet."""
         ...
 
-    def with_table(self, kv: KVArrays, table_RM: Int[Array, "R M"]) -> KVArrays:
+    def with_table(self, kv: KVArrays, table_RM: Int[Array | np.ndarray, "R M"]) -> KVArrays:
         """The same pages under a table."""
         ...
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import mvjax_kernels
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from mvjax.models.config import ModelConfig
 from mvjax.models.decode_params import decode_params, packed_rows
@@ -41,7 +41,7 @@ class KVArrays(NamedTuple):
 
     k: Any
     v: Any
-    table: Int[Array, "R M"] | None = None
+    table: Int[Array | np.ndarray, "R M"] | None = None
     """Page of each stretch of each request's stream; None: the streams are contiguous."""
 
 
@@ -115,7 +115,7 @@ class DecoderStepModel:
 
         return KVArrays(blank(), blank())
 
-    def with_table(self, kv: KVArrays, table_RM: Int[Array, "R M"]) -> KVArrays:
+    def with_table(self, kv: KVArrays, table_RM: Int[Array | np.ndarray, "R M"]) -> KVArrays:
         """The same pages under a page table."""
         return kv._replace(table=table_RM)
 
@@ -199,7 +199,7 @@ class DecoderStepModel:
         tokens_W: Int[Array, " W"],
         positions_W: Int[Array, " W"],
         rows: Any,
-        visibility_RS: Int[Array, "R S"],
+        visibility_RS: UInt[Array, "R S"],
     ) -> tuple[Float[Array, "W V"], KVArrays]:
         """Feed one token per row; float32 logits of each row's next token, and the stream with the rows' slots.
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import mvjax_kernels
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -264,20 +265,20 @@ class Decoder(nnx.Module):
 
     def __call__(
         self,
-        tokens_BT: Int[Array, "B T"],
-        positions_BT: Int[Array, "B T"],
-        hide_start_BET: Int[Array, "B E T"],
-        hide_end_BET: Int[Array, "B E T"],
+        tokens_BT: Int[Array | np.ndarray, "B T"],
+        positions_BT: Int[Array | np.ndarray, "B T"],
+        hide_start_BET: Int[Array | np.ndarray, "B E T"],
+        hide_end_BET: Int[Array | np.ndarray, "B E T"],
     ) -> Float[Array, "B T V"]:
         """Logits of the token that follows each row in its segment, float32; see `hidden` for the arguments."""
         return self.logits(self.hidden(tokens_BT, positions_BT, hide_start_BET, hide_end_BET))
 
     def hidden(
         self,
-        tokens_BT: Int[Array, "B T"],
-        positions_BT: Int[Array, "B T"],
-        hide_start_BET: Int[Array, "B E T"],
-        hide_end_BET: Int[Array, "B E T"],
+        tokens_BT: Int[Array | np.ndarray, "B T"],
+        positions_BT: Int[Array | np.ndarray, "B T"],
+        hide_start_BET: Int[Array | np.ndarray, "B E T"],
+        hide_end_BET: Int[Array | np.ndarray, "B E T"],
     ) -> Float[Array, "B T D"]:
         """Final hidden states, after the last norm, in the compute dtype.
 

@@ -129,12 +129,12 @@ def test_pages_are_read_and_written_back(unroll, tiny):
     model = DecoderStepModel(tiny(), unroll=unroll, page_size=16)
     rng = np.random.default_rng(0)
     before = jax.tree.map(lambda kv: jnp.asarray(rng.normal(size=kv.shape), kv.dtype), model.init_pages(7))
-    content = jax.jit(model.read_pages)(before, np.array([5, 2, 0], np.int32))
+    content = jax.jit(model.read_pages)(before, jnp.array([5, 2, 0]))
     assert all(len(leaf) == 3 for leaf in jax.tree.leaves(content))
-    after = jax.jit(model.write_pages)(before, np.array([1, 6, 0], np.int32), content)
-    again = jax.jit(model.read_pages)(after, np.array([1, 6, 0], np.int32))
+    after = jax.jit(model.write_pages)(before, jnp.array([1, 6, 0]), content)
+    again = jax.jit(model.read_pages)(after, jnp.array([1, 6, 0]))
     jax.tree.map(np.testing.assert_array_equal, again, content)
-    kept = np.array([2, 3, 4, 5], np.int32)
+    kept = jnp.array([2, 3, 4, 5])
     jax.tree.map(np.testing.assert_array_equal, model.read_pages(after, kept), model.read_pages(before, kept))
 
 
