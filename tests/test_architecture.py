@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = ("host", "kubernetes", "local", "slurm", "tpu_pod", "worker")
 
-GROUND = {"errors", "files", "lazy", "settings", "version"}
+GROUND = {"errors", "files", "lazy", "numbered_files", "placeholders", "settings", "version"}
 """Modules directly under mvjax/ that any room but `language` may use."""
 
 ARROWS: Mapping[str, set[str]] = {
@@ -22,6 +22,8 @@ ARROWS: Mapping[str, set[str]] = {
     "files": set(),
     "storage": GROUND,
     "lazy": set(),
+    "numbered_files": set(),
+    "placeholders": {"errors"},
     "settings": {"errors"},
     "chips": set(),
     "mvjax": {"engine", "errors", "lazy", "models", "version"},

@@ -8,6 +8,8 @@ import logging
 import os
 import select
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from mvjax.version import __version__
@@ -92,7 +94,8 @@ def run_verb(argv: list[str]) -> int:
     use_compilation_cache()
     log_backend()
     try:
-        return importlib.import_module(f"mvjax.cli.{verb}").main(rest)
+        with cautions_in_one_line():
+            return importlib.import_module(f"mvjax.cli.{verb}").main(rest)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -100,6 +103,26 @@ def run_verb(argv: list[str]) -> int:
         raise
     except Exception as error:
         return report(error)
+
+
+@contextlib.contextmanager
+def cautions_in_one_line() -> Iterator[None]:
+    """Print each warning that is meant for the user once, as one line on standard error, without its place in mvjax."""
+    from mvjax.errors import Caution
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", Caution)
+        show, said = warnings.showwarning, set()
+
+        def in_one_line(message, category, *place, **options) -> None:
+            if not issubclass(category, Caution):
+                show(message, category, *place, **options)
+            elif str(message) not in said:
+                said.add(str(message))
+                print(f"warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = in_one_line
+        yield
 
 
 def open_closed_streams() -> None:

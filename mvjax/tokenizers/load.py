@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mvjax.errors import UserError
+from mvjax.placeholders import refuse_placeholder
 from mvjax.tokenizers.definition import DefinitionBackend
 from mvjax.tokenizers.gguf_vocabulary import read_vocabulary
 from mvjax.tokenizers.tokenizer import Settings, Tokenizer
@@ -15,7 +16,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Args:
         path: a directory with tokenizer.json (or tokenizer.model) and tokenizer_config.json as Hugging Face lays it
-            out, a tokenizer.json, a .gguf file with a byte-level BPE vocabulary, or a SentencePiece .model file.
+            out, a tokenizer.json, a .gguf file (of a split model any part), or a SentencePiece .model file.
     Raises:
         UserError: nothing there that is a tokenizer, or one that is damaged or of a kind that is not supported.
     """
@@ -28,9 +29,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return _load_directory(path.parent, path)
     if path.suffix == ".model":
         return _load_sentencepiece(path, {}, None)
-    definition, config = read_vocabulary(path)
+    vocabulary, config = read_vocabulary(path)
     settings = Settings.from_config(config)
-    return Tokenizer(DefinitionBackend(definition, str(path), settings.chat_template or ""), settings)
+    if isinstance(vocabulary, bytes):
+        from mvjax.tokenizers.sentencepiece_model import SentencePieceBackend
+
+        return Tokenizer(SentencePieceBackend(vocabulary, str(path)), settings)
+    return Tokenizer(DefinitionBackend(vocabulary, str(path), settings.chat_template or ""), settings)
 
 
 def _load_directory(directory: Path, file: Path | None = None) -> Tokenizer:
@@ -66,6 +71,7 @@ def _with_generation_ends(settings: Settings, backend: DefinitionBackend, direct
 def _load_sentencepiece(path: Path, config: dict[str, Any], template: str | None) -> Tokenizer:
     from mvjax.tokenizers.sentencepiece_model import SentencePieceBackend
 
+    refuse_placeholder(path)
     backend = SentencePieceBackend.from_file(path)
     return Tokenizer(backend, Settings.from_config(backend.names() | config, template))
 
@@ -74,6 +80,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
+        refuse_placeholder(path)
         raise UserError(f"{path}: not UTF-8 text; fetch it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
@@ -85,6 +92,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
+        refuse_placeholder(path)
         raise UserError(
             f"{path}: not JSON (line {error.lineno}: {error.msg}); cut short or damaged, fetch it again"
         ) from None

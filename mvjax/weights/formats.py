@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_directory
-from mvjax.weights.checkpoint import Checkpoint
+from mvjax.placeholders import refuse_placeholder
+from mvjax.weights.checkpoint import Checkpoint, listed
 from mvjax.weights.gguf import GGUFModel, read_gguf
 from mvjax.weights.gguf_header import is_gguf
 from mvjax.weights.huggingface import MAX_SHARD_BYTES, is_huggingface, read_huggingface, write_huggingface
@@ -18,13 +19,20 @@ FORMATS = ("safetensors", "orbax")
 KNOWN = "a Hugging Face directory with safetensors, a .gguf file or an Orbax directory written by mvjax"
 
 
+PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx", "*.npz")
+"""Weights in other programs' formats."""
+
+
 def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
-    """Open a model: a Hugging Face directory (sharded or not), a GGUF file or an Orbax model directory.
+    """Open a model: a Hugging Face directory (sharded or not), a GGUF file (one or any of its parts) or an Orbax model
+    directory.
 
     What is in the files, as it is there; tensors are read when asked for. Raises `UserError` where the path is none of
     these or is damaged.
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to {os.readlink(path)}, which is absent: fetch the file again")
     if not path.exists():
         raise UserError(f"{path} does not exist: name {KNOWN}")
     if path.is_dir():
@@ -34,14 +42,41 @@ def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
             from mvjax.weights.orbax import read_orbax
 
             return read_orbax(path)
-        inside = sorted(file.name for file in path.glob("*.gguf"))
-        hint = f"; did you mean {path / inside[0]}?" if inside else f": name {KNOWN}"
-        raise UserError(f"{path} holds no weights in a format that mvjax reads{hint}")
+        raise UserError(f"{path} holds no weights in a format that mvjax reads{instead(path)}")
     if is_gguf(path):
         return read_gguf(path)
+    refuse_placeholder(path)
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is one file of a model: name its directory, {path.parent}")
+    if any(path.match(pattern) for pattern in PICKLES):
+        raise UserError(f"{path} is in a format that mvjax does not read: {pickle_hint(path.parent)}")
     raise UserError(f"{path} is of an unknown or damaged format: name {KNOWN}")
+
+
+def instead(path: Path) -> str:
+    """What a directory without weights that can be read holds, and the way out."""
+    if inside := sorted(file.name for file in path.glob("*.gguf")):
+        return f"; did you mean {path / inside[0]}?"
+    if (path / "adapter_config.json").is_file():
+        return ": it is a PEFT adapter, name the model that it belongs to"
+    if others := sorted({file.name for pattern in PICKLES for file in path.glob(pattern)} - {"training_args.bin"}):
+        return f", only {listed(others)}: {pickle_hint(path)}"
+    links = sorted(file.name for file in path.iterdir() if file.is_symlink() and not file.exists())
+    if links:
+        return f": {listed(links)} {'lead' if links[1:] else 'leads'} nowhere; fetch the model again"
+    if tensors := sorted(file.name for file in path.glob("*.safetensors")):
+        return f": {listed(tensors)} bears no name of a whole model; rename it to model.safetensors if it is one"
+    return f": name {KNOWN}"
+
+
+def pickle_hint(path: Path) -> str:
+    """How weights in another program's format become safetensors."""
+    if (path / "params.json").is_file() and not (path / "config.json").is_file():
+        return "this is Meta's own layout, fetch the same model in Hugging Face's (with config.json and safetensors)"
+    return (
+        "fetch the model's safetensors, or write them with transformers: python -c \"from transformers import "
+        f"AutoModelForCausalLM as M; M.from_pretrained('{path}').save_pretrained('{path}')\""
+    )
 
 
 def write_files(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mvjax.errors import UserError
+from mvjax.placeholders import placeholder
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -55,7 +56,7 @@ def is_gguf(path: Path) -> bool:
 def read_header(path: Path) -> Header:
     """The header of a GGUF file. Raises `UserError` where it is no such file, of another version, cut or damaged."""
     if not is_gguf(path):
-        raise UserError(f"{path} is no GGUF file")
+        raise UserError(placeholder(path) or f"{path} is no GGUF file")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return Cursor(data).header(path)

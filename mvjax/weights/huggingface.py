@@ -7,26 +7,41 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mvjax.errors import UserError
+from mvjax.errors import UserError, caution
+from mvjax.numbered_files import absent_names, numbered_sets
+from mvjax.placeholders import refuse_placeholder
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, counted, lazily, listed
 from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX, SUFFIX = "model.safetensors", "model.safetensors.index.json", ".safetensors"
 MAX_SHARD_BYTES = 5 * 10**9
 
 
 def is_huggingface(path: Path) -> bool:
     """Whether a directory holds safetensors under the usual names."""
-    return (path / SINGLE).is_file() or (path / INDEX).is_file()
+    return (path / SINGLE).is_file() or (path / INDEX).is_file() or bool(numbered_sets(path, SUFFIX))
 
 
 def read_huggingface(path: Path) -> Checkpoint:
     """Open a Hugging Face directory; tensors are read when asked for.
 
-    Raises `UserError` for damaged or absent files.
+    The single file comes first, as in `transformers`, then the shards that an index lists, then shards without one.
+    Raises `UserError` for damaged or absent files; warns where other weights lie beside those that are read.
     """
-
-    return with_configs(path, read_shards(path) if (path / INDEX).is_file() else read_tensor_file(path / SINGLE)[0])
+    shards = numbered_sets(path, SUFFIX)
+    if (path / SINGLE).is_file():
+        others = [INDEX] * (path / INDEX).is_file() + [
+            file.name for files in shards.values() for file in files.values()
+        ]
+        if others:
+            caution(
+                f"{path}: {SINGLE} is read, as transformers does; {listed(others)} beside it "
+                f"{'are' if others[1:] else 'is'} ignored: delete what is out of date"
+            )
+        tensors = read_tensor_file(path / SINGLE)[0]
+    else:
+        tensors = read_shards(path) if (path / INDEX).is_file() else read_numbered(path, shards)
+    return with_configs(path, tensors)
 
 
 def with_configs(path: Path, tensors: Mapping[str, LazyTensor]) -> Checkpoint:
@@ -47,6 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
+        refuse_placeholder(path)
         raise UserError(f"{path} is no valid JSON ({error}): fetch it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object: fetch it again")
@@ -54,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_shards(path: Path) -> dict[str, LazyTensor]:
-    """Tensors of the shards that the index lists."""
+    """Tensors of the shards that the index lists: all that they hold, as `transformers` loads them."""
     where = path / INDEX
     places = read_json(where).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
@@ -63,13 +79,40 @@ def read_shards(path: Path) -> dict[str, LazyTensor]:
     if outside := [file for file in files if Path(file).name != file]:
         raise UserError(f"{where} names a file outside its directory: {outside[0]}")
     if absent := [file for file in files if not (path / file).is_file()]:
-        raise UserError(f"{where} lists {len(absent)} shard(s) that are absent: {listed(absent)}; fetch them")
+        whole = [names for (_, count), names in numbered_sets(path, SUFFIX).items() if len(names) == count]
+        names = listed([file.name for file in whole[0].values()]) if whole else ""
+        hint = f", or delete the index if {names} are the model" if whole else ""
+        raise UserError(f"{where} lists {len(absent)} shard(s) that are absent: {listed(absent)}; fetch them{hint}")
     shards = {file: read_tensor_file(path / file)[0] for file in files}
-    if missing := [name for name, file in places.items() if name not in shards[file]]:
+    tensors = {name: entry for file in files for name, entry in shards[file].items()}
+    if missing := [name for name in places if name not in tensors]:
+        raise UserError(f"{where}: {counted(missing)} in none of its shards: {listed(missing)}; fetch the model again")
+    if moved := [name for name, file in places.items() if name not in shards[file]]:
+        caution(f"{where} is out of date: {counted(moved)} read from another shard than it names: {listed(moved)}")
+    return tensors | {name: shards[file][name] for name, file in places.items() if name in shards[file]}
+
+
+def read_numbered(path: Path, sets: dict[tuple[str, int], dict[int, Path]]) -> dict[str, LazyTensor]:
+    """Tensors of numbered shards that no index lists."""
+    whole = {key: files for key, files in sets.items() if not absent_names(*key, files, SUFFIX)}
+    if not whole:
+        (name, count), files = max(sets.items(), key=lambda item: len(item[1]))
+        absent = absent_names(name, count, files, SUFFIX)
         raise UserError(
-            f"{where}: {counted(missing)} not in the shard it names: {listed(missing)}; fetch the model again"
+            f"{path} has no {INDEX}, and {len(absent)} of its {count} shards are absent: {listed(absent)}; fetch them"
         )
-    return {name: shards[file][name] for name, file in places.items()}
+    if len(whole) > 1:
+        names = [next(iter(files.values())).name for files in whole.values()]
+        raise UserError(f"{path} has no {INDEX} but several whole sets of shards: {listed(names)}; keep one of them")
+    ((_, count), files), *_ = whole.items()
+    caution(f"{path} has no {INDEX}: its {count} shards are read as they are")
+    tensors: dict[str, LazyTensor] = {}
+    for number in sorted(files):
+        entries = read_tensor_file(files[number])[0]
+        if twice := sorted(tensors.keys() & entries.keys()):
+            raise UserError(f"{path}: {counted(twice)} in two of its shards: {listed(twice)}; fetch the model again")
+        tensors |= entries
+    return tensors
 
 
 def write_huggingface(

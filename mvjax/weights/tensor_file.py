@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from mvjax.errors import UserError
+from mvjax.placeholders import placeholder
 from mvjax.weights.checkpoint import LazyTensor, stored
 
 DTYPE_NAMES = {
@@ -36,7 +37,7 @@ def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if size >= 8 and length <= LARGEST_HEADER else b""
-    damaged = UserError(f"{path} is truncated or no safetensors file: fetch it again")
+    damaged = UserError(placeholder(path) or f"{path} is truncated or no safetensors file: fetch it again")
     try:
         header = json.loads(text)
         metadata = header.pop("__metadata__", {})

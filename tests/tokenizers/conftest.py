@@ -41,15 +41,21 @@ def smollm_reference() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def write_gguf(path: Path, tokens, types, merges, *, pre="smollm", model="gpt2", template=CHATML, **ids) -> Path:
+def write_gguf(path: Path, tokens, types, merges, *, pre="smollm", model="gpt2", template=CHATML, scores=None,
+               architecture="llama", change=None, **ids) -> Path:  # fmt: skip
     """A GGUF file that holds a vocabulary and nothing else."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_tokenizer_model(model)
     if pre is not None:
         writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(merges)
+    if merges is not None:
+        writer.add_token_merges(merges)
+    if scores is not None:
+        writer.add_token_scores(scores)
+    if change is not None:
+        change(writer)
     for name, index in ids.items():
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", index)
     if template is not None:

@@ -8,12 +8,17 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvjax.errors import UserError
+from mvjax.errors import Caution, UserError
 from mvjax.language.tags import TAGS
 from mvjax.tokenizers import Settings, Tokenizer, load_tokenizer, sentencepiece_schema
-from mvjax.tokenizers.gguf_vocabulary import PRE_TOKENIZERS, read_metadata
+from mvjax.tokenizers.gguf_metadata import read_metadata
+from mvjax.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 from mvjax.tokenizers.sentencepiece_model import train_sentencepiece
 
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+    "{% endfor %}<|im_start|>assistant<|im_end|><|im_start|>"
+)
 SHARES = (0.0, 0.001, 0.3, 0.99)
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
@@ -73,6 +78,53 @@ SPLITS = {
         "!!\n",
     ],
     "llama-bpe": ["I", "'ll", " pay", " $", "123", "4", ".", "50", " DON", "'T", "\n\n", " ", " x", "_y", "!!\n"],
+    "dbrx": ["I", "'ll", " pay", " $", "123", "4", ".", "50", " DON", "'T", "\n\n", " ", " x", "_y", "!!\n"],
+    "tekken": [
+        "I",
+        "'ll",
+        " pay",
+        " $",
+        "1",
+        "2",
+        "3",
+        "4",
+        ".",
+        "5",
+        "0",
+        " DON",
+        "'T",
+        "\n\n",
+        " ",
+        " x",
+        "_y",
+        "!!\n",
+    ],
+    "gpt-4o": ["I'll", " pay", " $", "123", "4", ".", "50", " DON'T", "\n\n", " ", " x", "_y", "!!\n"],
+    "deepseek-coder": [
+        "I",
+        "'",
+        "ll",
+        " pay",
+        " $",
+        "1",
+        "2",
+        "3",
+        "4",
+        ".",
+        "5",
+        "0",
+        " DON",
+        "'",
+        "T",
+        "\n",
+        "\n",
+        " ",
+        " x",
+        "_",
+        "y",
+        "!!",
+        "\n",
+    ],
     "smollm": [
         "I",
         "'ll",
@@ -103,19 +155,37 @@ class TestPreTokenizers:
     def test_where_they_cut(self, name):
         import tokenizers
 
-        _, pre_tokenizer, _ = PRE_TOKENIZERS[name]
-        definition = {"version": "1.0", "added_tokens": [], "pre_tokenizer": pre_tokenizer}
+        definition = {"version": "1.0", "added_tokens": [], "pre_tokenizer": PRE_TOKENIZERS[name].words}
         definition["model"] = {"type": "BPE", "vocab": {}, "merges": []}
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(definition))
         text = "I'll pay $1234.50 DON'T\n\n  x_y!!\n"
         cuts = [text[a:b] for _, (a, b) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
         assert cuts == SPLITS[name]
 
-    def test_without_a_name_it_is_gpt2(self, tmp_path, write_vocabulary):
-        named = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre="gpt-2"))
+    @pytest.mark.parametrize(
+        ("architecture", "name"),
+        [("llama", "llama-bpe"), ("qwen2", "qwen2"), ("qwen3", "qwen2"), ("olmo2", "dbrx"), ("phi2", "gpt-2")],
+    )
+    def test_without_a_name_it_is_that_of_the_architecture(self, tmp_path, write_vocabulary, architecture, name):
+        text = "I'll pay $1234.50 DON'T\n\n  x_y!!\n"
+        named = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre=name))
         for other in (None, "default"):
-            tokenizer = load_tokenizer(write_vocabulary(tmp_path / "b.gguf", pre=other))
-            assert tokenizer.encode("a1234 b") == named.encode("a1234 b")
+            path = write_vocabulary(tmp_path / "b.gguf", pre=other, architecture=architecture)
+            with pytest.warns(Caution, match=f"no tokenizer.ggml.pre.*read as {name}, as most {architecture} models"):
+                assert load_tokenizer(path).encode(text) == named.encode(text)
+
+    @pytest.mark.parametrize(
+        ("name", "as_"),
+        [("deepseek-r1-qwen", "qwen2"), ("megrez", "qwen2"), ("llama-v3", "llama-bpe"), ("olmo", "gpt-2")],
+    )
+    def test_names_that_mean_the_same(self, name, as_):
+        assert PRE_TOKENIZERS[name] == PRE_TOKENIZERS[as_]
+
+    @pytest.mark.parametrize("name", PRE_TOKENIZERS)
+    def test_each_name_loads_and_keeps_text(self, tmp_path, write_vocabulary, corpus, name):
+        tokenizer = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre=name))
+        text = corpus[:400] + " 12345 fooBar's \u00e9\u4e2d\u6587 \n\n"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
     def test_whole_words_are_not_merged_in_llama(self, tmp_path, write_vocabulary, vocabulary):
         tokens, types, merges = vocabulary
@@ -165,8 +235,9 @@ class TestGGUF:
     @pytest.mark.parametrize(
         ("parts", "reason"),
         [
-            ({"pre": "tekken"}, r"unknown pre-tokenizer 'tekken' \(known: default, gpt-2"),
-            ({"model": "llama"}, "of kind 'llama'; only byte-level BPE"),
+            ({"pre": "tolkien"}, r"unknown pre-tokenizer 'tolkien' \(known: a.x-4.0, .*gpt-2.*; give --tokenizer"),
+            ({"model": "rwkv"}, "of kind 'rwkv'; byte-level BPE .* and SentencePiece .*: give --tokenizer"),
+            ({"model": "llama"}, "has no unknown token; give --tokenizer"),
             ({"merges": ["zq xj"]}, "does not fit its vocabulary"),
             ({"types": [1, 1, 1]}, "token types"),
         ],
@@ -324,10 +395,84 @@ class TestSentencePiece:
 
     def test_damaged(self, tmp_path, bpe_pieces):
         path = tmp_path / "bad.model"
-        for data in (b"", b"not a model", bpe_pieces.backend.model[:1000]):
+        for data in (b"", b"not a model\x00", bpe_pieces.backend.model[:1000]):
             path.write_bytes(data)
             with pytest.raises(UserError, match="not a SentencePiece model"):
                 load_tokenizer(path)
+
+
+class TestSentencePieceInGGUF:
+    """Vocabularies of kind "llama": pieces, scores and types of a SentencePiece model."""
+
+    @pytest.fixture
+    def foreign(self, tmp_path, corpus):
+        """A model file and what a converter makes of it."""
+        path = foreign_model(tmp_path / "foreign.model", corpus)
+        library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        count = library.get_piece_size()
+        kinds = [
+            2 if library.is_unknown(i) else 3 if library.is_control(i) else 6 if library.is_byte(i) else 1
+            for i in range(count)
+        ]
+        parts = {"tokens": [library.id_to_piece(i) for i in range(count)], "types": kinds, "merges": None}
+        parts |= {"scores": [library.get_score(i) for i in range(count)], "model": "llama", "pre": "default"}
+        return library, parts | {"bos": 1, "eos": 2, "padding": 2, "template": CHATML}
+
+    @pytest.mark.parametrize("change", ["", "types", "scores"])
+    def test_ids_are_sentencepieces(self, tmp_path, write_vocabulary, foreign, corpus, change):
+        library, parts = foreign
+        if change == "types":  # as converters write them that know no types
+            parts |= {"types": [3] * 3 + [1] * (len(parts["tokens"]) - 3)}
+        elif change == "scores":
+            parts |= {"scores": [-float(i) for i in range(len(parts["tokens"]))]}
+        tokenizer = load_tokenizer(write_vocabulary(tmp_path / "v.gguf", **parts))
+        assert (tokenizer.bos_id, tokenizer.eos_ids[0], tokenizer.vocab_size) == (1, 2, library.get_piece_size())
+        assert tokenizer.settings.chat_template == CHATML
+        for text in [corpus, *corpus.splitlines(keepends=True), "\u4e2d \U0001f600  x ", "<s> </s> <unk>", " 0x0A"]:
+            ids = tokenizer.encode(text)
+            assert ids == library.encode(text)
+            assert tokenizer.decode(ids) == text
+
+    def test_added_tokens_and_padding(self, tmp_path, write_vocabulary, foreign, corpus):
+        library, parts = foreign
+        count = library.get_piece_size()
+        parts["tokens"] += ["<|im_start|>", "<|im_end|>", "<tool>", "[PAD0]", "[PAD1]"]
+        parts["types"] += [3, 4, 4, 5, 5]
+        parts["scores"] += [-1000.0] * 5
+        tokenizer = load_tokenizer(write_vocabulary(tmp_path / "v.gguf", **parts, eot=count + 1))
+        assert tokenizer.vocab_size == count + 3
+        assert tokenizer.eos_ids == (2, count + 1)
+        text = "a <|im_start|> b <|im_end|> c"
+        assert tokenizer.encode(text) == library.encode(text)  # the first is special, the second stands in the template
+        assert count + 2 in tokenizer.encode("x <tool> y")
+        chat = tokenizer.render_chat([{"role": "user", "content": "<|im_end|>"}])
+        assert chat.count(count) == 3
+        assert chat.count(count + 1) == 2
+        tagged = tokenizer.with_control_tags()
+        assert tagged.tag_ids == tuple(range(count + 3, count + 15))
+        tagged.save(tmp_path / "saved")
+        again = load_tokenizer(tmp_path / "saved")
+        assert again.fingerprint == tagged.fingerprint
+        assert again.encode(corpus) == tokenizer.encode(corpus)
+
+    def test_no_space_before_text(self, tmp_path, write_vocabulary, foreign):
+        _, parts = foreign
+        path = write_vocabulary(tmp_path / "v.gguf", **parts, change=lambda w: w.add_add_space_prefix(False))
+        tokenizer = load_tokenizer(path)
+        assert not tokenizer.backend.prefix_space
+        assert tokenizer.decode(tokenizer.encode("a")) == "a"
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"), [("twice", "spelt alike or lack a score"), ("scores", "spelt alike or lack a score")]
+    )
+    def test_damaged(self, tmp_path, write_vocabulary, foreign, damage, reason):
+        _, parts = foreign
+        if damage == "twice":
+            parts["tokens"][-1] = parts["tokens"][-2]
+        else:
+            parts["scores"] = parts["scores"][:5]
+        with pytest.raises(UserError, match=reason):
+            load_tokenizer(write_vocabulary(tmp_path / "v.gguf", **parts))
 
 
 def foreign_model(path, corpus):

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_weights import tiny_config, tiny_tensors
 
-from mvjax.errors import UserError
+from mvjax.errors import Caution, UserError
 from mvjax.models import load_checkpoint, save_checkpoint
 from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, lazily
 from mvjax.weights.tensor_file import DTYPE_NAMES, read_tensor_file, write_tensor_file
@@ -232,12 +232,19 @@ def test_damaged_headers_are_named(tmp_path, header):
 
 def test_absent_shards_and_bad_indexes_are_named(tmp_path):
     config = tiny_config(vocab_size=20)
-    save_checkpoint(tmp_path / "m", Checkpoint(config, tiny_tensors(config)), max_shard_bytes=300_000)
+    tensors = tiny_tensors(config)
+    save_checkpoint(tmp_path / "m", Checkpoint(config, tensors), max_shard_bytes=300_000)
     index = tmp_path / "m" / "model.safetensors.index.json"
     places = json.loads(index.read_text())["weight_map"]
     edit(index, weight_map=places | {"model.norm.weight": places["model.embed_tokens.weight"]})
-    with pytest.raises(UserError, match=r"1 tensor not in the shard it names: model\.norm\.weight"):
+    with pytest.warns(Caution, match=r"out of date: 1 tensor read from another shard .*model\.norm\.weight"):
+        equal(load_checkpoint(tmp_path / "m").tensors, tensors)
+    edit(index, weight_map=places | {"model.extra.weight": places["model.norm.weight"]})
+    with pytest.raises(UserError, match=r"1 tensor in none of its shards: model\.extra\.weight"):
         load_checkpoint(tmp_path / "m")
+    some = {name: file for name, file in places.items() if "q_proj" not in name}
+    edit(index, weight_map=some)
+    equal(load_checkpoint(tmp_path / "m").tensors, tensors)
     edit(index, weight_map=places | {"model.norm.weight": "../secret.safetensors"})
     with pytest.raises(UserError, match="outside its directory"):
         load_checkpoint(tmp_path / "m")
