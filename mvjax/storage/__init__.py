@@ -7,5 +7,6 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "mvjax.storage.path": "StoragePath Versioned",
         "mvjax.storage.errors": "Changed UnreachableError",
+        "mvjax.storage.lease": "Lease LeaseLost",
     },
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import urllib.request
 from collections.abc import Generator
 from typing import NamedTuple
@@ -46,6 +47,8 @@ def bucket_server(name: str = "bucket") -> Generator[Bucket]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", "")  # the wrapper sets and removes it
         server.start()
+        # It logs each request to a pipe that nobody reads, and would stop when that is full.
+        threading.Thread(target=server._process.stderr.read, daemon=True).start()
         try:
             make_bucket(server.url, name)
             yield Bucket(f"gs://{name}", server.url)
