@@ -8,5 +8,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "mvjax.storage.path": "StoragePath Versioned",
         "mvjax.storage.errors": "Changed UnreachableError",
         "mvjax.storage.lease": "Lease LeaseLost",
+        "mvjax.storage.mirror": "Mirror",
+        "mvjax.storage.transfer": "copy_file copy_tree",
     },
 )

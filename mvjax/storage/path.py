@@ -195,6 +195,12 @@ class StoragePath:
             return self.local.is_file() and self.local.stat().st_size == size
         return self.is_file() and self._have([size - 1, size]) == [True, False]
 
+    def has_byte(self, place: int) -> bool:
+        """Whether there is a file or object of more than `place` bytes; one or two requests."""
+        if self.local is not None:
+            return self.local.is_file() and self.local.stat().st_size > place
+        return self.is_file() and self._have([place]) == [True]
+
     def _have(self, places: list[int]) -> list[bool]:
         """Whether an object that is there has a byte at each of some places, rising; at -1 it always has."""
         store = open_store(self.scheme, self.bucket)
