@@ -1,7 +1,7 @@
 """The decoder: one Flax NNX module for all families, its adapters, its decode step, and models from and to files."""
 
 from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
-from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.config import ModelConfig
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder, TagRows
 from mvjax.models.export import save_checkpoint
@@ -18,15 +18,19 @@ from mvjax.models.lora import (
     remove_adapter,
     save_adapter,
 )
+from mvjax.models.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling
 
 __all__ = [
     "TRAINABLE",
     "Decoder",
     "DecoderStepModel",
+    "DynamicScaling",
+    "LinearScaling",
+    "Llama3Scaling",
     "LoraConfig",
     "ModelConfig",
-    "RopeScaling",
     "TagRows",
+    "YarnScaling",
     "add_lora",
     "from_checkpoint",
     "from_hf",

@@ -7,20 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvjax.errors import UserError
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's stretch of the low rotary frequencies (Hugging Face `rope_type` "llama3")."""
-
-    factor: float
-    """Low frequencies are divided by this."""
-    low_freq_factor: float
-    """Wavelengths above original_max_position / low_freq_factor are stretched in full."""
-    high_freq_factor: float
-    """Wavelengths below original_max_position / high_freq_factor stay as they are."""
-    original_max_position: int
-    """Context length of the model before the stretch."""
+from mvjax.models.rope_scaling import DynamicScaling, Scaling
 
 
 def is_size(value: object) -> bool:
@@ -50,8 +37,8 @@ class ModelConfig:
     """Width of the gated feed-forward layer (F)."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
-    rope_scaling: RopeScaling | None = None
-    """Llama 3's frequency stretch, where the checkpoint has one."""
+    rope_scaling: Scaling | None = None
+    """How the rotary frequencies reach beyond the trained length, where the checkpoint says so."""
     rms_eps: float = 1e-6
     """Added to the mean square in every RMSNorm."""
     tied: bool = True
@@ -59,7 +46,7 @@ class ModelConfig:
     attention_bias: bool = False
     """The projections of the attention have biases, in families that leave it to the configuration."""
     max_position: int = 2048
-    """Largest number of positions that the base model was trained for."""
+    """`max_position_embeddings`: positions that the base model was trained for, of some kinds of scaling with it."""
     bos: int | None = None
     """Beginning-of-text id; carried for saving."""
     eos: tuple[int, ...] = ()
@@ -83,6 +70,18 @@ class ModelConfig:
     def group(self) -> int:
         """Query heads per key/value head (G)."""
         return self.heads // self.kv_heads
+
+    @property
+    def reach(self) -> int:
+        """Positions that the model can be used for, rotary scaling counted in."""
+        return self.max_position if self.rope_scaling is None else self.rope_scaling.reach(self.max_position)
+
+    def served(self) -> ModelConfig:
+        """The configuration with a fixed length of dynamic scaling: keys that are written once must fit later ones."""
+        if isinstance(self.rope_scaling, DynamicScaling) and self.rope_scaling.length is None:
+            scaling = dataclasses.replace(self.rope_scaling, length=self.max_position)
+            return dataclasses.replace(self, rope_scaling=scaling)
+        return self
 
     def shape(self) -> dict[str, Any]:
         """The fields that an adapter must share with its base model, as JSON values."""

@@ -50,7 +50,8 @@ class DecoderStepModel:
 
     params: pytree of weights, adapters merged; hand it to `prefill` and `decode` as an argument of the jitted program.
     vocab_size: width of the logits.
-    max_position: positions the model was trained for; the engine refuses requests that may go beyond.
+    max_position: positions the model can be used for, rotary scaling counted in; the engine refuses requests that may
+        go beyond.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class DecoderStepModel:
         if is_adapted(decoder):
             decoder = merge(nnx.clone(decoder))
         on_cpu = jax.default_backend() == "cpu"
-        self.config: ModelConfig = decoder.config
-        self.vocab_size, self.max_position = decoder.config.vocab_size, decoder.config.max_position
+        self.config: ModelConfig = decoder.config.served()
+        self.vocab_size, self.max_position = decoder.config.vocab_size, decoder.config.reach
         self.unroll = on_cpu if unroll is None else unroll
         self.dtype = decoder.dtype if dtype is None else jnp.dtype(dtype)
         self.backend = backend

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,9 @@ from jaxtyping import Float
 
 from mvjax.errors import UserError
 from mvjax.models.arrays import outer_arrays
-from mvjax.models.config import RopeScaling
 from mvjax.models.families import find_family
-from mvjax.models.hf_config import normalised, read, scaling_to_hf
-from mvjax.models.rotary import llama3_ramp
+from mvjax.models.hf_config import normalised, read
+from mvjax.models.rope_scaling import Llama3Scaling, llama3_ramp
 from mvjax.models.tensors import outer_name
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors
 from mvjax.weights.gguf import GGUFModel, unpermuted_tensor
@@ -89,14 +90,31 @@ def config_from(model: GGUFModel) -> dict[str, Any]:
     }
     if "attention_bias" in family.defaults:
         config["attention_bias"] = "blk.0.attn_q.bias" in tensors
-    if (kind := value("rope.scaling.type", "none")) != "none":
-        config["rope_scaling"] = {"rope_type": kind, "factor": value("rope.scaling.factor", 1.0)}
-        if original := value("rope.scaling.original_context_length"):
-            config["rope_scaling"]["original_max_position_embeddings"] = original
+    config["rope_scaling"] = scaling_from(value)
     for key, name in {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}.items():
         if (number := model.metadata.get(f"tokenizer.ggml.{key}_token_id")) is not None:
             config[name] = number
     return normalised(config, where)
+
+
+def scaling_from(value: Callable[..., Any]) -> dict[str, Any] | None:
+    """`rope_scaling` of a file's metadata (llama.cpp's keys); value: the number or text under a key, or a default."""
+    kind = value("rope.scaling.type", "linear" if value("rope.scale_linear", 1.0) != 1.0 else "none")
+    if kind == "none":
+        return None
+    factor = value("rope.scaling.factor", value("rope.scale_linear", 1.0))
+    found: dict[str, Any] = {"rope_type": kind, "factor": factor}
+    if original := value("rope.scaling.original_context_length"):
+        found["original_max_position_embeddings"] = original
+    if kind != "yarn":
+        return found
+    for key in ("beta_fast", "beta_slow"):
+        if number := value(f"rope.scaling.yarn_{key}"):
+            found[key] = number
+    # llama.cpp multiplies YaRN's own formula by this.
+    if (attention := value("rope.scaling.attn_factor", 1.0)) != 1.0:
+        found["attention_factor"] = attention * (1.0 + 0.1 * math.log(max(factor, 1.0)))
+    return found
 
 
 def generation_from(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -116,16 +134,16 @@ def rope_scaling_of(factors_h: Float[np.ndarray, " h"], config: dict[str, Any], 
 
     The four parameters cannot all be read off the factors: those of the released models are assumed and compared.
     """
-    scaling = RopeScaling(float(factors_h.max()), 1.0, 4.0, 8192)
+    scaling = Llama3Scaling(float(factors_h.max()), 1.0, 4.0, 8192)
     expected_h = rope_factors(scaling, config["rope_theta"], config["head_dim"])
     if factors_h.shape != expected_h.shape or not np.allclose(factors_h, expected_h, rtol=1e-4):
         raise UserError(
             f"{model.path}: {ROPE_FACTORS} holds rotary factors other than Llama 3's, which is not supported"
         )
-    return scaling_to_hf(scaling)
+    return scaling.to_hf()
 
 
-def rope_factors(scaling: RopeScaling, theta: float, head_dim: int) -> Float[np.ndarray, " h"]:
+def rope_factors(scaling: Llama3Scaling, theta: float, head_dim: int) -> Float[np.ndarray, " h"]:
     """What Llama 3's rotary scaling divides each frequency by: 1 for short waves, `factor` for long ones."""
     keep_h = llama3_ramp(scaling, 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim))
     return 1.0 / ((1.0 - keep_h) / scaling.factor + keep_h)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mvjax.errors import UserError
-from mvjax.models.config import ModelConfig, RopeScaling, is_size
+from mvjax.models.config import ModelConfig, is_size
 from mvjax.models.families import find_family
+from mvjax.models.rope_scaling import KINDS, read_scaling, rope_kind
 
 SUPPORTED: Mapping[str, Any] = {
     "hidden_act": "silu",
@@ -50,8 +51,8 @@ def from_hf(config: Mapping[str, Any], *, where: object = "model config", scan_l
             raise UserError(f"{where}: {key} = {what} is not supported, only {json.dumps(value)}")
     if kinds := set(config.get("layer_types") or ()) - {"full_attention"}:
         raise UserError(f"{where}: layer_types holds {', '.join(sorted(kinds))}; only full_attention is supported")
-    if (kind := rope_kind(rope)) not in ("default", "llama3"):
-        raise UserError(f"{where}: rope_scaling of type {kind!r} is not supported, only default and llama3")
+    if (kind := rope_kind(rope)) not in KINDS:
+        raise UserError(f"{where}: rope_scaling of type {kind!r} is not supported, only {', '.join(KINDS)}")
     return dataclasses.replace(shape, scan_layers=scan_layers)
 
 
@@ -100,7 +101,7 @@ def read(config: Mapping[str, Any], where: object) -> ModelConfig:
         family=family.name,
         **{field: values[key] for field, key in SIZES.items()},
         rope_theta=number(rope, "rope_theta", 10000.0, where),
-        rope_scaling=llama3_scaling(rope, values["max_position_embeddings"], where),
+        rope_scaling=read_scaling(rope, values["max_position_embeddings"], where),
         rms_eps=number(values, "rms_norm_eps", 1e-6, where),
         tied=bool(values.get("tie_word_embeddings")),
         attention_bias="attention_bias" in family.defaults and bool(values["attention_bias"]),
@@ -119,7 +120,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         **{key: getattr(config, field) for field, key in SIZES.items()},
         "hidden_act": "silu",
         "rope_theta": config.rope_theta,
-        "rope_scaling": None if config.rope_scaling is None else scaling_to_hf(config.rope_scaling),
+        "rope_scaling": None if config.rope_scaling is None else config.rope_scaling.to_hf(),
         "rms_norm_eps": config.rms_eps,
         "tie_word_embeddings": config.tied,
         "bos_token_id": config.bos,
@@ -129,12 +130,6 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     if "attention_bias" in family.defaults:
         found["attention_bias"] = config.attention_bias
     return {**family.defaults, **found}
-
-
-def scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
-    """`rope_scaling` as config.json has it."""
-    found = dataclasses.asdict(scaling)
-    return {"rope_type": "llama3", "original_max_position_embeddings": found.pop("original_max_position"), **found}
 
 
 def require_integers(config: Mapping[str, Any], keys: tuple[str, ...], where: object) -> None:
@@ -161,26 +156,6 @@ def rope_settings(config: Mapping[str, Any], where: object) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: {key} is no JSON object; fetch the configuration again")
         found |= value
+    if rope_kind(found) in ("llama3", "yarn") and config.get("original_max_position_embeddings"):
+        found["original_max_position_embeddings"] = config["original_max_position_embeddings"]
     return found
-
-
-def rope_kind(rope: Mapping[str, Any]) -> str:
-    """Kind of the rotary scaling: "default" for none."""
-    return rope.get("rope_type") or rope.get("type") or "default"
-
-
-def llama3_scaling(rope: Mapping[str, Any], max_position: int, where: object) -> RopeScaling | None:
-    """Llama 3's stretch of the rotary frequencies; None for any other kind."""
-    if rope_kind(rope) != "llama3":
-        return None
-    try:
-        return RopeScaling(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_max_position=int(rope.get("original_max_position_embeddings") or max_position),
-        )
-    except KeyError as error:
-        raise UserError(f"{where}: rope_scaling of type llama3 lacks {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: rope_scaling of type llama3 holds something that is no number") from error

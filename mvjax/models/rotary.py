@@ -7,35 +7,50 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.config import ModelConfig
+from mvjax.models.rope_scaling import DynamicScaling
 
 
-def inverse_frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians per position of each pair of features, float32 [H/2], with Llama 3's stretch where the model has it.
+def inverse_frequencies(config: ModelConfig, length: int | None = None) -> Float[np.ndarray, " H2"]:
+    """Radians per position of each pair of features, float32 [H/2], with the model's scaling.
 
-    Source: Hugging Face `modeling_rope_utils`, types "default" and "llama3".
+    length: of the sequence, for dynamic scaling; None: the length that the configuration fixes, else any up to
+    max_position. Source: Hugging Face `modeling_rope_utils`.
     """
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    inverse = (1.0 / np.float32(config.rope_theta) ** exponent).astype(np.float32)
-    scaling = config.rope_scaling
-    if scaling is None:
-        return inverse
-    keep = llama3_ramp(scaling, 2 * np.pi / inverse)
-    return ((1 - keep) * inverse / scaling.factor + keep * inverse).astype(np.float32)
+    scaling, theta, width = config.rope_scaling, np.float32(config.rope_theta), config.head_dim
+    if isinstance(scaling, DynamicScaling):
+        longest = max(length or scaling.length or 0, config.max_position)
+        theta = np.float32(config.rope_theta * scaling.growth(longest, config.max_position) ** (width / (width - 2)))
+    inverse_h = (1.0 / theta ** exponents(config)).astype(np.float32)
+    if scaling is None or isinstance(scaling, DynamicScaling):
+        return inverse_h
+    return scaling.scaled(inverse_h, config.rope_theta)
 
 
-def llama3_ramp(scaling: RopeScaling, wavelength_h: Float[np.ndarray, " h"]) -> Float[np.ndarray, " h"]:
-    """Of each wavelength: 1 where its frequency stays, 0 where it is stretched in full, a ramp between."""
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    return np.clip((scaling.original_max_position / wavelength_h - low) / (high - low), 0.0, 1.0)
+def exponents(config: ModelConfig) -> Float[np.ndarray, " H2"]:
+    """Of the base, for each pair of features."""
+    return np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
 
 
 def rotary_tables(
     config: ModelConfig, positions: Int[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape H2"], Float[Array, "*shape H2"]]:
-    """Cosine and sine of every position's angles, float32 [..., H/2]."""
-    angle = positions.astype(jnp.float32)[..., None] * inverse_frequencies(config)
-    return jnp.cos(angle), jnp.sin(angle)
+    """Cosine and sine of every position's angles, float32 [..., H/2].
+
+    Under dynamic scaling without a fixed length, the length is that of each row of positions (the last axis).
+    """
+    scaling = config.rope_scaling
+    if isinstance(scaling, DynamicScaling) and scaling.length is None:
+        longest = jnp.maximum(positions.max(-1, keepdims=True) + 1, config.max_position).astype(jnp.float32)
+        growth = scaling.growth(longest, config.max_position) ** (config.head_dim / (config.head_dim - 2))
+        inverse = 1.0 / (config.rope_theta * growth[..., None]) ** exponents(config)
+    else:
+        inverse = inverse_frequencies(config)
+    angle = positions.astype(jnp.float32)[..., None] * inverse
+    attention = 1.0 if scaling is None else scaling.attention
+    if attention == 1.0:
+        return jnp.cos(angle), jnp.sin(angle)
+    return attention * jnp.cos(angle), attention * jnp.sin(angle)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, axis: int = -1) -> jax.Array:

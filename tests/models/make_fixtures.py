@@ -61,6 +61,31 @@ MODELS = {
     "olmo2": {"model_type": "olmo2", "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "rope_theta": 500000.0},
 }
 
+LONG = {"max_position_embeddings": 16, "rope_theta": 10000.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+SCALED = {
+    "yarn": LONG | {"rope_scaling": YARN},
+    "yarn_counted_in": LONG | {"max_position_embeddings": 64, "rope_scaling": YARN},
+    "yarn_settings": LONG
+    | {"rope_scaling": YARN | {"beta_fast": 4.0, "beta_slow": 0.5, "mscale": 0.7, "mscale_all_dim": 1.3}},
+    "yarn_attention": LONG | {"rope_scaling": YARN | {"attention_factor": 1.5, "truncate": False}},
+    "linear": LONG | {"rope_scaling": {"type": "linear", "factor": 2.5}},
+    "dynamic": LONG | {"rope_scaling": {"type": "dynamic", "factor": 3.0}},
+    "dynamic_within": LONG | {"max_position_embeddings": 40, "rope_scaling": {"rope_type": "dynamic", "factor": 3.0}},
+}
+"""Changes to the configuration of qwen2 with rotary scaling: the same weights beyond their length."""
+
+
+def build_scaled(name: str) -> torch.nn.Module:
+    """The tiny qwen2 with one of the scalings."""
+    model, config = build("qwen2")
+    kind = copy.deepcopy(config | SCALED[name])
+    scaled = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(kind.pop("model_type"), **kind), attn_implementation="eager"
+    )
+    scaled.load_state_dict(model.state_dict())
+    return scaled.float().eval()
+
 
 def build(name: str) -> tuple[torch.nn.Module, dict]:
     """A tiny model of transformers with random weights everywhere (biases and norms too), and its config."""
@@ -84,7 +109,7 @@ def expected(model: torch.nn.Module, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def main() -> None:
-    for name in sys.argv[1:] or MODELS:
+    for name in set(sys.argv[1:]) - {"scaled"} or (MODELS if len(sys.argv) < 2 else ()):
         model, config = build(name)
         directory = ROOT / name
         directory.mkdir(parents=True, exist_ok=True)
@@ -96,6 +121,13 @@ def main() -> None:
         ids, logits = expected(model)
         np.savez_compressed(directory / "expected.npz", ids=ids, logits=logits)
         print(name, sum(file.stat().st_size for file in directory.iterdir()), "bytes")
+    if not sys.argv[1:] or "scaled" in sys.argv[1:]:
+        arrays = {}
+        for name in SCALED:
+            ids, logits = expected(build_scaled(name))
+            arrays |= {"ids": ids[:1], name: logits[:1]}
+        np.savez_compressed(ROOT / "scaled.npz", **arrays)
+        (ROOT / "scaled.json").write_text(json.dumps(SCALED, indent=1) + "\n")
 
 
 if __name__ == "__main__":

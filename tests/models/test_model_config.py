@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mvjax.errors import UserError
-from mvjax.models import RopeScaling, from_hf, to_hf
+from mvjax.models import DecoderStepModel, Llama3Scaling, from_hf, to_hf
 from mvjax.models.families import FAMILIES
 from mvjax.models.hf_config import normalised
 from mvjax.models.tensors import expected_shapes, layer_arrays, parameter_count
@@ -44,7 +44,18 @@ def test_smollm2_is_read():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("rope_scaling", [None, LLAMA3])
+@pytest.mark.parametrize(
+    "rope_scaling",
+    [
+        None,
+        LLAMA3,
+        {"rope_type": "linear", "factor": 2.5},
+        {"rope_type": "yarn", "factor": 4.0},
+        {"type": "yarn", "factor": 4.0, "attention_factor": 2.0, "beta_fast": 16, "truncate": False},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "dynamic", "factor": 2.0, "length": 20000},
+    ],
+)
 @pytest.mark.parametrize("eos", [None, 7, [7, 9]])
 def test_round_trip(family, rope_scaling, eos):
     config = from_hf(SMOLLM2 | {"model_type": family, "rope_scaling": rope_scaling, "eos_token_id": eos})
@@ -59,7 +70,7 @@ def test_rope_parameters_of_transformers_5():
     new = {key: value for key, value in SMOLLM2.items() if key != "rope_theta"}
     new["rope_parameters"] = LLAMA3 | {"rope_theta": 500000.0}
     assert from_hf(new) == old
-    assert old.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192)
+    assert old.rope_scaling == Llama3Scaling(32.0, 1.0, 4.0, 8192)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +82,10 @@ def test_rope_parameters_of_transformers_5():
         ({"mlp_bias": True}, "mlp_bias"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "longrope"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": "4"}}, "factor = '4' should be a positive number"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": -4.0}}, "factor = -4.0 should be a positive number"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "linear lacks factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "low_freq_factor"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"hidden_size": None}, "hidden_size"),
@@ -114,7 +128,33 @@ def test_biases_of_the_attention_are_read_where_the_family_has_the_key(family):
 
 
 def test_a_file_may_ask_for_arithmetic_that_only_the_decoder_refuses():
-    config = SMOLLM2 | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    config = SMOLLM2 | {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}
     assert normalised(config, "a file")["rope_scaling"] == config["rope_scaling"]
-    with pytest.raises(UserError, match="yarn"):
+    with pytest.raises(UserError, match="longrope"):
         from_hf(config)
+
+
+@pytest.mark.parametrize(
+    ("rope_scaling", "reach"),
+    [
+        (None, 8192),
+        (LLAMA3, 8192),
+        ({"rope_type": "yarn", "factor": 4.0}, 32768),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, 8192),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+        ({"rope_type": "linear", "factor": 2.5}, 20480),
+        ({"rope_type": "dynamic", "factor": 2.0}, 8192),
+        ({"rope_type": "dynamic", "factor": 2.0, "length": 20000}, 20000),
+    ],
+)
+def test_scaling_lets_positions_go_further(rope_scaling, reach):
+    config = from_hf(SMOLLM2 | {"rope_scaling": rope_scaling})
+    assert (config.reach, config.max_position) == (reach, 8192)
+    assert DecoderStepModel.described(config).max_position == reach
+
+
+def test_qwen2_5_goes_past_32k_with_the_published_setting():
+    """The setting that Qwen2.5's model cards give for long texts."""
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}
+    config = from_hf({**to_hf(FAMILIES["qwen2"].published()["qwen2.5-7b"][0]), "rope_scaling": yarn})
+    assert config.reach == 131072

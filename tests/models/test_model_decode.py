@@ -12,7 +12,7 @@ from random_trees import TreeConfig, random_transcript, token_facts
 
 from mvjax.engine.model import PagedStepModel, RowPlacement
 from mvjax.language.layout import lay_out
-from mvjax.models import DecoderStepModel, LoraConfig, add_lora
+from mvjax.models import DecoderStepModel, DynamicScaling, LoraConfig, YarnScaling, add_lora
 
 SLOTS, LANES, CHUNK, PROMPT = 256, 3, 4, 7
 
@@ -100,6 +100,8 @@ def play(model, layouts, tokens, seed=0):
         (2, True, None, {"family": "qwen2", "tied": False}),
         (1, False, None, {"family": "qwen3", "head_dim": 16}),
         (2, True, None, {"family": "olmo2", "kv_heads": 4, "tied": False}),
+        (1, True, None, {"max_position": 16, "rope_scaling": YarnScaling(4.0, 16, attention=1.4)}),
+        (1, True, None, {"max_position": 16, "rope_scaling": DynamicScaling(2.0, length=128)}),
         (2, True, 32, {}),
         (2, False, 16, {}),
         (2, False, 128, {"head_dim": 64, "backend": "tpu_interpret"}),

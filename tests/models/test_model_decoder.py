@@ -1,6 +1,8 @@
 """The decoder: equal to transformers, scanned as unrolled, documents of a pack apart, paths apart."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from mvjax.models.gguf_checkpoint import rope_factors
 from mvjax.models.hf_config import normalised
 from mvjax.models.tensors import parameter_count
 
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
 TOLERANCE = 2e-5  # of the largest logit, float32
 
 
@@ -34,6 +37,33 @@ def test_logits_equal_those_of_transformers(name, scan_layers, fixture_checkpoin
     ids, expected = fixture_expected(name)
     decoder = from_checkpoint(fixture_checkpoint(name), scan_layers=scan_layers)
     close(logits(decoder, ids, *causal(*ids.shape)), expected)
+
+
+SCALED = json.loads((FIXTURES / "scaled.json").read_text())
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scaled_rotary_logits_equal_those_of_transformers(name, fixture_checkpoint, causal, logits):
+    with np.load(FIXTURES / "scaled.npz") as file:
+        ids, expected, plain = file["ids"], file[name], file["dynamic_within"]
+    checkpoint = fixture_checkpoint("qwen2")
+    decoder = from_checkpoint(dataclasses.replace(checkpoint, config=checkpoint.config | SCALED[name]))
+    close(logits(decoder, ids, *causal(*ids.shape)), expected)
+    changed = np.abs(expected - plain).max() / np.abs(plain).max()
+    assert changed > 0.05 or name == "dynamic_within"
+
+
+def test_a_fixed_length_is_that_of_a_sequence_of_this_length(fixture_checkpoint, causal, logits):
+    """Dynamic scaling with `length`: every sequence is turned as one of that length is."""
+    with np.load(FIXTURES / "scaled.npz") as file:
+        ids, expected = file["ids"], file["dynamic"]
+    checkpoint = fixture_checkpoint("qwen2")
+    config = checkpoint.config | SCALED["dynamic"]
+    config["rope_scaling"] = config["rope_scaling"] | {"length": ids.shape[1]}
+    decoder = from_checkpoint(dataclasses.replace(checkpoint, config=config))
+    close(logits(decoder, ids, *causal(*ids.shape)), expected)
+    close(logits(decoder, ids[:, :12], *causal(1, 12)), expected[:, :12])
+    assert decoder.config.served() is decoder.config
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3", "olmo2"])

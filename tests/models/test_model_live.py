@@ -1,5 +1,6 @@
 """Live comparison with transformers and PyTorch (slow)."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from mvjax.models.load import load_with_tags
 
 pytestmark = pytest.mark.slow
 
+SCALED = json.loads((Path(__file__).parents[1] / "fixtures" / "models" / "scaled.json").read_text())
 TOLERANCE = 2e-5  # of the largest logit, float32
 
 
@@ -41,6 +43,19 @@ def test_transformers_loads_what_is_saved_and_agrees(name, fixture_checkpoint, t
     save_checkpoint(tmp_path / "model", to_checkpoint(decoder))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
     ids = np.random.default_rng(7).integers(3, 96, (3, 70)).astype(np.int32)
+    compare(decoder, model.eval(), ids, causal)
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("length", [12, 70])
+def test_rotary_scaling_equals_that_of_transformers(name, length, fixture_checkpoint, tmp_path, causal):
+    """Within the trained length and far beyond it, and transformers loads what is saved."""
+    transformers = pytest.importorskip("transformers")
+    checkpoint = fixture_checkpoint("qwen2")
+    decoder = from_checkpoint(dataclasses.replace(checkpoint, config=checkpoint.config | SCALED[name]))
+    save_checkpoint(tmp_path / "model", to_checkpoint(decoder))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    ids = np.random.default_rng(7).integers(3, 96, (2, length)).astype(np.int32)
     compare(decoder, model.eval(), ids, causal)
 
 

@@ -11,7 +11,7 @@ from gguf_blocks import BLOCKS, decode, random_blocks
 from tiny_weights import permuted, tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.errors import UserError
-from mvjax.models import RopeScaling, load_checkpoint, save_checkpoint
+from mvjax.models import LinearScaling, Llama3Scaling, YarnScaling, from_hf, load_checkpoint, save_checkpoint
 from mvjax.models.gguf_checkpoint import rope_factors
 from mvjax.weights.gguf import unpermuted
 from mvjax.weights.gguf_header import read_header
@@ -144,7 +144,7 @@ def test_llama3_rotary_scaling_is_recovered(tmp_path, small, factor):
     config = config | {"rope_theta": 500000.0}
     scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 8192
-    factors = rope_factors(RopeScaling(factor, 1.0, 4.0, 8192), 500000.0, 16).astype(np.float32)
+    factors = rope_factors(Llama3Scaling(factor, 1.0, 4.0, 8192), 500000.0, 16).astype(np.float32)
     assert factors[0] == 1.0
     assert factors[-1] == factor
     path = write_gguf_model(tmp_path / "m.gguf", config, tensors, extra={"rope_freqs.weight": factors})
@@ -157,7 +157,7 @@ def test_llama3_rotary_scaling_is_recovered(tmp_path, small, factor):
 
 
 def test_llama3_factors_are_transformers_formula():
-    for i, found in enumerate(rope_factors(RopeScaling(8.0, 1.0, 4.0, 8192), 500000.0, 128)):
+    for i, found in enumerate(rope_factors(Llama3Scaling(8.0, 1.0, 4.0, 8192), 500000.0, 128)):
         frequency = 500000.0 ** (-2 * i / 128)
         wavelength = 2 * np.pi / frequency
         if wavelength < 8192 / 4:
@@ -181,6 +181,32 @@ def test_scaling_in_the_metadata_is_carried(tmp_path, small):
     loaded = load_checkpoint(write_gguf_model(tmp_path / "m.gguf", config, tensors, change=change))
     expected = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
     assert loaded.config["rope_scaling"] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda w: w.add_float32("llama.rope.scale_linear", 2.5), LinearScaling(2.5)),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.NONE), None),
+        (
+            lambda w: [w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), w.add_rope_scaling_factor(3.0)],
+            LinearScaling(3.0),
+        ),
+        (
+            lambda w: [
+                w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+                w.add_rope_scaling_factor(4.0),
+                w.add_float32("llama.rope.scaling.attn_factor", 2.0),
+                w.add_float32("llama.rope.scaling.yarn_beta_fast", 16.0),
+            ],
+            YarnScaling(4.0, 128, beta_fast=16.0, attention=2 * (0.1 * np.log(4.0) + 1)),
+        ),
+    ],
+)
+def test_scaling_by_other_keys(tmp_path, small, change, expected):
+    config, tensors = small
+    loaded = load_checkpoint(write_gguf_model(tmp_path / "m.gguf", config, tensors, change=change))
+    assert from_hf(loaded.config).rope_scaling == expected
 
 
 def test_the_header_agrees_with_the_gguf_package(tmp_path, small):

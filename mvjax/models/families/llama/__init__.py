@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mvjax.models.arrays import ArraySpec, attention_arrays, pre_norm_arrays
-from mvjax.models.config import ModelConfig, RopeScaling
+from mvjax.models.config import ModelConfig
 from mvjax.models.families.family import Family
 from mvjax.models.layers import pre_norm_layer
+from mvjax.models.rope_scaling import Llama3Scaling
 
 
 def layer_arrays(config: ModelConfig) -> tuple[ArraySpec, ...]:
@@ -19,7 +20,7 @@ def published() -> dict[str, tuple[ModelConfig, int]]:
 
     def llama3(embed: int, layers: int, heads: int, ffn: int, *, head_dim: int = 128, stretch: float = 8.0):
         sizes = 128256, embed, layers, heads, 8, head_dim, ffn
-        options = {"rope_theta": 5e5, "rope_scaling": RopeScaling(stretch, 1.0, 4.0, 8192), "max_position": 131072}
+        options = {"rope_theta": 5e5, "rope_scaling": Llama3Scaling(stretch, 1.0, 4.0, 8192), "max_position": 131072}
         return ModelConfig("llama", *sizes, tied=stretch > 8, rms_eps=1e-5, **options), 128256
 
     def smollm2(embed: int, layers: int, heads: int, kv_heads: int, ffn: int):
