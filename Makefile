@@ -7,7 +7,7 @@ AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
 FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 # Shapes and element types of arrays are checked where these packages are called.
-CHECKED := --jaxtyping-packages=mvjax.language,checked_types.check
+CHECKED := --jaxtyping-packages=mvjax.language,mvjax.engine,mvjax.models,mvjax_kernels,checked_types.check
 BIN := $(VENV)/bin
 ROOMS := language storage tokenizers weights models kernels data curator training planning engine evaluation bench display \
 	cli launch packaging

@@ -1,5 +1,6 @@
 """The probe: finds what is there to be found, and nothing where there is nothing."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -47,7 +48,7 @@ def test_states_are_those_of_the_decoder(model, records):
     assert states.shape == (len(rows), 3, 32)
     arrays = [array[None] for array in (sheet.tokens, sheet.position, sheet.hide_start, sheet.hide_end)]
     hidden = np.asarray(nnx.jit(lambda decoder, *rows: decoder.hidden(*rows))(model.decoder, *arrays))[0, rows]
-    np.testing.assert_allclose(np.asarray(model.decoder.norm(states[:, 0])), hidden, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model.decoder.norm(jnp.asarray(states[:, 0]))), hidden, atol=1e-4)
     np.testing.assert_array_equal(states[:, 1], np.asarray(model.decoder.embed_tokens.weight[...])[sheet.tokens[rows]])
     unrolled = LocalModel(model.tokenizer, from_checkpoint(to_checkpoint(model.decoder), scan_layers=False))
     np.testing.assert_allclose(unrolled.states([sheet], [rows], (2, 0, 1))[0], states, atol=1e-4)
