@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mvjax.errors import UserError
+from mvjax.errors import UserError, caution
 
 if TYPE_CHECKING:
     from mvjax.tokenizers import Tokenizer
@@ -37,8 +37,10 @@ class ConvertArguments:
     """Largest safetensors file, as 500MB or 2GiB; more weights go into several files with an index."""
     adapter: Path | None = None
     """LoRA adapter of mvjax to merge into the weights; brings the control tags with it."""
-    tokenizer: bool = True
-    """Carry the tokenizer along."""
+    tokenizer: Path | None = None
+    """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
+    no_tokenizer: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Convert the weights alone."""
     overwrite: bool = False
     """Replace a model that is at the target: its whole directory."""
 
@@ -54,12 +56,16 @@ def convert(arguments: ConvertArguments) -> None:
     """Load, change what is to be changed, save."""
     from mvjax.models import load_checkpoint
     from mvjax.weights import with_tag_rows
+    from mvjax.weights.checkpoint import counted, listed
+    from mvjax.weights.finite import watched
 
     shard_bytes = parse_size(arguments.max_shard_size)
     refuse_target(arguments.target, arguments.source, arguments.overwrite)
-    checkpoint = load_checkpoint(arguments.source)
+    strange: set[str] = set()
+    checkpoint = watched(load_checkpoint(arguments.source), strange)
     wants_tags = arguments.add_tags or arguments.adapter is not None
-    tokenizer = read_tokenizer(arguments.source) if arguments.tokenizer or wants_tags else None
+    carried = not arguments.no_tokenizer
+    tokenizer = read_tokenizer(arguments.tokenizer or arguments.source) if carried or wants_tags else None
     if wants_tags and tokenizer is not None:
         checkpoint, tokenizer = with_tag_rows(checkpoint, tokenizer)
     if tokenizer is not None:
@@ -69,7 +75,12 @@ def convert(arguments: ConvertArguments) -> None:
     if arguments.adapter is not None and tokenizer is not None:
         checkpoint = merged(checkpoint, arguments.adapter, tokenizer.fingerprint)
     checkpoint = checkpoint.astype(arguments.dtype)
-    write(arguments, checkpoint, tokenizer if arguments.tokenizer else None, shard_bytes)
+    write(arguments, checkpoint, tokenizer if carried else None, shard_bytes)
+    if strange:
+        caution(
+            f"{arguments.source}: {counted(list(strange))} with values that are not finite: {listed(sorted(strange))}; "
+            'they are written as they are, and answers of this model will end as "not finite": fetch it again'
+        )
     print(
         f"{arguments.target}: {len(checkpoint.tensors)} tensors, {checkpoint.nbytes / 1e6:,.1f} MB, "
         f"{checkpoint.config['vocab_size']} rows of vocabulary, {arguments.to}"

@@ -66,6 +66,8 @@ class Probe:
     """JSON Lines file of records, as `mvjax curate export` writes them."""
     model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    tokenizer: Path | None = None
+    """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     adapter: Path | None = None
     """LoRA adapter (safetensors)."""
     layers: tuple[int, ...] = ()
@@ -179,7 +181,7 @@ def run_probe(command: Probe) -> int:
         raise UserError("--forms and --points need one value at least")
     records = read_records(command.records)[: command.limit or None]
     say("loading the model")
-    model = LocalModel.load(command.model, command.adapter)
+    model = LocalModel.load(command.model, command.adapter, command.tokenizer)
     deepest = model.decoder.config.layers
     layers = command.layers or probe.spread(deepest)
     if not all(0 <= layer <= deepest for layer in layers):

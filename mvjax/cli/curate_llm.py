@@ -67,6 +67,8 @@ class Llm:
     likelihood_model: Path | None = None
     """Score each path with this local model too (GGUF, Hugging Face or Orbax): one that becomes much likelier once its
     siblings are read counts as dependent. Seconds a block on a CPU."""
+    likelihood_tokenizer: Path | None = None
+    """Its tokenizer, where it is not beside or inside the weights."""
     retries: int = 2
     """How often a stage is asked again, with what was wrong, before it falls back."""
     fallback: Literal["sequential", "reject"] = "sequential"
@@ -177,18 +179,19 @@ def settings_of(command: Llm) -> Settings:
         retries=command.retries,
         fallback=command.fallback,
         judge=command.judge,
-        likelihood=None if command.likelihood_model is None else likelihood_of(command.likelihood_model),
+        likelihood=None if command.likelihood_model is None else likelihood_of(command),
         max_tokens=command.max_tokens,
         prompts=prompt_files.load(command.prompts),
     )
 
 
-def likelihood_of(model: Path) -> LikelihoodCheck:
+def likelihood_of(command: Llm) -> LikelihoodCheck:
     """The check by a local model."""
     from mvjax.curator.checks.likelihood import LikelihoodCheck
     from mvjax.curator.local_model import LocalModel
 
-    return LikelihoodCheck(LocalModel.load(model))
+    assert command.likelihood_model is not None
+    return LikelihoodCheck(LocalModel.load(command.likelihood_model, tokenizer=command.likelihood_tokenizer))
 
 
 def endpoint_of(command: Llm) -> Endpoint:

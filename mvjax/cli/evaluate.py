@@ -24,6 +24,8 @@ class EvaluateArguments:
     """JSONL: curated records, GSM8K lines (question, answer) or problem/answer lines."""
     model: Path = DEFAULT_MODEL
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    tokenizer: Path | None = None
+    """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     adapter: Path | None = None
     """LoRA adapter (safetensors); `demo` names the one that ships with mvjax."""
     mode: Literal["parallel", "sequential", "autoregressive"] = "parallel"
@@ -89,7 +91,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
 
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
-    tokenizer, decoder = load_for_generation(arguments.model, adapter)
+    tokenizer, decoder = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
     model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
@@ -113,7 +115,8 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         log = arguments.output / "outcomes.jsonl"
     check = None
     if arguments.check:
-        checker = Checker(engine, load_with_tags(arguments.model, adapter=adapter)[1], tokenizer)
+        _, trained = load_with_tags(arguments.model, adapter=adapter, tokenizer=arguments.tokenizer)
+        checker = Checker(engine, trained, tokenizer)
         prompt_of = dict(zip((problem.id for problem in problems), prompts))
 
         def check(problem, result):
@@ -148,6 +151,7 @@ def settings_of(arguments: EvaluateArguments, adapter: Path | None) -> dict[str,
         "data": fingerprint(arguments.data),
         "model": fingerprint(arguments.model),
         "adapter": None if adapter is None else fingerprint(Path(adapter)),
+        **({} if arguments.tokenizer is None else {"tokenizer": fingerprint(arguments.tokenizer)}),
         "mode": arguments.mode,
         **asdict(arguments.limits),
         **asdict(arguments.sampling),

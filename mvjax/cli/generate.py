@@ -36,6 +36,8 @@ class GenerateArguments:
     """Questions. None: one is read from standard input (or the demo's, with --demo)."""
     model: Path = DEFAULT_MODEL
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    tokenizer: Path | None = None
+    """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     adapter: Path | None = None
     """LoRA adapter (safetensors) to merge into the weights."""
     demo: bool = False
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
     adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
     status = Console(stderr=True, quiet=arguments.json).status  # a spinner on a terminal; silence elsewhere
     with status("loading the model"):
-        tokenizer, model = load_for_generation(arguments.model, adapter)
+        tokenizer, model = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     rows = arguments.max_branches if arguments.mode == "parallel" else 1

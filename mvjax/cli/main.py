@@ -9,7 +9,7 @@ import os
 import select
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from mvjax.version import __version__
@@ -106,7 +106,7 @@ def run_verb(argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def cautions_in_one_line() -> Iterator[None]:
+def cautions_in_one_line() -> Generator[None]:
     """Print each warning that is meant for the user once, as one line on standard error, without its place in mvjax."""
     from mvjax.errors import Caution
 

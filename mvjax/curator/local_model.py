@@ -59,8 +59,10 @@ class LocalModel:
         self._states = jax.jit(self._read_states, static_argnums=6)
 
     @classmethod
-    def load(cls, path: Path, adapter: Path | None = None) -> LocalModel:
+    def load(cls, path: Path, adapter: Path | None = None, tokenizer: Path | None = None) -> LocalModel:
         """The model of a GGUF file, a Hugging Face directory or an Orbax directory, an adapter merged into it.
+
+        tokenizer: where the tokenizer is, if not beside or inside the weights.
 
         Raises:
             UserError: a file is missing, damaged or does not belong to the others.
@@ -69,10 +71,10 @@ class LocalModel:
         from mvjax.models.lora import merge
 
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        tokenizer, decoder = load_with_tags(path, adapter=adapter, dtype=dtype, param_dtype=dtype)
+        words, decoder = load_with_tags(path, adapter=adapter, tokenizer=tokenizer, dtype=dtype, param_dtype=dtype)
         if adapter is not None:
             merge(decoder)
-        return cls(tokenizer, decoder)
+        return cls(words, decoder)
 
     def log_probs(
         self,

@@ -45,12 +45,15 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     return checkpoint
 
 
-def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tuple[Tokenizer, Decoder]:
+def load_with_tags(
+    path: Path, *, adapter: Path | None = None, tokenizer: Path | None = None, **options
+) -> tuple[Tokenizer, Decoder]:
     """A tokenizer with the control tags and a decoder with a row for each, the adapter (if any) not merged yet.
 
     Args:
         path: a GGUF file, a Hugging Face directory or an Orbax directory, its tokenizer beside or inside it.
         adapter: a file of `save_adapter`.
+        tokenizer: where the tokenizer is instead, as for `load_tokenizer`.
         options: as for `from_checkpoint` (dtype, param_dtype, scan_layers, remat, backend).
 
     Raises:
@@ -58,24 +61,28 @@ def load_with_tags(path: Path, *, adapter: Path | None = None, **options) -> tup
     """
     if path == DEFAULT_MODEL and not path.exists():
         raise UserError(f"{path}: the default model is not there; fetch it with make model, or name one with --model")
-    checkpoint, tokenizer = with_tag_rows(load_checkpoint(path), load_tokenizer(path))
+    checkpoint, words = with_tag_rows(load_checkpoint(path), load_tokenizer(tokenizer or path))
     decoder = from_checkpoint(checkpoint, **options)
     if adapter is not None:
-        load_adapter(adapter, decoder, tokenizer=tokenizer.fingerprint)
-    return tokenizer, decoder
+        load_adapter(adapter, decoder, tokenizer=words.fingerprint)
+    return words, decoder
 
 
-def load_for_generation(path: Path, adapter: Path | None = None, dtype=None) -> tuple[Tokenizer, DecoderStepModel]:
+def load_for_generation(
+    path: Path, adapter: Path | None = None, dtype=None, tokenizer: Path | None = None
+) -> tuple[Tokenizer, DecoderStepModel]:
     """A tokenizer and the engine's model, the adapter merged.
 
+    tokenizer: where the tokenizer is, if not beside or inside the weights.
     dtype: of weights and K/V; None picks float32 on CPU (bfloat16 is slower there) and bfloat16 elsewhere.
     """
     on_cpu = jax.default_backend() == "cpu"
     dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
-    tokenizer, decoder = load_with_tags(path, adapter=adapter, dtype=dtype, param_dtype=dtype, scan_layers=not on_cpu)
+    options = {"dtype": dtype, "param_dtype": dtype, "scan_layers": not on_cpu}
+    words, decoder = load_with_tags(path, adapter=adapter, tokenizer=tokenizer, **options)
     if adapter is not None:
         merge(decoder)
-    return tokenizer, DecoderStepModel(decoder)
+    return words, DecoderStepModel(decoder)
 
 
 def demo_adapter() -> Path:

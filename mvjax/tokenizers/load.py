@@ -1,6 +1,7 @@
 """Which file a tokenizer is read from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def _load_directory(directory: Path, file: Path | None = None) -> Tokenizer:
     for name in ("tokenizer.model", "spiece.model"):
         if (directory / name).exists():
             return _load_sentencepiece(directory / name, config, source)
-    raise UserError(f"{directory}: holds no tokenizer.json or tokenizer.model; fetch the model's tokenizer files")
+    raise UserError(
+        f"{directory}: holds no tokenizer.json or tokenizer.model; fetch them with the model, or give --tokenizer"
+    )
 
 
 def _with_generation_ends(settings: Settings, backend: DefinitionBackend, directory: Path) -> Settings:
@@ -65,7 +68,7 @@ def _with_generation_ends(settings: Settings, backend: DefinitionBackend, direct
     listed = listed if isinstance(listed, list) else [listed]
     texts = {token.id: token.text for token in backend.controls}
     ends = (*settings.eos, *(texts[i] for i in listed if i in texts))
-    return Settings(settings.bos, tuple(dict.fromkeys(ends)), settings.pad, settings.unknown, settings.chat_template)
+    return replace(settings, eos=tuple(dict.fromkeys(ends)))
 
 
 def _load_sentencepiece(path: Path, config: dict[str, Any], template: str | None) -> Tokenizer:

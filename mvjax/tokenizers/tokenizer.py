@@ -36,6 +36,17 @@ _ENDS = (
 )
 
 
+DEFAULTS: Mapping[str, Any] = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "clean_up_tokenization_spaces": False,
+}
+"""Keys that a tokenizer_config.json gets where the tokenizer came without."""
+WRITTEN_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token", "eot_token", "other_eos_tokens", "chat_template")
+PLACE_KEYS = ("vocabulary_file", "added_tokens_decoder", "auto_map", "tokenizer_file", "name_or_path")
+"""Keys that are written anew, and keys that name files or repeat tokens of the place that a tokenizer was read from."""
+_ABSENT = object()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a checkpoint says about its tokenizer apart from the vocabulary."""
@@ -50,6 +61,9 @@ class Settings:
     """Token for what the vocabulary cannot spell."""
     chat_template: str | None = None
     """Jinja source."""
+    others: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further keys of tokenizer_config.json (tokenizer_class, legacy, add_bos_token, ...): other libraries read them,
+    so they are carried along."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], template: str | None = None) -> "Settings":
@@ -65,13 +79,19 @@ class Settings:
             stored = {entry.get("name"): entry.get("template") for entry in stored}.get("default")
         ends = (text("eos_token"), text("eot_token"), *(config.get("other_eos_tokens") or ()))
         eos = tuple(dict.fromkeys(end for end in ends if end))
-        return cls(text("bos_token"), eos, text("pad_token"), text("unk_token"), template or stored)
+        others = {
+            key: value
+            for key, value in config.items()
+            if key not in (*WRITTEN_KEYS, *PLACE_KEYS) and value != DEFAULTS.get(key, _ABSENT)
+        }
+        return cls(text("bos_token"), eos, text("pad_token"), text("unk_token"), template or stored, others)
 
     def to_config(self) -> dict[str, Any]:
         """The keys of tokenizer_config.json."""
         names = {"bos_token": self.bos, "pad_token": self.pad, "unk_token": self.unknown}
         names["eos_token"] = self.eos[0] if self.eos else None
-        config: dict[str, Any] = {key: value for key, value in names.items() if value is not None}
+        config: dict[str, Any] = {**DEFAULTS, **self.others}
+        config |= {key: value for key, value in names.items() if value is not None}
         if self.eos[1:]:
             config["other_eos_tokens"] = list(self.eos[1:])
         if self.chat_template is not None:
@@ -338,11 +358,9 @@ class Tokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.save(directory)
-        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         with atomic_path(directory / "tokenizer_config.json") as temporary:
-            text = json.dumps(
-                config | self.backend.settings() | self.settings.to_config(), ensure_ascii=False, indent=2
-            )
+            config = self.settings.to_config() | self.backend.settings()
+            text = json.dumps(config, ensure_ascii=False, indent=2)
             Path(temporary).write_text(text + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.convert import parse_size
@@ -224,3 +225,49 @@ def test_the_real_model_loads_in_transformers_with_its_tokenizer(tmp_path):
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "Say hello."}], tokenize=False)
     assert chat.startswith("<|im_start|>system")
     assert json.loads((tmp_path / "m" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_weights_that_are_not_finite_are_converted_with_a_warning(source, tmp_path, capsys):
+    assert run(source, tmp_path / "a") == 0
+    assert not capsys.readouterr().err
+    file = tmp_path / "a" / "model.safetensors"
+    tensors = load_file(file)
+    for name, value in {"model.layers.1.mlp.up_proj.weight": np.nan, "model.norm.weight": np.inf}.items():
+        tensors[name].reshape(-1)[3] = value
+    save_file(tensors, file)
+    for target, *options in (["b"], ["c", "--to", "orbax"], ["d", "--dtype", "bfloat16"], ["e", "--add-tags"]):
+        assert run(tmp_path / "a", tmp_path / target, *options) == 0
+        line = one_warning(capsys)
+        assert "a: 2 tensors with values that are not finite: model.layers.1.mlp.up_proj.weight, model.norm" in line
+    assert np.isnan(load_checkpoint(tmp_path / "d").tensors["model.layers.1.mlp.up_proj.weight"]).sum() == 1
+
+
+def one_warning(capsys):
+    """The one line on standard error."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: ")
+    return lines[0]
+
+
+def test_the_tokenizer_may_be_elsewhere(source, tmp_path, capsys):
+    assert run(source, tmp_path / "whole") == 0
+    assert run(source, tmp_path / "alone", "--no-tokenizer") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "alone", tmp_path / "x") == 2
+    assert "give --tokenizer" in capsys.readouterr().err
+    for tokenizer in (tmp_path / "whole", tmp_path / "whole" / "tokenizer.json", source):
+        assert run(tmp_path / "alone", tmp_path / "out", "--tokenizer", tokenizer, "--overwrite") == 0
+        assert load_tokenizer(tmp_path / "out").fingerprint == load_tokenizer(source).fingerprint
+
+
+def test_other_settings_of_a_tokenizer_are_carried(source, tmp_path):
+    assert run(source, tmp_path / "a") == 0
+    file = tmp_path / "a" / "tokenizer_config.json"
+    others = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "model_max_length": 4096}
+    dropped = {"added_tokens_decoder": {"0": {"content": "x"}}, "auto_map": {"AutoTokenizer": ["a.py"]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | others | dropped))
+    assert run(tmp_path / "a", tmp_path / "b", "--add-tags") == 0
+    config = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())
+    assert {key: config[key] for key in others} == others
+    assert not dropped.keys() & config.keys()

@@ -4,12 +4,14 @@ import dataclasses
 import io
 import json
 
+import numpy as np
 import pytest
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
 from mvjax.engine import Engine
 from mvjax.language import tags
+from mvjax.models import load_checkpoint, save_checkpoint
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 
 
@@ -233,3 +235,16 @@ def test_bad_input_is_one_line(toy, capsys, monkeypatch, words, complaint):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert complaint in error
+
+
+def test_a_model_with_a_nan_and_its_tokenizer_elsewhere_ends_as_not_finite(toy, capsys, tmp_path):
+    checkpoint = load_checkpoint(toy)
+    tensors = {name: np.array(tensor) for name, tensor in checkpoint.tensors.items()}
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = np.nan
+    save_checkpoint(tmp_path / "m", dataclasses.replace(checkpoint, tensors=tensors))
+    words = ("generate", "What is 1+1?", "--model", tmp_path / "m", *FEW)
+    status, _, error = run(capsys, *words)
+    assert (status, "give --tokenizer" in error) == (2, True)
+    status, output, error = run(capsys, *words, "--tokenizer", toy)
+    assert (status, output) == (1, "")
+    assert "not finite numbers; check its weights" in error

@@ -71,6 +71,25 @@ def test_saved_directories_load(transformers, request, kind, tmp_path, corpus):
             assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text or kind == "qwen"
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("class_name", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_ids_are_the_same_before_and_after_saving(transformers, bpe_pieces, tmp_path, corpus, class_name, legacy):
+    """A tokenizer of a class of its own, whose ids depend on further settings."""
+    (tmp_path / "before").mkdir()
+    definition = bpe_pieces.backend.definition()
+    definition["normalizer"]["normalizers"].insert(0, {"type": "Prepend", "prepend": "\u2581"})
+    config = {"tokenizer_class": class_name, "legacy": legacy, "add_bos_token": True, "bos_token": "<s>"}
+    config |= {"eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "before" / "tokenizer.json").write_text(json.dumps(definition))
+    (tmp_path / "before" / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path / "before")
+    tokenizer.save(tmp_path / "after")
+    before, after = (transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("before", "after"))
+    assert type(after) is type(before)
+    for text in [*corpus.splitlines(keepends=True), " a  b", "<s> the", "the</s> path"]:
+        assert after(text)["input_ids"] == before(text)["input_ids"]
+
+
 def test_chats(transformers, smollm, tmp_path):
     smollm.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
