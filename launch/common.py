@@ -7,6 +7,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -173,6 +174,7 @@ def restarting(once: Callable[[int], tuple[int, bool]], *, pause: float) -> int:
     `once(start)` runs one start and returns its status and whether it may be followed by another.
     """
     limit, start = restart_limit(), 0
+    os.environ.setdefault("MVJAX_LAUNCH", f"{socket.gethostname()}-{now()}")
     while True:
         status, may_follow = once(start)
         if status in FINAL or not may_follow:

@@ -24,10 +24,14 @@ def config(name: str, words: list[str]) -> dict:
     except ImportError:
         return {"error": f"{sys.executable} has no mvjax; activate its environment (. .venv/bin/activate)"}
     from mvjax.errors import UserError
+    from mvjax.storage import StoragePath, check_bucket
     from mvjax.training.config_file import load_config, override
 
     try:
         chosen = override(load_config(Path(name)), [word for word in words if word != "--restart"]).validate()
+        output = StoragePath(chosen.output.directory)
+        if output.local is None and chosen.model.path and chosen.data.files:
+            check_bucket(output)
     except UserError as error:
         return {"error": str(error)}
     versions = {"python": ".".join(map(str, sys.version_info[:2])), "mvjax": __version__}
@@ -41,7 +45,7 @@ def config(name: str, words: list[str]) -> dict:
         "versions": versions,
         "files": {field: [path for path in paths if path] for field, paths in files.items()},
         "missing": [field for field in ("model", "data") if not any(files[field])],
-        "output": chosen.output.directory,
+        "output": str(output),
         "name": chosen.name,
     }
 

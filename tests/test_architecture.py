@@ -30,10 +30,11 @@ ARROWS: Mapping[str, set[str]] = {
     "tokenizers": GROUND | {"language"},
     "weights": GROUND,
     "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},
-    "data": GROUND | {"language", "tokenizers"},
+    "data": GROUND | {"language", "storage", "tokenizers"},
     "engine": GROUND | {"data", "language"},
     "training": GROUND
-    | {"chips", "data", "display", "engine", "language", "models", "mvjax_kernels", "tokenizers", "weights"},
+    | {"chips", "data", "display", "engine", "language", "models", "mvjax_kernels"}
+    | {"storage", "tokenizers", "weights"},
     "evaluation": GROUND | {"engine", "language"},
     "planning": GROUND | {"chips", "engine", "language", "models", "tokenizers", "training"},
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
@@ -44,7 +45,7 @@ ARROWS: Mapping[str, set[str]] = {
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
     | {"training", "weights"},
-    "launch": GROUND | {"training"},
+    "launch": GROUND | {"storage", "training"},
 }
 """Room -> rooms it may import. Every arrow runs downward; one that nothing uses is taken out."""
 

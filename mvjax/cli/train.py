@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 from mvjax.errors import UserError
@@ -35,9 +36,14 @@ def main(argv: list[str]) -> int:
     from mvjax.training import distributed
 
     distributed.start()
+    from mvjax.training.bucket_directory import StorageAway
     from mvjax.training.train import train
 
-    result = train(config, restart=restart)
+    try:
+        result = train(config, restart=restart)
+    except StorageAway as error:
+        print(f"error: {error}", file=sys.stderr)
+        return distributed.EXIT_AGAIN
     if result.finished:
         return 0
     return distributed.EXIT_AGAIN if result.stopped_by == signal.SIGTERM else EXIT_INTERRUPTED

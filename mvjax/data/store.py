@@ -31,6 +31,7 @@ from mvjax.data.encode import FORMS, Example, Form
 from mvjax.data.readers import DataFile
 from mvjax.data.records import Fault, open_input
 from mvjax.errors import UserError
+from mvjax.storage import StoragePath, copy_tree
 from mvjax.tokenizers.tokenizer import Tokenizer
 from mvjax.version import __version__
 
@@ -175,6 +176,24 @@ def is_whole(path: Path) -> bool:
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def push_store(path: Path, place: StoragePath) -> None:
+    """Send a finished store to a bucket, unless it is there; what tells that it is complete comes last. Nothing to do
+    for a local place."""
+    if place.local is None and not (place / REPORT).is_file():
+        copy_tree(StoragePath(str(path)), place, names=stored_names(path), last=lambda name: name == REPORT)
+
+
+def pull_store(place: StoragePath, path: Path) -> None:
+    """Fetch a finished store from a bucket, if it has it and it is not here yet. Nothing to do for a local place."""
+    if place.local is None and not is_whole(path) and (place / REPORT).is_file():
+        copy_tree(place, StoragePath(str(path)), last=lambda name: name == REPORT)
+
+
+def stored_names(path: Path) -> list[str]:
+    """The files of a store."""
+    return [*json.loads((path / REPORT).read_text(encoding="utf-8"))["sizes"], REPORT]
 
 
 def open_store(path: Path, *, patience: float = 0.0) -> Store:

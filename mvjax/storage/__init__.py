@@ -1,14 +1,21 @@
 """Where files are kept: one path for local files and buckets, copies between them, and who may write."""
 
-from mvjax.lazy import lazy_names
+from mvjax.storage.errors import Changed, UnreachableError
+from mvjax.storage.lease import Lease, LeaseLost
+from mvjax.storage.mirror import Mirror
+from mvjax.storage.path import StoragePath, Versioned
+from mvjax.storage.probe import check_bucket
+from mvjax.storage.transfer import copy_file, copy_tree
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "mvjax.storage.path": "StoragePath Versioned",
-        "mvjax.storage.errors": "Changed UnreachableError",
-        "mvjax.storage.lease": "Lease LeaseLost",
-        "mvjax.storage.mirror": "Mirror",
-        "mvjax.storage.transfer": "copy_file copy_tree",
-    },
-)
+__all__ = [
+    "Changed",
+    "Lease",
+    "LeaseLost",
+    "Mirror",
+    "StoragePath",
+    "UnreachableError",
+    "Versioned",
+    "check_bucket",
+    "copy_file",
+    "copy_tree",
+]

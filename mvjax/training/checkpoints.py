@@ -13,14 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from jax import lax
 from jaxtyping import Array, UInt32
 
 from mvjax.errors import UserError
+from mvjax.storage import StoragePath, UnreachableError, copy_tree
 from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.model import TrainState
 
 STATE, RECORD = "state", "record"
+COMMITTED = "commit_success.txt"
+"""The object that Orbax writes last where nothing can be renamed."""
 
 
 class DamagedCheckpointWarning(UserWarning):
@@ -31,24 +35,32 @@ class Checkpoints:
     """The checkpoints under a directory, one per step.
 
     Orbax writes each under a temporary name, in the background, and renames it when it is complete, so a half-written
-    one is never listed. Each also carries a fingerprint of every array: one whose numbers have changed since is not
-    taken for good either. Fingerprints do not depend on the mesh, nor does a checkpoint: it can be restored onto
-    another one, or by another number of processes. All processes of a run call the same methods in the same order.
+    one is never listed. In a bucket nothing can be renamed: one whose last object is missing is removed at the next
+    start. Each also carries a fingerprint of every array: one whose numbers have changed since is not taken for good
+    either. Fingerprints do not depend on the mesh, nor does a checkpoint: it can be restored onto another one, or by
+    another number of processes. All processes of a run call the same methods in the same order.
     """
 
-    def __init__(self, directory: Path, keep: int, keep_every: int = 0, sync: HostSync | None = None):
+    def __init__(self, directory: Path | StoragePath, keep: int, keep_every: int = 0, sync: HostSync | None = None):
         """`keep`: newest ones that are kept; `keep_every`: multiples of it are kept for good, 0: none."""
-        self.directory = directory.absolute()
+        self._place = StoragePath(str(directory))
+        self.directory = epath.Path(str(self._place)) if self._place.local is None else self._place.local.absolute()
         logging.getLogger("absl").addFilter(raised_again)
         self.keep, self.keep_every = keep, keep_every
         self._sync = sync or HostSync()
         self._writing: int | None = None
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if self._place.local is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        elif is_first():
+            self._remove_uncommitted()
+        self._sync.gather("the checkpoints' directory", None)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep, keep_period=self.keep_every or None, cleanup_tmp_directories=True
+            max_to_keep=self.keep,
+            keep_period=self.keep_every or None,
+            cleanup_tmp_directories=self._place.local is not None,
         )
         handlers = {STATE: ocp.StandardCheckpointHandler(), RECORD: ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
@@ -99,10 +111,10 @@ class Checkpoints:
             text = " ".join(str(error).split())
             full = "No space left" in text or "RESOURCE_EXHAUSTED" in text
             reason = "no space left" if full else text[:200]
-            raise UserError(
-                f"{self.directory}: the checkpoint of step {step} could not be written ({reason}); {intact}; "
-                "make room and start again with the same command"
-            ) from error
+            what = f"{self._place}: the checkpoint of step {step} could not be written ({reason}); {intact}"
+            if self._place.local is None:
+                raise UnreachableError(what) from error
+            raise UserError(f"{what}; make room and start again with the same command") from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest good checkpoint as (state, record), in the layout of `like`; None where there is none.
@@ -151,9 +163,13 @@ class Checkpoints:
         """Rename a damaged checkpoint, so that a new one of the same step can be written and nothing is lost."""
         self._manager.close()
         if is_first():
-            aside = self.directory.parent / f"damaged-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.move(self.directory / str(step), aside)
+            damaged, aside = self._place / str(step), self._place.parent / f"damaged-{step}"
+            aside.delete_tree()
+            if damaged.local is not None and aside.local is not None:
+                shutil.move(damaged.local, aside.local)
+            else:
+                copy_tree(damaged, aside)
+                damaged.delete_tree()
         self._sync.gather("a damaged checkpoint moved aside", step)
         self._manager = self._open()
 
@@ -161,10 +177,21 @@ class Checkpoints:
         """Open anew after a failed write, which removes what it left."""
         with contextlib.suppress(Exception):
             self._manager.close()
-        halves = [*self.directory.glob("*.orbax-checkpoint-tmp*")] if is_first() else []
+        if is_first() and self._place.local is None:
+            with contextlib.suppress(UserError):  # the server may be away still: `save` does it again
+                self._remove_uncommitted()
+        halves = [*self.directory.glob("*.orbax-checkpoint-tmp*")] if is_first() and self._place.local else []
         for path in halves:
             shutil.rmtree(path, ignore_errors=True)
         self._manager = self._open()
+
+    def _remove_uncommitted(self) -> None:
+        """Remove from a bucket what has a checkpoint's name and is none: nothing can be renamed there, so what is half
+        written has its final name, and lacks the object that Orbax writes last."""
+        names = [*self._place.walk()]
+        whole = {name.partition("/")[0] for name in names if name.count("/") == 1 and name.endswith(f"/{COMMITTED}")}
+        for step in {name.partition("/")[0] for name in names} - whole:
+            (self._place / step).delete_tree()
 
     def close(self) -> None:
         """Let go of Orbax's threads."""
@@ -181,7 +208,7 @@ def described(arrays: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{x.dtype.name}{list(x.shape)}" for name, x in arrays.items()}
 
 
-def check_arrays(where: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+def check_arrays(where: Any, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     """UserError where a checkpoint holds other arrays than the run has."""
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):

@@ -184,7 +184,10 @@ class OutputConfig:
     """Where the run is kept, and what it reports."""
 
     directory: str = free("runs")
-    """Directory that holds the runs: each is in DIRECTORY/NAME."""
+    """Directory that holds the runs: each is in DIRECTORY/NAME. Local, or gs://BUCKET/NAME with the extra gcs."""
+    patience: float = free(600.0, at_least=0)
+    """Seconds for which a bucket may be away while training goes on; then the run ends with status 75, its last
+    checkpoint kept."""
     log_every: int = free(1, at_least=1)
     """Steps between two lines of metrics."""
     tensorboard: bool = free(True)

@@ -27,15 +27,17 @@ from mvjax.data.packing import Batch
 from mvjax.data.pipeline import BatchIterator, PackedBatches
 from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
 from mvjax.data.sources import describe, open_data
-from mvjax.data.store import open_store, store_path
+from mvjax.data.store import open_store, pull_store, push_store, store_path
 from mvjax.errors import UserError
 from mvjax.language import PARTS
 from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
 from mvjax.models.placement import Placement
+from mvjax.storage import StoragePath, UnreachableError
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
 from mvjax.training.batch import StepBatch, abstract_batch, check_rows, shard_batch, step_batch_sharding
+from mvjax.training.bucket_directory import cache_directory
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.config import LossConfig, OptimizerConfig, TrainConfig, to_dict
@@ -46,8 +48,9 @@ from mvjax.training.loss import Head, LossSums, cross_entropy_on_mesh
 from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
 from mvjax.training.model import TAGS, TrainableModel, TrainState, make_trainable
 from mvjax.training.profile import Profile
-from mvjax.training.run_directory import check_origin, run_directory
+from mvjax.training.run_directory import check_origin
 from mvjax.training.run_log import RunLog
+from mvjax.training.run_place import RunPlace, check_place, run_place
 from mvjax.training.sample import Sampler
 from mvjax.training.step_metrics import StepMetrics
 from mvjax.weights import Checkpoint, with_tag_rows
@@ -84,6 +87,8 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
             raise UserError("config: model.path is not set; give --model.path, a GGUF file or a Hugging Face directory")
         if not config.data.files:
             raise UserError("config: data.files is not set; give --data.files, files that `mvjax curate` wrote")
+        if is_first():
+            check_place(config)
         placement = make_placement(config.mesh)
         check_rows(config, placement)
 
@@ -101,7 +106,7 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
         model.check(placement)
 
         with contextlib.closing(BatchIterator(dataset)) as batches:
-            result = fit(
+            return fit(
                 config,
                 model,
                 placement,
@@ -126,10 +131,8 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
                     dtype=config.model.dtype,
                 ),
                 notes=mesh_notes(placement, shape),
+                finish=lambda result: write_model(result, config, model, tokenizer, checkpoint.generation),
             )
-        if result.finished:
-            write_model(result, config, model, tokenizer, checkpoint.generation)
-        return result
 
 
 class Batches(Protocol):
@@ -162,6 +165,7 @@ def fit(
     document_name: Callable[[Document], str] | None = None,
     make_sampler: Callable[..., Sampler] | None = None,
     notes: Sequence[str] = (),
+    finish: Callable[[RunResult], Path] | None = None,
 ) -> RunResult:
     """Train for `steps` steps in all, from the newest checkpoint of the run on, if there is one.
 
@@ -170,13 +174,15 @@ def fit(
     Args:
         belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
         notes: lines to print at the beginning.
+        finish: writes what the run was for into its directory, once it has finished; returns the path.
     """
     clock, sync, belongs_to = clock or Clock(), sync or HostSync(), dict(belongs_to or {})
     check_rows(config, placement)
     with contextlib.ExitStack() as stack:
         sync.same("the versions of the libraries", versions(), "install the same on all hosts")
         sync.same("the configuration", to_dict(config), "start the same command on all hosts")
-        directory = stack.enter_context(run_directory(config, restart, sync))
+        place = stack.enter_context(run_place(config, restart, sync))
+        directory = place.directory
 
         # -------------------------------------------------------------------------------------------------- Optimizer
         schedule = make_schedule(config.optimizer, steps)
@@ -184,9 +190,7 @@ def fit(
         state = init_state(model, optimizer, placement)
 
         # ---------------------------------------------------------------------------------------------------- Restore
-        checkpoints = Checkpoints(
-            directory / "checkpoints", config.checkpoints.keep, config.checkpoints.keep_every, sync
-        )
+        checkpoints = Checkpoints(place.checkpoints, config.checkpoints.keep, config.checkpoints.keep_every, sync)
         stack.callback(checkpoints.close)
         record: dict[str, Any] = {}
         with clock("checkpoint"):
@@ -240,7 +244,7 @@ def fit(
                 update = update.lower(state, frozen, abstract_batch(config.data)).compile()
 
         # ------------------------------------------------------------------------------------------------------- Loop
-        ended = False
+        ended = due = False
         clock.loop_begins()
         for number in range(first + 1, last + 1):
             with clock("data"):
@@ -251,10 +255,12 @@ def fit(
                 metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
             log.step(number, metrics, batch, batches.facts)
             ended = interrupt.stops(number)
-            if number % config.checkpoints.every == 0 or number == last or ended:
+            due = due or number % config.checkpoints.every == 0
+            if due or number == last or ended:
                 record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to}
+                record |= {"data": batches.get_state()} | log.record()
                 with clock("checkpoint"):
-                    checkpoints.save(state, record | {"data": batches.get_state()} | log.record())
+                    due = not save(checkpoints, place, state, record, insist=number == last or ended)
             if ended:
                 break
             if sampler is not None and sampler.due(number):
@@ -264,9 +270,27 @@ def fit(
         # --------------------------------------------------------------------------------------------------------- End
         with clock("checkpoint"):
             checkpoints.wait()
-        finished = int(state.step) >= steps
-        log.saved(int(state.step), "done" if finished else "stopped; the same command resumes it")
-    return RunResult(state, directory, finished, interrupt.asked if ended else None)
+        result = RunResult(state, directory, int(state.step) >= steps, interrupt.asked if ended else None)
+        log.saved(int(state.step), "done" if result.finished else "stopped; the same command resumes it")
+        if result.finished and finish is not None:
+            place.publish(finish(result))
+    return result
+
+
+def save(checkpoints: Checkpoints, place: RunPlace, state: TrainState, record: dict[str, Any], *, insist: bool) -> bool:
+    """Save a checkpoint where the place is ready for it; returns whether it was. `insist`: wait for that, and until it
+    is complete; else a bucket that is away keeps nobody waiting."""
+    while place.ready(insist):
+        try:
+            checkpoints.save(state, record)
+            if insist:
+                checkpoints.wait()
+            return True
+        except UnreachableError as error:
+            place.failed(error)
+            if not insist:
+                return False
+    return False
 
 
 # ================================================================================================================ Data
@@ -277,18 +301,22 @@ def load_data(
 ) -> PackedBatches:
     """The endless packed dataset of the configuration, this process's rows of it; the tokenizer has the control tags.
 
-    Process 0 encodes the records once; all read what it wrote.
+    Process 0 encodes the records once, or fetches what an earlier run has left in the bucket; all read what it has.
     """
     data = config.data
     files = open_data(data.files, data.format, suffix=data.suffix)
-    path = store_path(files, tokenizer, Path(data.store or Path(config.output.directory) / ".tokens"))
+    kept = StoragePath(data.store) if data.store else StoragePath(config.output.directory) / ".tokens"
+    path = store_path(files, tokenizer, kept.local or cache_directory() / "tokens")
     sync.same("the data or the tokenizer", path.name, "give all hosts the same files")
     if is_first():
         console = console or Console(highlight=False, soft_wrap=True)
         for line in describe(files, data.files):
             console.print(line, markup=False)
+        pull_store(kept / path.name, path)
         build_store(path, files, tokenizer, console=console)
+        push_store(path, kept / path.name)
     sync.gather("the encoded records", None, patience=BUILD_PATIENCE)
+    pull_store(kept / path.name, path)
     pipeline = PipelineConfig(
         row_length=data.row_length,
         rows=data.rows,

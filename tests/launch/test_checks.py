@@ -78,11 +78,19 @@ def test_model_and_data(good, mistake):
     assert "not checked here: data gs://b/x" in check(good, "config.py", "--data.files", "gs://b/x").stderr
 
 
+def test_a_bucket_for_the_output(good, mistake, gcs_bucket):
+    there = gcs_bucket.environment
+    found = check(good, "config.py", "--output.directory", f"{gcs_bucket.address}/runs", **there)
+    assert f"output {gcs_bucket.address}/runs" in found.stderr
+    assert not (good.place / "gs:").exists()
+    mistake(check(good, "config.py", "--output.directory", "gs://absent/runs", **there), "there is no bucket absent")
+    mistake(check(good, "config.py", "--output.directory", "s3://b/runs"), "not in s3://")
+
+
 def test_room_for_the_output(good, mistake):
     (good.place / "file").write_text("")
     mistake(check(good, "config.py", "--output.directory", "file/runs"), "output: file/runs cannot be written")
     mistake(check(good, "config.py", MVJAX_DISK="1000000000"), "GB free", "1e+09", "MVJAX_DISK")
-    assert "not checked here: output gs://b/x" in check(good, "config.py", "--output.directory", "gs://b/x").stderr
 
 
 def test_another_mvjax_on_the_path(good, mistake):

@@ -10,7 +10,8 @@ import threading
 import pytest
 from bucket_server import Bucket, environment
 
-from mvjax.storage import StoragePath
+from mvjax.errors import UserError
+from mvjax.storage import StoragePath, check_bucket
 
 ANSWERS = {"absent": 404, "refused": 403, "unknown": 401, "away": 503, "odd": 400}
 """Buckets, and the status that any request to them gets; one named "silent" never gets an answer."""
@@ -98,3 +99,15 @@ def test_a_conditional_write_goes_on_from_the_one_before(gcs_bucket: Bucket):
     generation = file.write_bytes(b"1", if_generation=before.generation)
     assert file.read_version() == (b"1", generation)
     assert file.write_bytes(b"2", if_generation=generation) != generation
+
+
+def test_where_runs_can_be_kept(gcs_bucket: Bucket, monkeypatch):
+    check_bucket(StoragePath(gcs_bucket.address) / "runs")
+    with pytest.raises(UserError, match="there is no bucket no-such-bucket; create it"):
+        check_bucket(StoragePath("gs://no-such-bucket/runs"))
+    with pytest.raises(UserError, match="not in s3://"):
+        check_bucket(StoragePath("s3://bucket/runs"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="need the package gcsfs: pip install"):
+        check_bucket(StoragePath(gcs_bucket.address) / "runs")
+    assert not (StoragePath(gcs_bucket.address) / "runs").exists()

@@ -68,7 +68,7 @@ FLAT = {
     "stop_after": 0,
 }
 """config.json of a run of mvjax 0.1."""
-NEW = {"data.format", "data.suffix"}
+NEW = {"output.patience", "data.format", "data.suffix"}
 """Fields that it had not."""
 SAME = TrainConfig(name="old", seed=3).replace(
     model={"path": "tiny.gguf"},
