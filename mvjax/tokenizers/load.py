@@ -35,7 +35,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if isinstance(vocabulary, bytes):
         from mvjax.tokenizers.sentencepiece_model import SentencePieceBackend
 
-        return Tokenizer(SentencePieceBackend(vocabulary, str(path)), settings)
+        backend = SentencePieceBackend(vocabulary, str(path))
+        said = {key: value for key, value in config.items() if value is not None}
+        return Tokenizer(backend, Settings.from_config(backend.names() | said))
     return Tokenizer(DefinitionBackend(vocabulary, str(path), settings.chat_template or ""), settings)
 
 

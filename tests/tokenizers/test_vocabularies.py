@@ -453,6 +453,7 @@ class TestSentencePieceInGGUF:
         tagged.save(tmp_path / "saved")
         again = load_tokenizer(tmp_path / "saved")
         assert again.fingerprint == tagged.fingerprint
+        assert again.settings == tagged.settings
         assert again.encode(corpus) == tokenizer.encode(corpus)
 
     def test_no_space_before_text(self, tmp_path, write_vocabulary, foreign):
