@@ -237,6 +237,7 @@ def test_bad_input_is_one_line(toy, capsys, monkeypatch, words, complaint):
     assert complaint in error
 
 
+@pytest.mark.slow
 def test_a_model_with_a_nan_and_its_tokenizer_elsewhere_ends_as_not_finite(toy, capsys, tmp_path):
     checkpoint = load_checkpoint(toy)
     tensors = {name: np.array(tensor) for name, tensor in checkpoint.tensors.items()}

@@ -203,8 +203,9 @@ def test_scaling_in_the_metadata_is_carried(tmp_path, small):
         ),
     ],
 )
-def test_scaling_by_other_keys(tmp_path, small, change, expected):
-    config, tensors = small
+def test_scaling_by_other_keys(tmp_path, change, expected):
+    config = tiny_config(vocab_size=8, hidden_size=32, intermediate_size=32)
+    tensors = tiny_tensors(config)
     loaded = load_checkpoint(write_gguf_model(tmp_path / "m.gguf", config, tensors, change=change))
     assert from_hf(loaded.config).rope_scaling == expected
 
