@@ -95,7 +95,7 @@ class Pod:
             f"cd {place}",
             "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv",
             "(test -x .venv/bin/python || python3 -m uv venv --quiet --python 3.11 .venv)",
-            "python3 -m uv pip install --quiet --python .venv/bin/python --editable '.[tpu]'",
+            "python3 -m uv pip install --quiet --python .venv/bin/python --editable '.[tpu,gcs]'",
         ]
         return self.ssh(" && ".join(steps))
 

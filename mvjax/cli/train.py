@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> int:
         result = train(config, restart=restart)
     except StorageAway as error:
         print(f"error: {error}", file=sys.stderr)
-        return distributed.EXIT_AGAIN
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(distributed.EXIT_AGAIN)  # threads that write to the bucket would be waited for
     if result.finished:
         return 0
     return distributed.EXIT_AGAIN if result.stopped_by == signal.SIGTERM else EXIT_INTERRUPTED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.model import TrainState
 
 STATE, RECORD = "state", "record"
+CLOSING = 15.0
+"""Seconds that the end of a run waits for what is still being written to a bucket."""
 COMMITTED = "commit_success.txt"
 """The object that Orbax writes last where nothing can be renamed."""
 
@@ -194,8 +197,14 @@ class Checkpoints:
             (self._place / step).delete_tree()
 
     def close(self) -> None:
-        """Let go of Orbax's threads."""
-        self._manager.close()
+        """Let go of Orbax's threads. In a bucket one that is still writing is not waited for long: its server may be
+        away, and Orbax tries for a quarter of an hour."""
+        if self._place.local is not None:
+            self._manager.close()
+            return
+        closing = threading.Thread(target=self._manager.close, daemon=True)
+        closing.start()
+        closing.join(CLOSING)
 
 
 def named_arrays(state: TrainState) -> dict[str, Any]:

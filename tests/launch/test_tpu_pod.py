@@ -317,7 +317,7 @@ def test_setup_brings_the_code_to_all_workers(two, tmp_path):
         assert (home / "mvjax" / "launch" / "worker").stat().st_mode & 0o100
         called = (home / "bin" / "called").read_text()
         assert "-m uv venv --quiet --python 3.11 .venv" in called
-        assert "--editable .[tpu]" in called
+        assert "--editable .[tpu,gcs]" in called
         with tarfile.open(home / "mvjax-code.tar.gz") as archive:
             names = set(archive.getnames())
     assert {"setup.cfg", "pyproject.toml", "mvjax/cli/train.py", "configs/demo.py", "kernels/mvjax_kernels"} <= names
