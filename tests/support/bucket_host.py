@@ -24,9 +24,10 @@ from mvjax.training.config import TrainConfig
 config = TrainConfig().replace(
     model={"path": "tiny.gguf"}, lora={"rank": 2}, loss={"chunk": 64}, optimizer={"learning_rate": 1e-4},
     data={"files": ("data.jsonl",), "row_length": 256, "rows": 2, "levels": 2},
-    steps={"total": 24}, checkpoints={"every": 3, "keep": 2}, output={"tensorboard": False},
+    steps={"total": 15}, checkpoints={"every": 3, "keep": 2}, output={"tensorboard": False},
 )
 """
+STEPS = 15
 MVJAX = "from mvjax.cli.main import run; run()"
 
 
