@@ -107,7 +107,6 @@ def packed_golden():
     return start, end, np.concatenate([tile_any(visible_BTS, 128, 128)[0] for visible_BTS in pieces])
 
 
-@pytest.mark.xdist_group("golden")  # What they share is dear to make.
 @pytest.mark.parametrize(
     ("rows", "block"),
     [(128, 128), (256, 128), *(pytest.param(rows, 512, marks=pytest.mark.slow) for rows in (128, 512))],
