@@ -1,5 +1,5 @@
-"""Multiverse-32B's autoregressive twin (the paper's Autoregressive-32B): the same problems, steps and seeds, each
-transcript in sequential form.
+"""The autoregressive twin of configs/multiverse_32b_v5p.py: the same problems, steps and seeds, each transcript in
+sequential form. That of the paper's recipe is configs/paper_autoregressive_32b_b200.py.
 
 Rows of either twin have room for the longer form of each record, so a step holds the same records: give
 `--data.equal-records` to configs/multiverse_32b_v5p.py too where the two are to be compared. Prepare as for that one.

@@ -1,7 +1,7 @@
-"""Multiverse-32B, the paper's recipe on the paper's machine: one host of eight B200, all weights trained.
+"""Multiverse-32B in packed rows on one host of eight B200, all weights trained.
 
-The paper's batch of 16, in rows that are packed: configs/multiverse_32b_v5p.py with half the rows, two micro-batches
-of them a step.
+configs/multiverse_32b_v5p.py with half the rows, two micro-batches of them a step. A step holds some fifty transcripts;
+the paper's recipe, 16 a step on the same machine, is configs/paper_32b_b200.py.
 
 Prepare as for configs/multiverse_32b_v5p.py.
 

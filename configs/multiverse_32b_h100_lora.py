@@ -1,7 +1,7 @@
 """Multiverse-32B as adapters: LoRA and the tag rows on one host of eight H100, the weights frozen in bfloat16.
 
-The curriculum and batch of the paper; an adapter takes a higher learning rate than the weights would, and the rows of
-the control tags a much higher one.
+The curriculum of the paper, in packed rows; an adapter takes a higher learning rate than the weights would, and the
+rows of the control tags a much higher one.
 
 Prepare as for configs/multiverse_32b_v5p.py.
 

@@ -1,4 +1,4 @@
-"""Multiverse-32B, the paper's recipe on a whole pod of v6e: configs/multiverse_32b_v5p.py on another mesh.
+"""Multiverse-32B in packed rows on a whole pod of v6e: configs/multiverse_32b_v5p.py on another mesh.
 
 Chips have a third of a v5p's memory, so every row's text lies over two more of them.
 

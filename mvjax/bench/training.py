@@ -87,7 +87,7 @@ class JaxTraining:
         placement = make_placement(MeshConfig(), jax.devices()[:1])
         decoder = from_checkpoint(checkpoint, dtype=jnp.float32, scan_layers=True, placement=placement)
         model = make_trainable(add_lora(decoder, LoraConfig(rank, ALPHA)))
-        optimizer = make_optimizer(OptimizerConfig(clip=CLIP), lambda _: LEARNING_RATE, model.groups)
+        optimizer = make_optimizer(OptimizerConfig(clip=CLIP), lambda _: LEARNING_RATE, model)
         self._step = make_update(model, optimizer, placement, LossConfig())
         self._frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))
         self._state = init_state(model, optimizer, placement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -33,7 +34,9 @@ class Curriculum:
     """An endless sequence of draws: pass after pass over all records, each with its share of Multiverse data.
 
     `curriculum(step)` depends on the fields and the step alone, so any position can be reached at once. Records that
-    are taught in Multiverse form are chosen anew in each pass.
+    are taught in Multiverse form are chosen anew in each pass, except in the second of two neighbouring passes whose
+    shares add up to 1: it is the complement of the first, so that each record is taught in both forms in the two (the
+    paper's passes 4 and 5).
     """
 
     count: int
@@ -59,6 +62,18 @@ class Curriculum:
     def _deck(self) -> np.ndarray:
         return np.repeat(np.arange(self.count), self.repeat if self.repeat is not None else 1)
 
+    def share(self, epoch: int) -> float:
+        """Share of Multiverse-form records in a pass, counted from 0."""
+        return self.shares[min(epoch, len(self.shares) - 1)]
+
+    def is_complement(self, epoch: int) -> bool:
+        """Whether a pass teaches each record in the form that it did not have in the pass before. A pass has one
+        complement: of three passes of one half each the third is chosen anew."""
+        complement = False
+        for number in range(1, epoch + 1):
+            complement = not complement and math.isclose(self.share(number - 1) + self.share(number), 1.0)
+        return complement
+
     @property
     def length(self) -> int:
         """Steps in a pass."""
@@ -76,10 +91,18 @@ class Curriculum:
         return lru_cache(maxsize=4)(self._draws)
 
     def _draws(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, epoch]))
-        deck_N = self._deck
-        chosen_N = np.zeros(len(deck_N), bool)
-        share = self.shares[min(epoch, len(self.shares) - 1)]
-        chosen_N[rng.permutation(len(deck_N))[: round(share * len(deck_N))]] = True
+        rng, deck_N = self._rng(epoch), self._deck
+        chosen_N = self._chosen(rng, epoch)
+        if self.is_complement(epoch):
+            chosen_N = ~self._chosen(self._rng(epoch - 1), epoch - 1)
         order_N = rng.permutation(len(deck_N)) if self.shuffle else np.arange(len(deck_N))
         return deck_N[order_N], chosen_N[order_N]
+
+    def _rng(self, epoch: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, epoch]))
+
+    def _chosen(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
+        """Which cards of the deck are in Multiverse form, by a pass's own draw."""
+        chosen_N = np.zeros(len(self._deck), bool)
+        chosen_N[rng.permutation(len(chosen_N))[: round(self.share(epoch) * len(chosen_N))]] = True
+        return chosen_N

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -112,6 +113,28 @@ def _finish(lengths: list[int], fitting: int, room: int) -> list[int]:
         if best == 0:
             break
     return places
+
+
+def spread(lengths: Sequence[int] | np.ndarray, row_length: int, rows: int) -> list[list[int]]:
+    """Distribute whole documents evenly over a set number of rows, some of which may stay empty.
+
+    The longest document first, each into the row that holds least: attention then has the least padding to look at in
+    one row. Where that does not fit, the documents are packed as tightly as `pack` can, which may take more rows than
+    are wanted: the caller compares. With as many rows as documents each has one of its own.
+
+    Returns the indices of each row's documents, in the order of `lengths`.
+    """
+    filled = [(0, row) for row in range(rows)]
+    found: list[list[int]] = [[] for _ in range(rows)]
+    for index in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        length, row = heapq.heappop(filled)
+        length += int(lengths[index])
+        if length > row_length:
+            packed = pack(lengths, row_length)
+            return packed + [[] for _ in range(rows - len(packed))]
+        found[row].append(index)
+        heapq.heappush(filled, (length, row))
+    return [sorted(row) for row in found]
 
 
 def to_batch(rows: Sequence[Sequence[Example]], row_length: int, levels: int, pad_id: int) -> Batch:

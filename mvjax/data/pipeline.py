@@ -9,7 +9,7 @@ import grain
 
 from mvjax.data.corpus import Corpus
 from mvjax.data.packing import Batch, to_batch
-from mvjax.data.schedule import BatchFacts, PipelineConfig, Position, Schedule
+from mvjax.data.schedule import BatchFacts, PipelineConfig, Position, schedule_of
 
 AHEAD = 2
 """Batches that are made ahead of the one asked for."""
@@ -28,7 +28,7 @@ class PackedBatches(grain.IterDataset[tuple[Batch, BatchFacts]]):
         """See `batches`."""
         super().__init__()
         self.corpus, self.config = corpus, config
-        self.schedule = Schedule(corpus.index, config, repeat)
+        self.schedule = schedule_of(corpus.index, config, repeat)
         numbers = range(config.rows)
         self.rows = tuple(numbers[rows] if isinstance(rows, slice) else numbers if rows is None else rows)
         """Numbers of the rows that a batch is made of here."""
@@ -36,7 +36,7 @@ class PackedBatches(grain.IterDataset[tuple[Batch, BatchFacts]]):
             raise ValueError(f"rows {self.rows} are not all among the {config.rows} of a batch")
 
     def batches_in(self, passes: int) -> int:
-        """Batches that hold all rows of the first passes (the last one may go on into the next pass)."""
+        """Batches that hold all documents of the first passes (the last one may go on into the next pass)."""
         return self.schedule.batches_in(passes)
 
     def batch_at(self, position: Position) -> tuple[Batch, BatchFacts, Position]:

@@ -112,7 +112,7 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
     with jax.default_device(machine.devices[0]):
         placement = make_placement(config.mesh, machine.devices)
         check_rows(config, placement)
-        model = make_trainable(nnx.eval_shape(lambda: describe_model(config, shape, placement)))
+        model = make_trainable(nnx.eval_shape(lambda: describe_model(config, shape, placement)), shape.tag_ids)
     model.check(placement)
     state = jax.eval_shape(partial(make_state, describe_optimizer(config, model)), model.params)
     at = model.state_sharding(placement, state)
@@ -149,7 +149,7 @@ def describe_model(config: TrainConfig, shape: Shape, placement: Placement) -> D
 
 def describe_optimizer(config: TrainConfig, model: TrainableModel):
     """The optimizer; how long its schedule is changes nothing about the program."""
-    return make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps.total or 1000), model.groups)
+    return make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps.total or 1000), model)
 
 
 def on_chip(arrays, shardings) -> int:

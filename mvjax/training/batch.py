@@ -48,6 +48,14 @@ def abstract_batch(config: DataConfig) -> StepBatch:
     return StepBatch._make((token, token, levels, levels, targets))
 
 
+def batch_words(config: DataConfig) -> str:
+    """What a step holds, in words."""
+    rows = f"{config.rows} x {config.row_length} tokens"
+    if config.transcripts_per_step:
+        return f"{config.transcripts_per_step} transcripts in {rows}"
+    return f"at most {config.tokens_per_step} tokens in {rows}" if config.tokens_per_step else rows
+
+
 def check_rows(config: TrainConfig, placement: Placement) -> None:
     """UserError where the mesh does not divide the rows of a micro-batch, or the text of a row."""
     data, mesh = config.data, config.mesh

@@ -85,7 +85,12 @@ class DataConfig:
     levels: int = setting(4, at_least=1)
     """Levels of hidden intervals a batch carries: one for the document and one for each level of nesting."""
     rows: int = setting(8, at_least=1)
-    """Rows in a step's batch, all devices and micro-batches together."""
+    """Rows in a step's batch, all devices and micro-batches together. They are packed full, unless one of the next two
+    fields says what a step holds: then rows must be enough for that, and what is left over is padding."""
+    transcripts_per_step: int = setting(0, at_least=0)
+    """Transcripts in a step, as the paper counts its batch of 16; 0: as many as its rows hold."""
+    tokens_per_step: int = setting(0, at_least=0)
+    """Tokens of transcripts in a step at most, padding left out; 0: as many as its rows hold."""
     accumulation: int = free(1, at_least=1)
     """Micro-batches that a step's rows are split into, one after the other, to bound memory."""
 
@@ -97,6 +102,8 @@ class DataConfig:
             return f"repeat = {self.repeat} must have one number for each of the {len(self.files)} files"
         if self.rows % self.accumulation:
             return f"rows = {self.rows} cannot be split into accumulation = {self.accumulation} parts"
+        if self.transcripts_per_step and self.tokens_per_step:
+            return "transcripts_per_step and tokens_per_step cannot both say what a step holds; leave one of them 0"
         return ""
 
 
@@ -121,9 +128,9 @@ class OptimizerConfig:
     warmup: float = setting(0.05, at_least=0, at_most=1)
     """Share of the steps over which the learning rate rises linearly from zero."""
     tag_multiplier: float = setting(1.0, above=0)
-    """The tag rows learn with this many times the learning rate (LoRA runs, where they are parameters of their own)."""
+    """The control tags' rows of the embedding and the output matrix learn with this many times the learning rate."""
     weight_decay: float = setting(1e-4, at_least=0)
-    """Decoupled weight decay of matrices; norms, biases and tag rows are not decayed."""
+    """Decoupled weight decay of matrices; norms, biases and tag rows beside adapters are not decayed."""
     beta1: float = setting(0.9, at_least=0, at_most=1)
     """Adam's decay of the first moment."""
     beta2: float = setting(0.95, at_least=0, at_most=1)
@@ -278,8 +285,9 @@ def first_difference(old: Mapping[str, Any], config: TrainConfig) -> str | None:
         for name, value in (fields.items() if isinstance(fields, Mapping) else ())
     }
     before |= {dotted_name(name): value for name, value in old.items() if not isinstance(value, Mapping)}
-    for leaf in settings.leaves(config):
-        value = list(leaf.value) if isinstance(leaf.value, tuple) else leaf.value
-        if not leaf.metadata["may_change"] and before.get(leaf.name, value) != value:
-            return f"{leaf.name} was {before[leaf.name]!r} and is now {value!r}"
+    for leaf, default in zip(settings.leaves(config), settings.leaves(TrainConfig())):
+        value, usual = (list(x) if isinstance(x, tuple) else x for x in (leaf.value, default.value))
+        was = before.get(leaf.name, usual)  # a field that the run's version did not have
+        if not leaf.metadata["may_change"] and was != value:
+            return f"{leaf.name} was {was!r} and is now {value!r}"
     return None

@@ -11,7 +11,7 @@ this start, without the time for compiling, saving and sampling; null: not known
     targets               tokens with a loss
     gradient_norm         norm of the whole gradient, before it is clipped
     learning_rate         of this step
-    learning_rate_tags    of the tag rows, where they are parameters of their own
+    learning_rate_tags    of the tag rows, where they are trained
     tokens                room in the rows of all steps so far, padding included
     packing               packing efficiency of the batch: its tokens that are no padding over the room in its rows
     parallel              degree of parallelism of the batch's Multiverse-form documents (SPEC section 8)

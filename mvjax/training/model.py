@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,6 +57,24 @@ class TrainableModel:
     """Logical axes of each parameter; whole on every chip where there are none."""
     frozen_axes: tuple[Axes, ...] = ()
     """Logical axes of the leaves of `frozen`; () as above."""
+    tag_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Where the control tags' rows are part of a trained matrix: their numbers, by the matrix's name."""
+
+    @property
+    def decayed(self) -> dict[str, bool]:
+        """Whether each parameter takes weight decay: by what its axes mean, not by how many there are, because norms
+        and biases of scanned layers are matrices [layers, D]. Tag rows of their own take none."""
+
+        def is_matrix(name: str) -> bool:
+            axes = self.axes.get(name, (None,) * len(self.params[name].shape))
+            return sum(axis != "layers" for axis in axes) >= 2
+
+        return {name: group != TAGS and is_matrix(name) for name, group in self.groups.items()}
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether rows of control tags are trained."""
+        return bool(self.tag_rows) or TAGS in self.groups.values()
 
     def check(self, placement: Placement) -> None:
         """UserError where the mesh does not divide an array."""
@@ -85,8 +103,11 @@ class TrainableModel:
         return jax.tree_util.tree_map_with_path(of, state)
 
 
-def make_trainable(decoder: Decoder) -> TrainableModel:
-    """Split a decoder: adapters and tag rows are trained where it has them, otherwise all of it."""
+def make_trainable(decoder: Decoder, tag_ids: Sequence[int] = ()) -> TrainableModel:
+    """Split a decoder: adapters and tag rows are trained where it has them, otherwise all of it.
+
+    tag_ids: rows of the control tags in the vocabulary matrices, where all of it is trained.
+    """
     lora = is_adapted(decoder)
     graphdef, chosen, frozen = nnx.split(decoder, TRAINABLE if lora else nnx.Param, ...)
     flat = nnx.to_flat_state(chosen)
@@ -99,7 +120,8 @@ def make_trainable(decoder: Decoder) -> TrainableModel:
         name: TAGS if isinstance(variable, TagRows) else "lora" if isinstance(variable, nnx.LoRAParam) else "base"
         for name, (_, variable) in zip(paths, flat)
     }
-    tag_ids = tuple(decoder.head.tag_ids)
+    axes = {name: variable.axes for name, (_, variable) in zip(paths, flat)}
+    in_matrices = () if lora else tuple(tag_ids)
 
     def merge(params, frozen) -> Decoder:
         return nnx.merge(graphdef, jax.tree.unflatten(structure, [params[name] for name in paths]), frozen)
@@ -113,10 +135,11 @@ def make_trainable(decoder: Decoder) -> TrainableModel:
         params=dict(zip(paths, leaves)),
         frozen=frozen,
         groups=groups,
-        axes={name: variable.axes for name, (_, variable) in zip(paths, flat)},
+        axes=axes,
         frozen_axes=tuple(variable.axes for _, variable in nnx.to_flat_state(frozen)),
         forward=forward,
-        tag_ids=tag_ids,
+        tag_ids=tuple(decoder.head.tag_ids),
+        tag_rows={name: in_matrices for name, its in axes.items() if in_matrices and its[:1] == ("vocab",)},
         train_base=not lora,
         join=lambda params: merge(params, frozen),
     )

@@ -42,7 +42,7 @@ class StepMetrics:
         steps, first: steps of the whole run, and those done before this start.
         room: tokens in a step's rows, padding included, all processes together.
         schedule: learning rate by steps done before.
-        tags: how many times faster the tag rows learn; None: there are none of their own.
+        tags: how many times faster the tag rows learn; None: they are not trained.
         flops: the model's count; None: unknown, and so is the share of the peak.
         peak: operations a second that all chips together could do; None: unknown.
         skipped: steps that were skipped before this start.

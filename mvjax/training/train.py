@@ -36,7 +36,7 @@ from mvjax.models.placement import Placement
 from mvjax.storage import StoragePath, UnreachableError
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
-from mvjax.training.batch import StepBatch, abstract_batch, check_rows, shard_batch, step_batch_sharding
+from mvjax.training.batch import StepBatch, abstract_batch, batch_words, check_rows, shard_batch, step_batch_sharding
 from mvjax.training.bucket_directory import cache_directory
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
@@ -97,12 +97,13 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
         tokenizer = plain.with_control_tags()
         dataset = load_data(config, tokenizer, placement, sync, console)
         steps = config.steps.total or dataset.batches_in(config.steps.passes)
+        dataset.schedule.check(steps)
 
         # ------------------------------------------------------------------------------------------------------ Model
         # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
         checkpoint, _ = with_tag_rows(load_checkpoint(config.model.path), plain)
         decoder = load_model(config, checkpoint, tokenizer, placement)
-        model, shape, index = make_trainable(decoder), decoder.config, dataset.corpus.index
+        model, shape, index = make_trainable(decoder, tokenizer.tag_ids or ()), decoder.config, dataset.corpus.index
         model.check(placement)
 
         with contextlib.closing(BatchIterator(dataset)) as batches:
@@ -186,7 +187,7 @@ def fit(
 
         # -------------------------------------------------------------------------------------------------- Optimizer
         schedule = make_schedule(config.optimizer, steps)
-        optimizer = make_optimizer(config.optimizer, schedule, model.groups)
+        optimizer = make_optimizer(config.optimizer, schedule, model)
         state = init_state(model, optimizer, placement)
 
         # ---------------------------------------------------------------------------------------------------- Restore
@@ -209,7 +210,7 @@ def fit(
         local = local_rows(placement, config.data.rows, config.data.accumulation)
         update = make_update(model, optimizer, placement, config.loss)
         room, skipped = config.data.rows * config.data.row_length, record.get("skipped", 0)
-        tags = config.optimizer.tag_multiplier if TAGS in model.groups.values() else None
+        tags = config.optimizer.tag_multiplier if model.has_tags else None
         peak = peak_flops(list(placement.mesh.devices.flat))
         lines = StepMetrics(clock, steps, first, room, schedule, tags=tags, flops=flops, peak=peak, skipped=skipped)
         bad = BadBatches(directory, document_name, local)
@@ -229,7 +230,7 @@ def fit(
         stack.callback(log.close)
         log.say(
             f"{config.name}: {f'resumed at step {first}' if first else 'new run'}, {steps} steps of "
-            f"{config.data.rows} x {config.data.row_length} tokens on {mesh_words(placement)}, "
+            f"{batch_words(config.data)} on {mesh_words(placement)}, "
             f"{sum(x.size for x in state.params.values()):,} trained parameters"
         )
         for note in notes:
@@ -325,6 +326,8 @@ def load_data(
         seed=config.seed,
         equal_records=data.equal_records,
         max_bad_share=data.max_bad_share,
+        transcripts=data.transcripts_per_step,
+        tokens=data.tokens_per_step,
     )
     corpus = Corpus(open_store(path, patience=60.0), pipeline)
     repeat = corpus.repeat([data.repeat[file.entry] for file in files]) if data.repeat else None
@@ -389,27 +392,38 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule, groups: Mapping[str, str]
+    config: OptimizerConfig, schedule: optax.Schedule, model: TrainableModel
 ) -> optax.GradientTransformation:
-    """AdamW over a dict of parameters; `groups` names each parameter's group.
+    """AdamW over a model's parameters.
 
-    Clipped by the global norm first. Tag rows take `tag_multiplier` times the step and are not decayed; nor are
-    vectors (norms and biases).
+    Clipped by the global norm first. Norms and biases are not decayed, nor are tag rows that are parameters of their
+    own. Tag rows take `tag_multiplier` times Adam's step, whether they are parameters of their own or rows of a trained
+    matrix; there they are decayed with the matrix, at its rate.
     """
-
-    def group_of(params):
-        return {name: TAGS if groups[name] == TAGS else "rest" for name in params}
-
-    def decayed(params):
-        return {name: groups[name] != TAGS and jnp.ndim(x) >= 2 for name, x in params.items()}
-
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, decayed),
-        optax.multi_transform({TAGS: optax.scale(config.tag_multiplier), "rest": optax.identity()}, group_of),
+        optax.stateless(partial(scale_tags, config.tag_multiplier, model)) if model.has_tags else optax.identity(),
+        optax.add_decayed_weights(config.weight_decay, model.decayed),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def scale_tags(factor: float, model: TrainableModel, updates: dict[str, Array], _: Any) -> dict[str, Array]:
+    """Updates with those of the tag rows multiplied."""
+    if factor == 1.0:
+        return updates
+
+    def scaled(name: str, update: Array) -> Array:
+        if model.groups[name] == TAGS:
+            return factor * update
+        if name not in model.tag_rows:
+            return update
+        # A product with every row, not a scatter: it stays where the rows lie, and is part of Adam's own loop.
+        is_tag_V = jnp.isin(jnp.arange(update.shape[0]), jnp.asarray(model.tag_rows[name]))
+        return update * jnp.where(is_tag_V, factor, 1.0).astype(update.dtype)[:, None]
+
+    return {name: scaled(name, update) for name, update in updates.items()}
 
 
 def make_state(optimizer: optax.GradientTransformation, params: dict[str, Array]) -> TrainState:

@@ -45,6 +45,32 @@ def test_passes_differ_and_the_given_order_can_be_kept():
     assert [kept(step).index for step in range(7)] == [0, 1, 2, 3, 4, 0, 1]
 
 
+def forms(curriculum, epoch):
+    records_N, multiverse_N = curriculum.draws(epoch)
+    return dict(zip(records_N.tolist(), multiverse_N.tolist()))
+
+
+def test_the_halves_of_the_fourth_and_fifth_pass_complement_each_other():
+    """What is parallel in pass 4 is sequential in pass 5 and the reverse (the paper's released code)."""
+    for count in (40, 41):
+        curriculum = Curriculum(count, seed=42)
+        fourth, fifth = forms(curriculum, 3), forms(curriculum, 4)
+        assert fourth == {record: not parallel for record, parallel in fifth.items()}
+        assert sum(fourth.values()) in (count // 2, count - count // 2)
+        assert list(fourth) != list(fifth)  # in another order
+    assert [epoch for epoch in range(9) if curriculum.is_complement(epoch)] == [4]
+
+
+def test_a_pass_has_one_complement():
+    halves = Curriculum(40, (0.5,))
+    assert [halves.is_complement(epoch) for epoch in range(5)] == [False, True, False, True, False]
+    assert forms(halves, 0) != forms(halves, 2)
+    assert (
+        sum(forms(Curriculum(40, (0.3, 0.7)), 0)[i] != forms(Curriculum(40, (0.3, 0.7)), 1)[i] for i in range(40)) == 40
+    )
+    assert not Curriculum(40, (0.3, 0.6)).is_complement(1)
+
+
 def test_repeated_records():
     curriculum = Curriculum(3, (1.0,), repeat=(1, 2, 3))
     assert curriculum.length == 6

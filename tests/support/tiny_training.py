@@ -47,13 +47,28 @@ class RandomBatches:
         self.position = state["position"]
 
 
+def tiny_shape(**shape) -> ModelConfig:
+    """Of a two-layer decoder."""
+    sizes = {"family": "llama", "vocab_size": VOCABULARY, "embed": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+    return ModelConfig(**(sizes | {"head_dim": 8, "ffn": 32, "tied": True} | shape))
+
+
+def describe_tiny(scan_layers: bool = True, lora_rank: int = 4, **shape) -> Decoder:
+    """A two-layer decoder with shapes for arrays."""
+    config = tiny_shape(scan_layers=scan_layers, **shape)
+
+    def make() -> Decoder:
+        decoder = Decoder(config, rngs=nnx.Rngs(params=0))
+        return add_lora(decoder, LoraConfig(rank=lora_rank, tag_ids=TAGS)) if lora_rank else decoder
+
+    return nnx.eval_shape(make)
+
+
 def make_model(
     lora_rank: int = 4, scan_layers: bool = True, placement: Placement | None = None, remat: str = "none", **shape
 ) -> TrainableModel:
     """A two-layer decoder taken apart, the same every time."""
-    sizes = {"family": "llama", "vocab_size": VOCABULARY, "embed": 16, "layers": 2, "heads": 2, "kv_heads": 1}
-    sizes |= {"head_dim": 8, "ffn": 32, "tied": True, "scan_layers": scan_layers}
-    config = ModelConfig(**(sizes | shape))
+    config = tiny_shape(scan_layers=scan_layers, **shape)
     options = {"placement": placement, "remat": remat}
     # Filled by NumPy: the decoder's own initialisation compiles a program for each shape.
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, **options, rngs=nnx.Rngs(params=0))))
@@ -62,7 +77,7 @@ def make_model(
     decoder = nnx.merge(graphdef, fill)
     if lora_rank:
         add_lora(decoder, LoraConfig(rank=lora_rank, tag_ids=TAGS), seed=1)
-    return make_trainable(decoder)
+    return make_trainable(decoder, () if lora_rank else TAGS)
 
 
 def make_simple_model() -> TrainableModel:

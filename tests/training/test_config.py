@@ -68,7 +68,7 @@ FLAT = {
     "stop_after": 0,
 }
 """config.json of a run of mvjax 0.1."""
-NEW = {"output.patience", "data.format", "data.suffix"}
+NEW = {"output.patience", "data.format", "data.suffix", "data.transcripts_per_step", "data.tokens_per_step"}
 """Fields that it had not."""
 SAME = TrainConfig(name="old", seed=3).replace(
     model={"path": "tiny.gguf"},
@@ -86,6 +86,7 @@ FIXED = {
     *("optimizer.learning_rate", "optimizer.final_learning_rate", "optimizer.warmup", "optimizer.tag_multiplier"),
     *("optimizer.weight_decay", "optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.clip"),
     *("steps.total", "steps.passes", "steps.max_skipped"),
+    *("data.transcripts_per_step", "data.tokens_per_step"),
 }
 """What decides the numbers of a run: a resumed one must have the same."""
 
@@ -166,6 +167,8 @@ def test_what_a_resumed_run_may_change(leaf):
 def test_a_run_of_mvjax_0_1_is_the_same_run():
     assert first_difference(FLAT, SAME) is None
     assert {dotted_name(name) for name in FLAT} | NEW == {leaf.name for leaf in settings.leaves(SAME)}
+    other_batch = SAME.replace(data={"transcripts_per_step": 16})
+    assert first_difference(FLAT, other_batch) == "data.transcripts_per_step was 0 and is now 16"
     other_rank = SAME.replace(lora={"rank": 8})
     assert first_difference(FLAT, other_rank) == "lora.rank was 4 and is now 8"
     assert first_difference(FLAT, dataclasses.replace(SAME, seed=4)) == "seed was 3 and is now 4"

@@ -32,7 +32,7 @@ def train(devices, accumulation=1, rank=0, remat="none", scan=True, family="qwen
     placement = make_placement(MeshConfig(**mesh), jax.devices()[:devices])
     model = make_model(rank, scan, placement, remat, family=family, kv_heads=kv_heads, **SHAPE)
     model.check(placement)
-    optimizer = make_optimizer(config, lambda step: 1e-2, model.groups)
+    optimizer = make_optimizer(config, lambda step: 1e-2, model)
     step = make_update(model, optimizer, placement, LossConfig(7, 1e-3))
     state = init_state(model, optimizer, placement)
     frozen = jax.device_put(model.frozen, model.frozen_sharding(placement))

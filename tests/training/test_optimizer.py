@@ -3,16 +3,22 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_training import TAGS as TAG_IDS
+from tiny_training import describe_tiny
 
 from mvjax.training.config import OptimizerConfig
-from mvjax.training.model import TAGS
+from mvjax.training.model import TAGS, TrainableModel, make_trainable
 from mvjax.training.train import make_optimizer, make_schedule
 
 RATE = 0.01
 
 
+def trainable(params, groups):
+    return TrainableModel(params, None, groups, lambda *_: None, (), True, lambda _: None)
+
+
 def updates_of(config, grads, params, groups, steps=1):
-    optimizer = make_optimizer(config, lambda _: RATE, groups)
+    optimizer = make_optimizer(config, lambda _: RATE, trainable(params, groups))
     state = optimizer.init(params)
     for _ in range(steps):
         updates, state = optimizer.update(grads, state, params)
@@ -49,6 +55,49 @@ def test_only_matrices_that_are_no_tag_rows_are_decayed():
     np.testing.assert_allclose(updates["matrix"], -RATE * 0.1, rtol=1e-6)
     assert not np.any(updates["tags"])
     assert not np.any(updates["norm"])
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_decay_follows_the_role_of_an_array_not_its_rank(lora_rank):
+    """Norms and biases of scanned layers are [layers, D]; a matrix has two axes beside the layers'."""
+    decays = []
+    for scan_layers in (True, False):
+        model = make_trainable(describe_tiny(scan_layers, lora_rank=lora_rank, family="qwen2"), TAG_IDS)
+        found = {name: [] for name in map(role, model.decayed)}
+        for name, decayed in model.decayed.items():
+            found[role(name)].append(decayed)
+        assert all(len(set(values)) == 1 for values in found.values())
+        decays.append({name: values[0] for name, values in found.items()})
+    assert decays[0] == decays[1]
+    plain = {name for name, decayed in decays[0].items() if not decayed}
+    assert plain == {name for name in decays[0] if "norm" in name or "bias" in name or "tag_rows" in name}
+    assert any("norm" in name for name in plain) == (lora_rank == 0)
+
+
+def role(name):
+    """A parameter's name without its layer's number."""
+    return "/".join(part for part in name.split("/") if not part.isdigit())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tag_rows_of_a_trained_matrix_learn_at_a_multiple_of_the_rate(tied):
+    model = make_trainable(describe_tiny(True, lora_rank=0, tied=tied), TAG_IDS)
+    assert set(model.tag_rows) == {"embed_tokens/weight"} | ({"lm_head/weight"} if not tied else set())
+    rng = np.random.default_rng(0)
+    params, grads = (
+        {name: rng.normal(size=x.shape).astype(np.float32) for name, x in model.params.items()} for _ in range(2)
+    )
+    found = []
+    for multiplier in (1.0, 10.0):
+        config = OptimizerConfig(tag_multiplier=multiplier, weight_decay=0.1)
+        optimizer = make_optimizer(config, lambda _: RATE, model)
+        found.append(optimizer.update(grads, optimizer.init(params), params)[0])
+    for name, plain in found[0].items():
+        factor_V1 = np.ones((len(plain), *[1] * (plain.ndim - 1)), np.float32)
+        if name in model.tag_rows:
+            factor_V1[list(TAG_IDS)] = 10.0
+        decay = -RATE * 0.1 * params[name] * model.decayed[name]
+        np.testing.assert_allclose(found[1][name] - decay, factor_V1 * (plain - decay), rtol=2e-3, atol=1e-6)
 
 
 def test_clipping_is_by_the_norm_of_all_gradients_together():

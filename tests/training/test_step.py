@@ -76,7 +76,7 @@ def test_gradient_equals_finite_differences_of_the_loss():
 def test_frozen_weights_have_no_gradient_in_the_program():
     def shapes(lora_rank):
         model, placement = make_model(lora_rank), make_placement(MeshConfig())
-        optimizer = make_optimizer(OptimizerConfig(), lambda _: 1e-3, model.groups)
+        optimizer = make_optimizer(OptimizerConfig(), lambda _: 1e-3, model)
         step, state = (
             make_update(model, optimizer, placement, LossConfig(chunk=7)),
             init_state(model, optimizer, placement),
@@ -112,7 +112,7 @@ def test_finite_loss_with_a_gradient_that_is_not_finite_changes_nothing():
         return frozen[tokens_BT] @ jnp.sqrt(params["matrix"]), frozen, params["tag_rows"]
 
     model, placement = replace(model, params=params, forward=forward), make_placement(MeshConfig())
-    optimizer = make_optimizer(OptimizerConfig(), lambda _: 1e-3, model.groups)
+    optimizer = make_optimizer(OptimizerConfig(), lambda _: 1e-3, model)
     state = init_state(model, optimizer, placement)
     before = jax.device_get(state)
     update = make_update(model, optimizer, placement, LossConfig(chunk=7))
