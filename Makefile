@@ -9,7 +9,7 @@ FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_c
 # Shapes and element types of arrays are checked where these packages are called.
 CHECKED := --jaxtyping-packages=mvjax.language,mvjax.engine,mvjax.models,mvjax_kernels,checked_types.check
 BIN := $(VENV)/bin
-ROOMS := language storage tokenizers weights models kernels data curator training planning engine evaluation bench display \
+ROOMS := language storage hub tokenizers weights models kernels data curator training planning engine evaluation bench display \
 	cli launch packaging
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf

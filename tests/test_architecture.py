@@ -21,6 +21,7 @@ ARROWS: Mapping[str, set[str]] = {
     "version": set(),
     "files": set(),
     "storage": GROUND,
+    "hub": GROUND,
     "lazy": set(),
     "numbered_files": set(),
     "placeholders": {"errors"},
