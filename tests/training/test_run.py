@@ -10,6 +10,7 @@ import pytest
 from tiny_training import RandomBatches, make_model, make_simple_model
 
 from mvjax.errors import UserError
+from mvjax.training.config import RENAMED
 from mvjax.training.mesh import make_placement
 from mvjax.training.metrics import TIMES, read_metrics
 from mvjax.training.train import fit
@@ -196,15 +197,11 @@ def test_a_run_of_mvjax_0_1_is_resumed(make_config):
     first = start(make_config(steps={"stop_after": 2}), 4)
     record = first.directory / "config.json"
     nested = json.loads(record.read_text())
-    flat = {
-        "name": "run",
-        "seed": 0,
-        "learning_rate": 1e-2,
-        "rows": 4,
-        "lora_rank": 4,
-        "steps": 0,
-        "output": "elsewhere",
-    }
+    old_names = {new: old for old, new in RENAMED.items()}
+    sections = {name: fields for name, fields in nested.items() if isinstance(fields, dict)}
+    flat = {old_names.get(f"{s}.{n}", n): value for s, fields in sections.items() for n, value in fields.items()}
+    flat |= {"name": "run", "seed": 0, "output": "elsewhere"}
+    del flat["transcripts_per_step"]  # It had no such field.
     record.write_text(json.dumps(flat))
     with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.01 and is now 0\.5"):
         start(make_config(optimizer={"learning_rate": 0.5}), 4)
