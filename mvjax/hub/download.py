@@ -193,7 +193,7 @@ def download_files(
         with explained(name, written, cache):
             # Unlike a listing of the tree it fails at once where nothing answers.
             facts = huggingface_hub.HfApi().repo_info(name.repository, repo_type=kind, revision=commit)
-            names = [file.rfilename for file in facts.siblings or ()]
+            names = [file.rfilename for file in getattr(facts, "siblings", None) or ()]
     except UnreachableError:  # what the cache holds is all that there is
         reached = False
         names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
