@@ -40,11 +40,12 @@ def config(name: str, words: list[str]) -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    files = {"model": [chosen.model.path], "tokenizer": [chosen.model.tokenizer], "data": list(chosen.data.files)}
+    names = {"model": [chosen.model.path], "tokenizer": [chosen.model.tokenizer], "data": list(chosen.data.files)}
     return {
         "versions": versions,
-        "files": {field: [path for path in paths if path] for field, paths in files.items()},
-        "missing": [field for field in ("model", "data") if not any(files[field])],
+        # Repositories of the hub are looked up where the run starts.
+        "files": {field: [x for x in found if x and not x.startswith("hf:/")] for field, found in names.items()},
+        "missing": [field for field in ("model", "data") if not any(names[field])],
         "output": str(output),
         "name": chosen.name,
     }

@@ -30,14 +30,14 @@ ARROWS: Mapping[str, set[str]] = {
     "mvjax": {"engine", "errors", "lazy", "models", "version"},
     "tokenizers": GROUND | {"language"},
     "weights": GROUND,
-    "models": GROUND | {"mvjax_kernels", "tokenizers", "weights"},
-    "data": GROUND | {"language", "storage", "tokenizers"},
+    "models": GROUND | {"hub", "mvjax_kernels", "tokenizers", "weights"},
+    "data": GROUND | {"hub", "language", "storage", "tokenizers"},
     "engine": GROUND | {"data", "language"},
     "training": GROUND
-    | {"chips", "data", "display", "engine", "language", "models", "mvjax_kernels"}
+    | {"chips", "data", "display", "engine", "hub", "language", "models", "mvjax_kernels"}
     | {"storage", "tokenizers", "weights"},
     "evaluation": GROUND | {"engine", "language"},
-    "planning": GROUND | {"chips", "engine", "language", "models", "tokenizers", "training"},
+    "planning": GROUND | {"chips", "engine", "hub", "language", "models", "tokenizers", "training"},
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
     "bench": GROUND
     | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "tokenizers", "training"}
@@ -45,7 +45,7 @@ ARROWS: Mapping[str, set[str]] = {
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
-    | {"training", "weights"},
+    | {"hub", "training", "weights"},
     "launch": GROUND | {"storage", "training"},
 }
 """Room -> rooms it may import. Every arrow runs downward; one that nothing uses is taken out."""

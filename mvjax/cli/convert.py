@@ -54,12 +54,20 @@ def main(argv: list[str]) -> int:
 
 def convert(arguments: ConvertArguments) -> None:
     """Load, change what is to be changed, save."""
+    from mvjax.hub import local_path, resolve, write_card
     from mvjax.models import load_checkpoint
     from mvjax.weights import with_tag_rows
     from mvjax.weights.checkpoint import counted, listed
     from mvjax.weights.finite import watched
 
     shard_bytes = parse_size(arguments.max_shard_size)
+    base = resolve(arguments.source)
+    arguments = dataclasses.replace(
+        arguments,
+        source=Path(base.path),
+        adapter=local_path(arguments.adapter, "adapter"),
+        tokenizer=local_path(arguments.tokenizer, "tokenizer"),
+    )
     refuse_target(arguments.target, arguments.source, arguments.overwrite)
     strange: set[str] = set()
     checkpoint = watched(load_checkpoint(arguments.source), strange)
@@ -76,6 +84,8 @@ def convert(arguments: ConvertArguments) -> None:
         checkpoint = merged(checkpoint, arguments.adapter, tokenizer.fingerprint)
     checkpoint = checkpoint.astype(arguments.dtype)
     write(arguments, checkpoint, tokenizer if carried else None, shard_bytes)
+    if base.repository:
+        write_card(arguments.target, base.pinned, "Converted")
     if strange:
         caution(
             f"{arguments.source}: {counted(list(strange))} with values that are not finite: {listed(sorted(strange))}; "

@@ -100,9 +100,10 @@ def run_analyze(command: Analyze) -> int:
         command = replace(command, input=command.store)
     measure: Measure = words
     if command.tokenizer is not None:
+        from mvjax.hub import local_path
         from mvjax.tokenizers.load import load_tokenizer
 
-        tokenizer = load_tokenizer(command.tokenizer)
+        tokenizer = load_tokenizer(local_path(command.tokenizer, "tokenizer"))
 
         def measure(text: str) -> int:
             return len(tokenizer.encode(text))

@@ -54,9 +54,10 @@ def write(store: Store, output: Path, selection: Selection, tokenizer: Path | No
 
     measured_in = None
     if tokenizer is not None:
+        from mvjax.hub import local_path
         from mvjax.tokenizers.load import load_tokenizer
 
-        measured_in = load_tokenizer(tokenizer).with_control_tags()
+        measured_in = load_tokenizer(local_path(tokenizer, "tokenizer")).with_control_tags()
     exported = export(store, output, selection)
     result = statistics.collect(records(store, selection, "train"), count(store).reasons, measured_in)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,10 +87,13 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
     from mvjax.evaluation.settings import claim
+    from mvjax.hub import local_path
     from mvjax.models.load import demo_adapter, load_for_generation, load_with_tags
 
     limits, sampling = arguments.limits, arguments.sampling.validate()
-    adapter = demo_adapter() if str(arguments.adapter) == "demo" else arguments.adapter
+    adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
+    model, tokenizer = local_path(arguments.model), local_path(arguments.tokenizer, "tokenizer")
+    arguments = replace(arguments, model=model, tokenizer=tokenizer)
     tokenizer, decoder = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
     model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"

@@ -71,9 +71,10 @@ def inspect(arguments: InspectArguments) -> int:
         raise UserError(f"{arguments.picture}: pictures are written as PNG; give a name that ends in .png")
     tokenizer = None
     if arguments.tokenizer is not None:
+        from mvjax.hub import local_path
         from mvjax.tokenizers import load_tokenizer
 
-        tokenizer = load_tokenizer(arguments.tokenizer).with_control_tags()
+        tokenizer = load_tokenizer(local_path(arguments.tokenizer, "tokenizer")).with_control_tags()
     # Piped, lines need not fit a terminal: only COLUMNS limits them.
     width = None if sys.stdout.isatty() else shutil.get_terminal_size(fallback=(160, 24)).columns
     console = Console(width=width, highlight=False)

@@ -14,7 +14,11 @@ from mvjax.data.formats import FORMATS, FormatName, detect, known_formats, parse
 from mvjax.data.readers import CHUNK, SUFFIXES, DataFile, kind_of
 from mvjax.data.records import Fault, Record, check_share, open_input
 from mvjax.errors import UserError
+from mvjax.hub import Source, download_files, parse_name
+from mvjax.hub.names import as_written
 
+CARDS = ("README.md", ".gitattributes")
+"""Files that tell which commit a revision of a dataset is."""
 REFUSED = (".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".bin", ".pt", ".safetensors", ".gguf")
 """Suffixes of what cannot be JSON lines."""
 SPLITS = {
@@ -25,14 +29,41 @@ SPLITS = {
 """Words of a path that name a split, as `datasets` has them."""
 
 
+def find_data(name: str | Path, *, cache: str = "", commit: str = "") -> Source:
+    """Where data is: a path as it is, or a dataset of the hub, whose files are downloaded.
+
+    Args:
+      name: a file or a folder; hf://datasets/OWNER/NAME[@REVISION][/PATH], or OWNER/NAME where that is no local path.
+      cache, commit: as for `hub.resolve`.
+    Raises:
+      UserError: see `hub.resolve`; or the repository has no data that can be read.
+    """
+    text = as_written(name)
+    found = parse_name(text, dataset=True)
+    if found is None:
+        return Source(Path(name), text)
+    if not found.dataset:
+        raise UserError(f"{text}: a model, where data is wanted; datasets are hf://datasets/{found.repository}")
+
+    def choose(files: Sequence[str], _: Path) -> list[str]:
+        inside = [file for file in files if file == found.path or file.startswith(f"{found.path}/" * bool(found.path))]
+        data = [file for file in inside if is_data(Path(file))]
+        if not data:
+            raise UserError(f"{text}: no {', '.join(SUFFIXES)} file in it")
+        return choose_split(data) if data != [found.path] else data
+
+    folder, commit, files = download_files(found, choose, CARDS, written=text, cache=cache, commit=commit)
+    return Source(folder, text, found.repository, commit, tuple(files))
+
+
 def open_data(
-    names: Sequence[str | Path], format: FormatName = "auto", *, suffix: bool = False
+    names: Sequence[str | Path | Source], format: FormatName = "auto", *, suffix: bool = False
 ) -> tuple[DataFile, ...]:
     """The files that these names stand for, each with the format of its rows.
 
     Args:
-      names: files, folders that `datasets` saved (`save_to_disk`), or folders of files; of several splits the one for
-        training is taken.
+      names: files, folders that `datasets` saved (`save_to_disk`), folders of files, or datasets of the hub
+        (`find_data`); of several splits the one for training is taken.
       format: of all rows; auto: by the keys of the first one of each name.
       suffix: whether prompts of sequential records get the suffix of the autoregressive form.
     Raises:
@@ -40,8 +71,9 @@ def open_data(
     """
     found: list[DataFile] = []
     for entry, name in enumerate(names):
-        files = [replace(file, entry=entry, suffix=suffix) for file in files_of(Path(name))]
-        rows = _format_of(files, str(name)) if format == "auto" else format
+        source = name if isinstance(name, Source) else find_data(name)
+        files = [replace(file, entry=entry, suffix=suffix) for file in files_at(source)]
+        rows = _format_of(files) if format == "auto" else format
         found += [replace(file, format=rows) for file in files]
     return tuple(found)
 
@@ -100,6 +132,18 @@ class RecordFile(Sequence[Record]):
         return iter(self.records)
 
 
+def files_at(source: Source) -> list[DataFile]:
+    """The files of a source.
+
+    Raises:
+      UserError: it is of nothing that can be read.
+    """
+    if not source.repository:
+        return files_of(Path(source.path))
+    folder = Path(source.path)
+    return [DataFile(folder / name, f"{source.repository}/{name}", kind_of(folder / name)) for name in source.files]
+
+
 def files_of(path: Path) -> list[DataFile]:
     """The files that a path stands for.
 
@@ -153,7 +197,7 @@ def choose_split(names: Sequence[str]) -> list[str]:
     return [name for name, split in zip(names, splits) if split == "train"]
 
 
-def _format_of(files: Sequence[DataFile], name: str) -> str:
+def _format_of(files: Sequence[DataFile]) -> str:
     """The format of the first row that is an object; our own where there is no such row."""
     for file in files:
         for number, row in enumerate(file.rows(), 1):

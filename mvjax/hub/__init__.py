@@ -1,11 +1,7 @@
 """Models and data by name: local paths first, then repositories of the Hugging Face hub."""
 
-from mvjax.lazy import lazy_names
+from mvjax.hub.card import card, write_card
+from mvjax.hub.download import Source, download_files, local_path, resolve
+from mvjax.hub.names import HubName, parse_name
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "mvjax.hub.names": "HubName parse_name",
-        "mvjax.hub.download": "Source resolve download_files",
-    },
-)
+__all__ = ["HubName", "Source", "card", "download_files", "local_path", "parse_name", "resolve", "write_card"]

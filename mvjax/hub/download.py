@@ -6,14 +6,15 @@ import glob
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 from mvjax.errors import UserError
 from mvjax.hub.faults import UnreachableError, explained
-from mvjax.hub.names import HubName, parse_name
+from mvjax.hub.names import HubName, as_written, parse_name
 
 Kind = Literal["model", "tokenizer", "adapter"]
 
@@ -22,6 +23,7 @@ SMALL = (
     *("config.json", "generation_config.json", INDEX, "adapter_config.json"),
     *("tokenizer.json", "tokenizer.model", "spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    ".gitattributes",  # which all repositories have: one file at least
 )
 """The files of a repository beside the weights that any use of a model needs."""
 ADAPTERS = ("adapter.safetensors", "adapter_model.safetensors")
@@ -42,6 +44,8 @@ class Source:
     """OWNER/NAME on the hub; "": it was a path."""
     commit: str = ""
     """The commit that was read."""
+    files: tuple[str, ...] = ()
+    """Of data: the files in the directory that were asked for."""
 
     @property
     def pinned(self) -> str:
@@ -63,7 +67,7 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
     Raises:
       UserError: gated, absent, no such revision, unreachable and not cached, or nothing in it that can be used.
     """
-    text = os.fspath(name)
+    text = as_written(name)
     found = parse_name(text)
     if found is None:
         return Source(text if "://" in text else Path(text), text)
@@ -76,8 +80,22 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
     folder, commit, files = download_files(found, choose, SMALL, written=text, cache=cache, commit=commit)
     single = [file for file in files if file.endswith((".gguf", *ADAPTERS))]
     # A GGUF file or an adapter is named by its file, in several parts by the first; a directory by itself.
-    path = folder / single[0] if single and kind != "tokenizer" else folder / found.path
+    path = folder / single[0] if single else folder / found.path
     return Source(path, text, found.repository, commit)
+
+
+@overload
+def local_path(name: str | os.PathLike, kind: Kind = "model") -> Path: ...
+@overload
+def local_path(name: None, kind: Kind = "model") -> None: ...
+def local_path(name: str | os.PathLike | None, kind: Kind = "model") -> Path | None:
+    """The path of `resolve`, for verbs; what came from the hub is said aloud on standard error. None stays None."""
+    if name is None:
+        return None
+    source = resolve(name, kind)
+    if source.repository:
+        print(f"{source.name}: {source.pinned}", file=sys.stderr)
+    return Path(source.path)
 
 
 def choose_files(names: Sequence[str], folder: Path, kind: Kind, path: str, written: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def parse_name(text: str, *, dataset: bool = False) -> HubName | None:
     Raises:
       UserError: it begins with hf:// and is no such name.
     """
+    text = as_written(text)
     if text.startswith(PREFIX):
         rest = text.removeprefix(PREFIX)
         is_data = rest.startswith(DATASETS)
@@ -74,6 +76,11 @@ def parse_name(text: str, *, dataset: bool = False) -> HubName | None:
     if found is None or text.lower().endswith(FILES) or Path(text).exists():
         return None
     return HubName(found["repository"], found["revision"] or "", dataset=dataset)
+
+
+def as_written(name: str | os.PathLike) -> str:
+    """A name as text; pathlib makes one slash of the two in hf://."""
+    return re.sub(r"^hf:/+", PREFIX, os.fspath(name))
 
 
 def near(text: str) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
+from mvjax.hub import local_path
 from mvjax.models.checkpoint import from_checkpoint
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
@@ -51,9 +52,10 @@ def load_with_tags(
     """A tokenizer with the control tags and a decoder with a row for each, the adapter (if any) not merged yet.
 
     Args:
-        path: a GGUF file, a Hugging Face directory or an Orbax directory, its tokenizer beside or inside it.
-        adapter: a file of `save_adapter`.
-        tokenizer: where the tokenizer is instead, as for `load_tokenizer`.
+        path: a GGUF file, a Hugging Face directory or an Orbax directory, its tokenizer beside or inside it, or a name
+            on the hub (`hub.resolve`).
+        adapter: a file of `save_adapter`; or a name.
+        tokenizer: where the tokenizer is instead, as for `load_tokenizer`; or a name.
         options: as for `from_checkpoint` (dtype, param_dtype, scan_layers, remat, backend).
 
     Raises:
@@ -61,6 +63,8 @@ def load_with_tags(
     """
     if path == DEFAULT_MODEL and not path.exists():
         raise UserError(f"{path}: the default model is not there; fetch it with make model, or name one with --model")
+    path, adapter = local_path(path), local_path(adapter, "adapter")
+    tokenizer = local_path(tokenizer, "tokenizer")
     checkpoint, words = with_tag_rows(load_checkpoint(path), load_tokenizer(tokenizer or path))
     decoder = from_checkpoint(checkpoint, **options)
     if adapter is not None:

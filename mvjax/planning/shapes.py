@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvjax.errors import UserError
+from mvjax.hub import local_path, parse_name, resolve
 from mvjax.language.tags import TAGS
 from mvjax.models import from_hf, load_checkpoint
 from mvjax.models.config import ModelConfig
@@ -46,6 +47,9 @@ def find_shape(model: str, fallback: str = "", tokenizer: str = "") -> Shape:
     path = Path(model)
     if model and path.exists():
         return _of_files(path, tokenizer)
+    if parse_name(model) is not None and (not fallback or model.startswith("hf:/")):
+        named_on_hub = resolve(model, "tokenizer")  # no weights: the configuration tells the shape
+        return replace(_of_files(Path(named_on_hub.path), tokenizer), source=named_on_hub.pinned)
     if fallback:
         shape = named(fallback)
         return replace(shape, source=f"{shape.source} ({model or 'no model'} is not here)")
@@ -80,7 +84,7 @@ def _of_files(path: Path, tokenizer: str) -> Shape:
     try:
         from mvjax.tokenizers import load_tokenizer
 
-        tag_ids = load_tokenizer(tokenizer or path).with_control_tags().tag_ids
+        tag_ids = load_tokenizer(local_path(tokenizer or path, "tokenizer")).with_control_tags().tag_ids
     except UserError:
         tag_ids = None
     return _with_tags(config, tag_ids or tuple(range(config.vocab_size, config.vocab_size + len(TAGS))), str(path))

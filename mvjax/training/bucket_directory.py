@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import jax
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, check_bucket, copy_tree
-from mvjax.training.config import TrainConfig, first_difference, to_dict
+from mvjax.training.config import TrainConfig, first_difference
 from mvjax.training.distributed import HostSync, is_first
+from mvjax.training.run_directory import with_origins
 
 CONFIG, LEASE, START, CHECKPOINTS, MODEL = "config.json", "lease.json", ".start", "checkpoints", "model"
 QUICK = 5.0
@@ -123,7 +124,9 @@ class BucketPlace:
 
 
 @contextlib.contextmanager
-def bucket_directory(remote: StoragePath, config: TrainConfig, restart: bool, sync: HostSync) -> Generator[BucketPlace]:
+def bucket_directory(
+    remote: StoragePath, config: TrainConfig, restart: bool, sync: HostSync, origins: Mapping[str, str] | None = None
+) -> Generator[BucketPlace]:
     """Take the directory `remote` for a configuration's run, and give it back at the end.
 
     Raises:
@@ -138,7 +141,7 @@ def bucket_directory(remote: StoragePath, config: TrainConfig, restart: bool, sy
             directory.mkdir(parents=True, exist_ok=True)
             mirror.pull()
             with atomic_path(directory / CONFIG) as temporary:
-                temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(with_origins(config, origins), indent=2) + "\n", encoding="utf-8")
             mirror.push()
             token = secrets.token_hex(8)
             (remote / START).write_text(token)

@@ -24,9 +24,12 @@ class BaseModelConfig:
     """The model that training starts from, and how it is computed."""
 
     path: str = setting("")
-    """Weights to start from: a Hugging Face directory, a .gguf file or an Orbax directory."""
+    """Weights to start from: a Hugging Face directory, a .gguf file or an Orbax directory; or a name on the hub,
+    OWNER/NAME[@REVISION]. A resumed run reads the same commit."""
     tokenizer: str = setting("")
     """Tokenizer, where it is not beside the weights: a directory, a .gguf file or a SentencePiece .model."""
+    cache: str = free("")
+    """Directory that keeps what is downloaded from the hub; "": as HF_HUB_CACHE and HF_HOME say."""
     dtype: Literal["float32", "bfloat16"] = setting("float32")
     """Compute type: float32 (what a CPU does best) or bfloat16."""
     master_dtype: Literal["float32", "bfloat16"] = setting("float32")
@@ -59,7 +62,7 @@ class DataConfig:
 
     files: tuple[str, ...] = setting(())
     """Data, read in this order: .jsonl (records of `mvjax curate` and other formats), .json, .parquet and .arrow files,
-    folders of them, folders that `datasets` saved."""
+    folders of them, folders that `datasets` saved; or datasets of the hub, hf://datasets/OWNER/NAME[@REVISION][/PATH]."""
     repeat: tuple[int, ...] = setting((), at_least=1)
     """How often each file or folder enters a pass (one number each); empty: once each."""
     format: FormatName = setting("auto")  # noqa: RUF009

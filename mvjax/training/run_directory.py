@@ -7,7 +7,7 @@ import fcntl
 import json
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ TOKEN, LOCK = ".start", ".lock"
 
 
 @contextlib.contextmanager
-def run_directory(config: TrainConfig, restart: bool, sync: HostSync) -> Generator[Path, None, None]:
+def run_directory(
+    config: TrainConfig, restart: bool, sync: HostSync, origins: Mapping[str, str] | None = None
+) -> Generator[Path, None, None]:
     """Make or find the run's directory, DIRECTORY/NAME, hold its lock, and see that it belongs to this configuration.
 
     Process 0 does; the others see that they have the same directory before them.
@@ -31,7 +33,7 @@ def run_directory(config: TrainConfig, restart: bool, sync: HostSync) -> Generat
     directory, token = Path(config.output.directory) / config.name, None
     with contextlib.ExitStack() as stack:
         if is_first():
-            take_directory(directory, config, restart, stack)
+            take_directory(directory, config, restart, stack, origins)
             token = secrets.token_hex(8)
             (directory / TOKEN).write_text(token, encoding="utf-8")
         token = sync.gather("the run's directory", token)[0]
@@ -48,7 +50,13 @@ def run_directory(config: TrainConfig, restart: bool, sync: HostSync) -> Generat
         yield directory
 
 
-def take_directory(directory: Path, config: TrainConfig, restart: bool, stack: contextlib.ExitStack) -> None:
+def take_directory(
+    directory: Path,
+    config: TrainConfig,
+    restart: bool,
+    stack: contextlib.ExitStack,
+    origins: Mapping[str, str] | None = None,
+) -> None:
     """What process 0 does."""
     record = directory / "config.json"
     if directory.exists() and any(directory.iterdir()) and not record.exists():
@@ -68,7 +76,12 @@ def take_directory(directory: Path, config: TrainConfig, restart: bool, stack: c
             "or begin again with --restart"
         )
     with atomic_path(record) as temporary:
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(with_origins(config, origins), indent=2) + "\n", encoding="utf-8")
+
+
+def with_origins(config: TrainConfig, origins: Mapping[str, str] | None) -> dict[str, Any]:
+    """What config.json holds: the configuration, and the commits of what it names on the hub."""
+    return to_dict(config) | ({"origins": dict(origins)} if origins else {})
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -52,19 +52,23 @@ class LocalPlace:
 
 
 @contextlib.contextmanager
-def run_place(config: TrainConfig, restart: bool, sync: HostSync) -> Generator[RunPlace]:
+def run_place(
+    config: TrainConfig, restart: bool, sync: HostSync, origins: Mapping[str, str] | None = None
+) -> Generator[RunPlace]:
     """The place of a configuration's run, taken: no other run of the same name writes there meanwhile.
+
+    origins: kept in its config.json, where there are any.
 
     Raises:
         UserError: it is something else's, another process trains the run, or it cannot be reached or written.
     """
     output = StoragePath(config.output.directory)
     if output.local is None:
-        with bucket_directory(output / config.name, config, restart, sync) as place:
+        with bucket_directory(output / config.name, config, restart, sync, origins) as place:
             yield place
     else:
         local = config.replace(output={"directory": str(output.local)})
-        with run_directory(local, restart, sync) as directory:
+        with run_directory(local, restart, sync, origins) as directory:
             yield LocalPlace(directory)
 
 

@@ -29,6 +29,7 @@ from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
 from mvjax.data.sources import describe, open_data
 from mvjax.data.store import open_store, pull_store, push_store, store_path
 from mvjax.errors import UserError
+from mvjax.hub import Source, write_card
 from mvjax.language import PARTS
 from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
@@ -47,6 +48,7 @@ from mvjax.training.interrupt import Interrupt
 from mvjax.training.loss import Head, LossSums, cross_entropy_on_mesh
 from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
 from mvjax.training.model import TAGS, TrainableModel, TrainState, make_trainable
+from mvjax.training.origins import find_origins
 from mvjax.training.profile import Profile
 from mvjax.training.run_directory import check_origin
 from mvjax.training.run_log import RunLog
@@ -93,15 +95,16 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
         check_rows(config, placement)
 
         # ------------------------------------------------------------------------------------------------------- Data
-        plain = load_tokenizer(config.model.tokenizer or config.model.path)
+        origins = find_origins(config, restart, sync)
+        plain = load_tokenizer(origins.tokenizer)
         tokenizer = plain.with_control_tags()
-        dataset = load_data(config, tokenizer, placement, sync, console)
+        dataset = load_data(config, origins.data, tokenizer, placement, sync, console)
         steps = config.steps.total or dataset.batches_in(config.steps.passes)
         dataset.schedule.check(steps)
 
         # ------------------------------------------------------------------------------------------------------ Model
         # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
-        checkpoint, _ = with_tag_rows(load_checkpoint(config.model.path), plain)
+        checkpoint, _ = with_tag_rows(load_checkpoint(origins.model), plain)
         decoder = load_model(config, checkpoint, tokenizer, placement)
         model, shape, index = make_trainable(decoder, tokenizer.tag_ids or ()), decoder.config, dataset.corpus.index
         model.check(placement)
@@ -117,6 +120,7 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
                 sync=sync,
                 restart=restart,
                 console=console,
+                origins=origins.commits,
                 belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
                 flops=ModelFlops.of(shape, adapter_weights(model.groups, model.params)),
                 document_name=lambda document: index.name(document.record),
@@ -132,7 +136,9 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
                     dtype=config.model.dtype,
                 ),
                 notes=mesh_notes(placement, shape),
-                finish=lambda result: write_model(result, config, model, tokenizer, checkpoint.generation),
+                finish=lambda result: write_model(
+                    result, config, model, tokenizer, checkpoint.generation, origins.commits.get("model.path", "")
+                ),
             )
 
 
@@ -162,6 +168,7 @@ def fit(
     restart: bool = False,
     console: Console | None = None,
     belongs_to: Mapping[str, Any] | None = None,
+    origins: Mapping[str, str] | None = None,
     flops: ModelFlops | None = None,
     document_name: Callable[[Document], str] | None = None,
     make_sampler: Callable[..., Sampler] | None = None,
@@ -174,6 +181,7 @@ def fit(
 
     Args:
         belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
+        origins: what `origins.Origins.commits` says, for the run's config.json.
         notes: lines to print at the beginning.
         finish: writes what the run was for into its directory, once it has finished; returns the path.
     """
@@ -182,7 +190,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         sync.same("the versions of the libraries", versions(), "install the same on all hosts")
         sync.same("the configuration", to_dict(config), "start the same command on all hosts")
-        place = stack.enter_context(run_place(config, restart, sync))
+        place = stack.enter_context(run_place(config, restart, sync, origins))
         directory = place.directory
 
         # -------------------------------------------------------------------------------------------------- Optimizer
@@ -298,20 +306,25 @@ def save(checkpoints: Checkpoints, place: RunPlace, state: TrainState, record: d
 
 
 def load_data(
-    config: TrainConfig, tokenizer: Tokenizer, placement: Placement, sync: HostSync, console: Console | None = None
+    config: TrainConfig,
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    placement: Placement,
+    sync: HostSync,
+    console: Console | None = None,
 ) -> PackedBatches:
     """The endless packed dataset of the configuration, this process's rows of it; the tokenizer has the control tags.
 
     Process 0 encodes the records once, or fetches what an earlier run has left in the bucket; all read what it has.
     """
     data = config.data
-    files = open_data(data.files, data.format, suffix=data.suffix)
+    files = open_data(sources, data.format, suffix=data.suffix)
     kept = StoragePath(data.store) if data.store else StoragePath(config.output.directory) / ".tokens"
     path = store_path(files, tokenizer, kept.local or cache_directory() / "tokens")
     sync.same("the data or the tokenizer", path.name, "give all hosts the same files")
     if is_first():
         console = console or Console(highlight=False, soft_wrap=True)
-        for line in describe(files, data.files):
+        for line in describe(files, [source.name for source in sources]):
             console.print(line, markup=False)
         pull_store(kept / path.name, path)
         build_store(path, files, tokenizer, console=console)
@@ -356,11 +369,17 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
 
 
 def write_model(
-    result: RunResult, config: TrainConfig, model: TrainableModel, tokenizer: Tokenizer, generation: dict[str, Any]
+    result: RunResult,
+    config: TrainConfig,
+    model: TrainableModel,
+    tokenizer: Tokenizer,
+    generation: dict[str, Any],
+    base: str,
 ) -> Path:
     """Write what the run was for; returns the path. All processes call it, the first one writes.
 
     generation: the base model's keys of generation_config.json.
+    base: REPOSITORY@COMMIT of the base model, where it is from the hub: written beside the weights.
     """
     params = result.state.params
     if config.lora.rank:
@@ -368,11 +387,14 @@ def write_model(
         params = {name: jnp.asarray(fetch(x, None)) for name, x in params.items()}
         if is_first():
             metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(result.state.step))}
+            metadata |= {"base_model": base} if base else {}
             save_adapter(path, model.join(params), metadata=metadata)
         return path
     path = result.directory / "model"
     checkpoint = replace(to_checkpoint(model.join(params)), generation=generation)
     save_checkpoint(path, checkpoint, tokenizer=tokenizer)
+    if is_first():
+        write_card(path, base, "Trained", f"{int(result.state.step)} steps of {config.name}")
     return path
 
 

@@ -16,6 +16,7 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
 from mvjax.data.records import Record, write_records
+from mvjax.data.sources import find_data
 from mvjax.errors import UserError
 from mvjax.models import load_adapter, load_checkpoint, merge, save_checkpoint
 from mvjax.models.load import load_with_tags
@@ -196,12 +197,15 @@ def test_what_the_configuration_says_of_data_reaches_the_pipeline(place):
     data = {"curriculum": (0.5, 0.25), "repeat": (3,), "equal_records": True, "max_bad_share": 0.25, "rows": 4}
     config = load_config(Path("preset.py")).replace(seed=5, data={**data, "row_length": 256, "levels": 3})
     tokenizer = load_tokenizer("tiny.gguf").with_control_tags()
-    dataset = training.load_data(config, tokenizer, make_placement(config.mesh), HostSync())
+    sources = [find_data(name) for name in config.data.files]
+    dataset = training.load_data(config, sources, tokenizer, make_placement(config.mesh), HostSync())
     wanted = {"row_length": 256, "rows": 4, "levels": 3, "shares": (0.5, 0.25), "seed": 5}
     assert vars(dataset.config).items() >= (wanted | {"equal_records": True, "max_bad_share": 0.25}).items()
     assert dataset.schedule.curriculum.length == 3 * 12
     sequential = config.replace(data={"form": "autoregressive"})
-    assert training.load_data(sequential, tokenizer, make_placement(config.mesh), HostSync()).config.shares == (0.0,)
+    assert training.load_data(
+        sequential, sources, tokenizer, make_placement(config.mesh), HostSync()
+    ).config.shares == (0.0,)
 
 
 def test_what_the_configuration_says_of_samples_reaches_the_sampler(place, monkeypatch):

@@ -69,6 +69,7 @@ FLAT = {
 }
 """config.json of a run of mvjax 0.1."""
 NEW = {"output.patience", "data.format", "data.suffix", "data.transcripts_per_step", "data.tokens_per_step"}
+NEW |= {"model.cache"}
 """Fields that it had not."""
 SAME = TrainConfig(name="old", seed=3).replace(
     model={"path": "tiny.gguf"},
