@@ -21,7 +21,7 @@ ARROWS: Mapping[str, set[str]] = {
     "version": set(),
     "files": set(),
     "storage": GROUND,
-    "hub": GROUND,
+    "hub": GROUND | {"storage"},
     "lazy": set(),
     "numbered_files": set(),
     "placeholders": {"errors"},
@@ -45,7 +45,7 @@ ARROWS: Mapping[str, set[str]] = {
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
-    | {"hub", "training", "weights"},
+    | {"hub", "storage", "training", "weights"},
     "launch": GROUND | {"storage", "training"},
 }
 """Room -> rooms it may import. Every arrow runs downward; one that nothing uses is taken out."""

@@ -45,7 +45,7 @@ class Source:
     commit: str = ""
     """The commit that was read."""
     files: tuple[str, ...] = ()
-    """Of data: the files in the directory that were asked for."""
+    """The files of the commit that were asked for."""
 
     @property
     def pinned(self) -> str:
@@ -81,7 +81,8 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
     single = [file for file in files if file.endswith((".gguf", *ADAPTERS))]
     # A GGUF file or an adapter is named by its file, in several parts by the first; a directory by itself.
     path = folder / single[0] if single else folder / found.path
-    return Source(path, text, found.repository, commit)
+    small = [file for file in SMALL if file not in files and (folder / file).exists()]
+    return Source(path, text, found.repository, commit, (*small, *files))
 
 
 @overload

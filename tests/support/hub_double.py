@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes | list | dict = b"", **headers) -> None:
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Length": len(body), **headers}.items():
+        for name, value in {"Content_Length": len(body), **headers}.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.refuse("Forbidden", 403)
             if name in hub.repositories:
                 return self.answer(409, {"url": f"{hub.url}/{name}"})
-            hub.private[name] = asked.get("private")
+            hub.private[name] = asked.get("private", asked.get("visibility") == "private")
             hub.add(name, {".gitattributes": b""})
             return self.answer(200, {"url": f"{hub.url}/{name}"})
         if path == "/api/validate-yaml":
