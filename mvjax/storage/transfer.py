@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,18 +11,18 @@ from mvjax.files import atomic_path
 from mvjax.storage.path import StoragePath
 
 CHUNK = 64 * 2**20
-"""Bytes of a local copy that are fetched at a time."""
+"""Bytes of a large file that are read at a time; smaller files are read as a whole."""
 AT_ONCE = 8
-"""Files that are copied at the same time, where they are small."""
+"""Files that are copied at the same time; of those that are sent to a bucket and larger than a chunk, one."""
 
 Progress = Callable[[str, int], None]
 """Called with the name and the bytes of each file when it is in its place."""
 
 
 def copy_file(source: StoragePath, target: StoragePath) -> int:
-    """Copy a file, which appears whole or not at all; returns its bytes. A large one is fetched in chunks; one that
-    is sent to a bucket is in memory as a whole."""
-    if target.local is None or source.local is not None:
+    """Copy a file, which appears whole or not at all; returns its bytes. A large one is read in chunks; one that is
+    sent to a bucket is in memory as a whole."""
+    if target.local is None:
         data = source.read_bytes()
         target.write_bytes(data)
         return len(data)
@@ -48,13 +50,16 @@ def copy_tree(
         last: whether a file comes after all others, as what tells that a directory is complete.
     """
     names = [*(source.walk() if names is None else names)]
+    in_memory = threading.Lock()
 
     def copy(name: str) -> int:
         here, there = source / name, target / name
         known = here if here.local is not None else there
         if not last(name) and known.is_file() and (there if known is here else here).has_size(known.size()):
             return known.size()
-        return copy_file(here, there)
+        large = there.local is None and here.has_byte(CHUNK)
+        with in_memory if large else contextlib.nullcontext():
+            return copy_file(here, there)
 
     for group in ([name for name in names if not last(name)], [name for name in names if last(name)]):
         with ThreadPoolExecutor(AT_ONCE if len(group) > 1 else 1) as pool:

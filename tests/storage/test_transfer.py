@@ -33,6 +33,31 @@ def test_a_tree_there_and_back(tmp_path, remote, monkeypatch):
     assert contents(back) == wanted
 
 
+def test_a_copy_holds_little_in_memory(tmp_path, remote, monkeypatch):
+    """A chunk of each file that comes to this machine, and one large file at a time that goes to a bucket."""
+    monkeypatch.setattr(transfer, "CHUNK", 10)
+    read, held, most = StoragePath.read_bytes, [], []
+
+    def counted(path, start=0, stop=None):
+        data = read(path, start, stop)
+        held.append(len(data))
+        most.append(sum(size for size in held if size > 10))
+        time.sleep(0.01)  # for the other threads
+        held.remove(len(data))
+        return data
+
+    here = StoragePath(str(tmp_path / "here"))
+    for name in "abcdef":
+        (here / name).write_bytes(name.encode() * 31)
+    monkeypatch.setattr(StoragePath, "read_bytes", counted)
+    copy_tree(here, StoragePath(str(tmp_path / "there")))
+    assert max(most) == 0
+    copy_tree(here, remote)
+    assert max(most) == 31
+    monkeypatch.undo()
+    assert contents(StoragePath(str(tmp_path / "there"))) == contents(remote) == contents(here)
+
+
 def test_a_copy_goes_on_where_it_broke(tmp_path, remote, monkeypatch):
     here, copied = StoragePath(str(tmp_path)), []
     for name in ("a", "b", "c"):
