@@ -64,7 +64,7 @@ def convert(arguments: ConvertArguments) -> None:
     base = resolve(arguments.source)
     arguments = dataclasses.replace(
         arguments,
-        source=Path(base.path),
+        source=base.path,
         adapter=local_path(arguments.adapter, "adapter"),
         tokenizer=local_path(arguments.tokenizer, "tokenizer"),
     )

@@ -15,7 +15,7 @@ from mvjax.data.readers import CHUNK, SUFFIXES, DataFile, kind_of
 from mvjax.data.records import Fault, Record, check_share, open_input
 from mvjax.errors import UserError
 from mvjax.hub import Source, download_files, parse_name
-from mvjax.hub.names import as_written
+from mvjax.hub.names import as_written, path_of
 
 CARDS = ("README.md", ".gitattributes")
 """Files that tell which commit a revision of a dataset is."""
@@ -41,7 +41,7 @@ def find_data(name: str | Path, *, cache: str = "", commit: str = "") -> Source:
     text = as_written(name)
     found = parse_name(text, dataset=True)
     if found is None:
-        return Source(Path(name), text)
+        return Source(path_of(text), text)
     if not found.dataset:
         raise UserError(f"{text}: a model, where data is wanted; datasets are hf://datasets/{found.repository}")
 
@@ -139,8 +139,8 @@ def files_at(source: Source) -> list[DataFile]:
       UserError: it is of nothing that can be read.
     """
     if not source.repository:
-        return files_of(Path(source.path))
-    folder = Path(source.path)
+        return files_of(source.path)
+    folder = source.path
     return [DataFile(folder / name, f"{source.repository}/{name}", kind_of(folder / name)) for name in source.files]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Literal, overload
 
 from mvjax.errors import UserError
-from mvjax.hub.faults import UnreachableError, explained
-from mvjax.hub.names import HubName, as_written, parse_name
+from mvjax.hub.faults import explained
+from mvjax.hub.names import HubName, as_written, parse_name, path_of
+from mvjax.numbered_files import NUMBERED
+from mvjax.storage import UnreachableError
 
 Kind = Literal["model", "tokenizer", "adapter"]
 
@@ -29,15 +30,14 @@ SMALL = (
 ADAPTERS = ("adapter.safetensors", "adapter_model.safetensors")
 OTHERS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 """Suffixes of weights that are not read."""
-_PARTS = re.compile(r"(.*)-\d{5}-of-(\d{5}\.gguf)")
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a model or data is, and where it is from."""
 
-    path: Path | str
-    """File or directory on this machine, or an address of a bucket."""
+    path: Path
+    """File or directory on this machine."""
     name: str
     """As it was written."""
     repository: str = ""
@@ -60,17 +60,18 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
     (HF_HUB_OFFLINE).
 
     Args:
-      name: a path, OWNER/NAME[@REVISION], hf://OWNER/NAME[@REVISION][/FILE], or the address of a bucket.
+      name: a path, OWNER/NAME[@REVISION], or hf://OWNER/NAME[@REVISION][/FILE].
       kind: what is needed; a tokenizer comes without weights.
       cache: directory of the cache; "": as HF_HUB_CACHE and HF_HOME say.
       commit: read this one, whatever the revision is by now.
     Raises:
-      UserError: gated, absent, no such revision, unreachable and not cached, or nothing in it that can be used.
+      UserError: gated, absent, no such revision, unreachable and not cached, nothing in it that can be used; or the
+        address of a bucket or a page.
     """
     text = as_written(name)
     found = parse_name(text)
     if found is None:
-        return Source(text if "://" in text else Path(text), text)
+        return Source(path_of(text), text)
     if found.dataset:
         raise UserError(f"{text}: a dataset, where a model is wanted")
 
@@ -96,7 +97,7 @@ def local_path(name: str | os.PathLike | None, kind: Kind = "model") -> Path | N
     source = resolve(name, kind)
     if source.repository:
         print(f"{source.name}: {source.pinned}", file=sys.stderr)
-    return Path(source.path)
+    return source.path
 
 
 def choose_files(names: Sequence[str], folder: Path, kind: Kind, path: str, written: str) -> list[str]:
@@ -148,8 +149,10 @@ FILE_SUFFIXES = (".gguf", ".safetensors", ".json", ".model")
 
 def same_model(one: str, other: str) -> bool:
     """Whether two GGUF files are parts of one model."""
-    first, second = _PARTS.fullmatch(one), _PARTS.fullmatch(other)
-    return one == other or (first is not None and second is not None and first.groups() == second.groups())
+    first, second = NUMBERED.fullmatch(one), NUMBERED.fullmatch(other)
+    if first is None or second is None:
+        return one == other
+    return first.group("name", "count", "suffix") == second.group("name", "count", "suffix")
 
 
 def of_index(tensors: Sequence[str], folder: Path, head: str) -> list[str]:

@@ -7,17 +7,15 @@ from collections.abc import Generator
 
 from mvjax.errors import UserError
 from mvjax.hub.names import HubName, near
+from mvjax.storage import UnreachableError
 
 TOKEN = "a token of an account that may (HF_TOKEN, or `hf auth login`)"
 
 
-class UnreachableError(UserError):
-    """Nothing answers, or the hub is not to be asked."""
-
-
 @contextlib.contextmanager
 def explained(name: HubName, written: str, cache: str, *, writing: bool = False) -> Generator[None]:
-    """UserError for what the hub, the network or the cache refuse.
+    """UserError for what the hub, the network or the cache refuse; UnreachableError where nothing answers or the hub
+    is not to be asked.
 
     Args:
       name: what is asked for.
@@ -28,6 +26,13 @@ def explained(name: HubName, written: str, cache: str, *, writing: bool = False)
     from huggingface_hub import constants, errors
 
     transport = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library, which differs by version
+
+    def not_found(joint: str, reason: str) -> str:
+        """The reason; what has no hf:// may have been meant as a path, too."""
+        if writing or written.startswith("hf://"):
+            return f"{written}: {reason}"
+        return f"{written}: no such file or directory here{near(written)}{joint}{reason}"
+
     try:
         yield
     except errors.GatedRepoError as error:  # a RepositoryNotFoundError too
@@ -39,10 +44,8 @@ def explained(name: HubName, written: str, cache: str, *, writing: bool = False)
         ) from error
     except errors.RepositoryNotFoundError as error:
         kind = "dataset" if name.dataset else "model"
-        local = "" if written.startswith("hf://") else f"no such file or directory here{near(written)}, and "
-        raise UserError(
-            f"{written}: {local}no such {kind} on the hub ({constants.ENDPOINT}); a private one needs {TOKEN}"
-        ) from error
+        absent = f"no such {kind} on the hub ({constants.ENDPOINT}); a private one needs {TOKEN}"
+        raise UserError(not_found(", and ", absent)) from error
     except errors.LocalEntryNotFoundError as error:
         cause = error.__cause__
         if constants.HF_HUB_OFFLINE or isinstance(cause, errors.OfflineModeIsEnabled):
@@ -51,7 +54,8 @@ def explained(name: HubName, written: str, cache: str, *, writing: bool = False)
             why = f"{constants.ENDPOINT} answers {cause.response.status_code}"
         else:
             why = f"{constants.ENDPOINT} cannot be reached"
-        raise UnreachableError(f"{written}: {why}, and the cache {cache} does not hold all of it") from error
+        why = f"{why}, and the cache {cache} does not hold all of it"
+        raise UnreachableError(not_found("; ", why)) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if status in (401, 403):

@@ -83,6 +83,16 @@ def as_written(name: str | os.PathLike) -> str:
     return re.sub(r"^hf:/+", PREFIX, os.fspath(name))
 
 
+def path_of(text: str) -> Path:
+    """The path that a text is, where it names no repository; UserError for an address, whose content is not here."""
+    if re.match(r"(gs|s3|https?):/", text):
+        raise UserError(
+            f"{text}: models and data are read from files of this machine: copy it here first, or name a repository of "
+            "the hub"
+        )
+    return Path(text)
+
+
 def near(text: str) -> str:
     """Local paths that a mistyped one may have meant, for the end of a message; "" where there is none."""
     path = Path(text)

@@ -59,7 +59,7 @@ def fetch(name: str, target: StoragePath, *, cache: str = "", say: Callable[[str
 
 def snapshot(source: Source) -> Path:
     """The directory of the commit, whatever in it was named."""
-    path = Path(source.path)
+    path = source.path
     return next(folder for folder in (path, *path.parents) if folder.name == source.commit)
 
 

@@ -49,7 +49,7 @@ def find_shape(model: str, fallback: str = "", tokenizer: str = "") -> Shape:
         return _of_files(path, tokenizer)
     if parse_name(model) is not None and (not fallback or model.startswith("hf:/")):
         named_on_hub = resolve(model, "tokenizer")  # no weights: the configuration tells the shape
-        return replace(_of_files(Path(named_on_hub.path), tokenizer), source=named_on_hub.pinned)
+        return replace(_of_files(named_on_hub.path, tokenizer), source=named_on_hub.pinned)
     if fallback:
         shape = named(fallback)
         return replace(shape, source=f"{shape.source} ({model or 'no model'} is not here)")

@@ -63,7 +63,7 @@ def _find(config: TrainConfig, known: Mapping[str, str]) -> Origins:
     ]
     found |= {f"data.files.{number}": source for number, source in enumerate(data)}
     commits = {field: source.pinned for field, source in found.items() if source.repository}
-    return Origins(Path(model.path), Path(tokenizer.path), tuple(data), commits)
+    return Origins(model.path, tokenizer.path, tuple(data), commits)
 
 
 def recorded(config: TrainConfig) -> dict[str, str]:

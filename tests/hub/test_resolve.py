@@ -1,10 +1,12 @@
 """Names of the hub: only needed files, the cache, and one line for all that can go wrong."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hub_double import serve
 
+from mvjax.data.sources import find_data
 from mvjax.errors import UserError
 from mvjax.hub import HubName, parse_name, resolve
 
@@ -52,7 +54,11 @@ def test_a_local_path_comes_first(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     source = resolve("owner/name")
     assert (str(source.path), source.repository, source.pinned) == ("owner/name", "", "owner/name")
-    assert resolve("gs://bucket/models/name").path == "gs://bucket/models/name"
+    for address in ("gs://bucket/models/name", Path("gs://bucket/models/name"), "https://example.org/model"):
+        with pytest.raises(UserError, match=r": models and data are read from files of this machine: copy it here"):
+            resolve(address)
+        with pytest.raises(UserError, match=r": models and data are read from files of this machine: copy it here"):
+            find_data(address)
     with pytest.raises(UserError, match=r"hf://owner: no name of a repository; write hf://OWNER/NAME"):
         resolve("hf://owner")
 
@@ -146,7 +152,9 @@ def test_the_cache_answers_where_the_hub_does_not(hub, cache, monkeypatch):
         assert resolve("owner/tokens", "tokenizer") == part
         with pytest.raises(UserError, match=r"owner/tokens: the hub is not reached, and the cache .* only a part"):
             resolve("owner/tokens")
-        with pytest.raises(UserError, match=rf"^owner/other: {why}.*, and the cache {cache} does not hold all of it$"):
+        local = "no such file or directory here; "
+        words = rf"^owner/other: {local}{why}.*, and the cache {cache} does not hold all of it$"
+        with pytest.raises(UserError, match=words):
             resolve("owner/other")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -162,7 +170,9 @@ def test_the_cache_answers_where_the_hub_does_not(hub, cache, monkeypatch):
 def test_a_server_that_fails(hub):
     hub.add("owner/name", REPOSITORY)
     hub.status = 500
-    with pytest.raises(UserError, match=r"owner/name: http://127.* answers 500, and the cache .* does not hold all"):
+    with pytest.raises(
+        UserError, match=r"owner/name: no such .* here; http://127.* answers 500, and the cache .* does not hold all"
+    ):
         resolve("owner/name")
     hub.status = 401
     with pytest.raises(UserError, match=r"owner/name: the token may not read it \(401\); give a token of an account"):
