@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from mvjax.errors import UserError
-from mvjax.files import atomic_path
 from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, check_bucket, copy_tree
-from mvjax.training.config import TrainConfig, first_difference
+from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync, is_first
-from mvjax.training.run_directory import with_origins
+from mvjax.training.run_config import CONFIG, check_unchanged, write_config
 
-CONFIG, LEASE, START, CHECKPOINTS, MODEL = "config.json", "lease.json", ".start", "checkpoints", "model"
+LEASE, START, CHECKPOINTS, MODEL = "lease.json", ".start", "checkpoints", "model"
 QUICK = 5.0
 """Seconds that training waits for the server at a save that can be made later."""
 AGAIN, PAUSE = 10.0, 1.0
@@ -140,8 +137,7 @@ def bucket_directory(
             lease = take(remote, config, restart, stack)
             directory.mkdir(parents=True, exist_ok=True)
             mirror.pull()
-            with atomic_path(directory / CONFIG) as temporary:
-                temporary.write_text(json.dumps(with_origins(config, origins), indent=2) + "\n", encoding="utf-8")
+            write_config(directory, config, origins)
             mirror.push()
             token = secrets.token_hex(8)
             (remote / START).write_text(token)
@@ -168,8 +164,8 @@ def bucket_directory(
 def take(remote: StoragePath, config: TrainConfig, restart: bool, stack: contextlib.ExitStack) -> Lease:
     """What process 0 does: see that the bucket can be written and the directory is the run's, and lease it."""
     check_bucket(remote.parent)
-    before = read_config(remote)
-    if before is None and (other := next((name for name in remote.walk() if name not in (LEASE, START)), None)):
+    known = (remote / CONFIG).is_file()
+    if not known and (other := next((name for name in remote.walk() if name not in (LEASE, START)), None)):
         raise UserError(f"{remote}: is not the directory of a run (it has {other}, no {CONFIG}); choose another name")
     launch = os.environ.get("MVJAX_LAUNCH", "")
     lease = stack.enter_context(Lease((remote / LEASE).patient(QUICK), str(remote), launch=launch))
@@ -178,22 +174,9 @@ def take(remote: StoragePath, config: TrainConfig, restart: bool, stack: context
             if child.name != LEASE:
                 child.delete_tree()
                 child.delete()
-    elif before is not None and (difference := first_difference(before, config)):
-        raise UserError(
-            f"{remote}: this run was started with another configuration ({difference}); choose another --name, or "
-            "begin again with --restart"
-        )
+    elif known:
+        check_unchanged(remote, config)
     return lease
-
-
-def read_config(remote: StoragePath) -> dict[str, Any] | None:
-    """The configuration that the run was started with; None where there is none."""
-    try:
-        return json.loads((remote / CONFIG).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UserError(f"{remote / CONFIG}: cannot be read ({error}); begin again with --restart") from error
 
 
 def is_mirrored(name: str) -> bool:

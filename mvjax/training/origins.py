@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mvjax.data.sources import find_data
-from mvjax.errors import UserError
 from mvjax.hub import Source, resolve
 from mvjax.storage import StoragePath
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync, is_first
+from mvjax.training.run_config import ORIGINS, read_config
 
-ORIGINS = "origins"
-"""Key of config.json: for each field that names a repository, REPOSITORY@COMMIT."""
 PATIENCE = 24 * 3600.0
 """Seconds that the other processes wait for process 0 to download."""
 
@@ -40,7 +37,8 @@ def find_origins(config: TrainConfig, restart: bool, sync: HostSync) -> Origins:
     Raises:
         UserError: a name is of nothing that can be read; see `hub.resolve`.
     """
-    known = recorded(config) if is_first() and not restart else {}
+    run = StoragePath(config.output.directory) / config.name
+    known = (read_config(run) or {}).get(ORIGINS) or {} if is_first() and not restart else {}
     origins = _find(config, known) if is_first() else None
     commits = sync.gather("the commits of the hub", origins and dict(origins.commits), patience=PATIENCE)[0]
     return origins or _find(config, commits)
@@ -64,14 +62,3 @@ def _find(config: TrainConfig, known: Mapping[str, str]) -> Origins:
     found |= {f"data.files.{number}": source for number, source in enumerate(data)}
     commits = {field: source.pinned for field, source in found.items() if source.repository}
     return Origins(model.path, tokenizer.path, tuple(data), commits)
-
-
-def recorded(config: TrainConfig) -> dict[str, str]:
-    """What config.json of the run says of the commits; nothing where there is no run yet."""
-    place = StoragePath(config.output.directory) / config.name / "config.json"
-    try:
-        return json.loads(place.read_text()).get(ORIGINS) or {}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place}: cannot be read ({error}); begin again with --restart") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import secrets
 import shutil
 from collections.abc import Generator, Mapping
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mvjax.errors import UserError
-from mvjax.files import atomic_path
-from mvjax.training.config import TrainConfig, first_difference, to_dict
+from mvjax.storage import StoragePath
+from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync, is_first
+from mvjax.training.run_config import CONFIG, check_unchanged, write_config
 
 TOKEN, LOCK = ".start", ".lock"
 
@@ -58,9 +58,9 @@ def take_directory(
     origins: Mapping[str, str] | None = None,
 ) -> None:
     """What process 0 does."""
-    record = directory / "config.json"
-    if directory.exists() and any(directory.iterdir()) and not record.exists():
-        raise UserError(f"{directory}: is not the directory of a run (no config.json); choose another name")
+    known = (directory / CONFIG).exists()
+    if directory.exists() and any(directory.iterdir()) and not known:
+        raise UserError(f"{directory}: is not the directory of a run (no {CONFIG}); choose another name")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,18 +70,9 @@ def take_directory(
         for path in directory.iterdir():
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif record.exists() and (difference := first_difference(read_json(record), config)):
-        raise UserError(
-            f"{directory}: this run was started with another configuration ({difference}); choose another --name, "
-            "or begin again with --restart"
-        )
-    with atomic_path(record) as temporary:
-        temporary.write_text(json.dumps(with_origins(config, origins), indent=2) + "\n", encoding="utf-8")
-
-
-def with_origins(config: TrainConfig, origins: Mapping[str, str] | None) -> dict[str, Any]:
-    """What config.json holds: the configuration, and the commits of what it names on the hub."""
-    return to_dict(config) | ({"origins": dict(origins)} if origins else {})
+    elif known:
+        check_unchanged(StoragePath(str(directory)), config)
+    write_config(directory, config, origins)
 
 
 @contextlib.contextmanager
@@ -103,11 +94,3 @@ def check_origin(directory: Path, record: dict[str, Any], belongs_to: dict[str, 
                 f"{directory}: its checkpoints were made with another {what} ({record['belongs_to'][what]}, now "
                 f"{value}); put it back, choose another --name, or begin again with --restart"
             )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read ({error}); begin again with --restart") from error
