@@ -92,8 +92,9 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
 
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
-    model, tokenizer = local_path(arguments.model), local_path(arguments.tokenizer, "tokenizer")
-    arguments = replace(arguments, model=model, tokenizer=tokenizer)
+    arguments = replace(
+        arguments, model=local_path(arguments.model), tokenizer=local_path(arguments.tokenizer, "tokenizer")
+    )
     tokenizer, decoder = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
     model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import urllib.request
 
 import pytest
 from bucket_server import Bucket, environment
 
 from mvjax.errors import UserError
-from mvjax.storage import StoragePath, check_bucket
+from mvjax.storage import Changed, StoragePath, check_bucket
 
 ANSWERS = {"absent": 404, "refused": 403, "unknown": 401, "away": 503, "odd": 400}
 """Buckets, and the status that any request to them gets; one named "silent" never gets an answer."""
@@ -73,7 +74,11 @@ def test_each_fault_is_one_line():
 
 
 def test_objects_of_a_bucket(gcs_bucket: Bucket):
-    place = StoragePath(gcs_bucket.address) / "a place/ö#?"
+    check_objects(StoragePath(gcs_bucket.address) / "a place/ö#?")
+
+
+def check_objects(place: StoragePath) -> None:
+    """Write, read, list and delete in a directory that is not there yet."""
     for name, size in (("empty", 0), ("one", 1), ("large", 300_001)):
         file = place / "sub" / name
         assert not file.exists()
@@ -111,3 +116,27 @@ def test_where_runs_can_be_kept(gcs_bucket: Bucket, monkeypatch):
     with pytest.raises(UserError, match="need the package gcsfs: pip install"):
         check_bucket(StoragePath(gcs_bucket.address) / "runs")
     assert not (StoragePath(gcs_bucket.address) / "runs").exists()
+
+
+@pytest.mark.slow
+def test_objects_of_s3(monkeypatch):
+    """On moto's server, under an explicit endpoint."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "of-a-test", "AWS_SECRET_ACCESS_KEY": "of-a-test"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT"), timeout=30).read()
+        check_objects(StoragePath("s3://bucket") / "a place" / "runs")
+        file = StoragePath("s3://bucket/lease")
+        generation = file.write_bytes(b"1", if_generation=file.read_version().generation)
+        file.write_bytes(b"2")
+        with pytest.raises(Changed):
+            file.write_bytes(b"3", if_generation=generation)
+        assert not file.is_atomic
+        with pytest.raises(UserError, match=r"there is no bucket absent; create it"):
+            StoragePath("s3://absent/x").write_bytes(b"1")
+    finally:
+        server.stop()
