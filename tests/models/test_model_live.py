@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from sharded_models import finish, start
-from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
+from tiny_weights import conditioned, tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.language.tags import TAGS
 from mvjax.models import DecoderStepModel, from_checkpoint, from_hf, load_checkpoint, save_checkpoint, to_checkpoint
@@ -96,7 +96,7 @@ def test_transformers_loads_what_a_mesh_exports(tmp_path, causal):
     """Shards with an index, tokenizer with the tags, chat template and generation config, from 8 devices."""
     transformers = pytest.importorskip("transformers")
     hf_config = tiny_config("qwen2", tied=False)
-    model = write_gguf_model(tmp_path / "model.gguf", hf_config, tiny_tensors(hf_config))
+    model = write_gguf_model(tmp_path / "model.gguf", hf_config, conditioned(tiny_tensors(hf_config)))
     count = finish(start("export_tagged", 8, str(model), str(tmp_path / "exported"), (1, 4, 1, 2)))
     index = json.loads((tmp_path / "exported" / "model.safetensors.index.json").read_text())
     assert len(index["weight_map"]) == count

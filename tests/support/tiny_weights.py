@@ -41,10 +41,19 @@ def tiny_config(family="llama", *, tied=True, **changes):
 
 
 def tiny_tensors(config, seed=0, dtype=np.float32):
-    """Random tensors of a configuration under their Hugging Face names."""
+    """Random tensors of a configuration under their Hugging Face names, every number of size 1.
+
+    What is computed with them is ill-conditioned: attention then picks one key, by logits of some hundreds. Compare
+    logits with `conditioned` ones.
+    """
     rng = np.random.default_rng(seed)
     shapes = expected_shapes(read(config, "tiny"))
     return {name: rng.standard_normal(shape, dtype=np.float32).astype(dtype) for name, shape in shapes.items()}
+
+
+def conditioned(tensors):
+    """The same tensors with matrices that keep the size of what they are multiplied with, as initialised ones do."""
+    return {name: x * np.float32(x.shape[1] ** -0.5) if x.ndim == 2 else x for name, x in tensors.items()}
 
 
 def permuted(rows, heads):
