@@ -113,14 +113,12 @@ def same_program(version: str) -> None:
 
 
 def input_files(facts: dict) -> None:
-    """Model, tokenizer and data are set, there and not empty; addresses (gs://...) are left to the program."""
+    """Model, tokenizer and data are set, there and not empty. Addresses (gs://...) probe_env.py has looked up."""
     if facts["missing"]:
         raise UserError(f"config: {' and '.join(facts['missing'])} not set")
     for name, paths in facts["files"].items():
         for path in paths:
-            if "://" in path:
-                say(f"not checked here: {name} {path}")
-            elif not Path(path).exists():
+            if not Path(path).exists():
                 raise UserError(
                     f"{name}: {path} is not on {socket.gethostname()} (the configuration says how to make it)"
                 )

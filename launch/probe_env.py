@@ -24,6 +24,8 @@ def config(name: str, words: list[str]) -> dict:
     except ImportError:
         return {"error": f"{sys.executable} has no mvjax; activate its environment (. .venv/bin/activate)"}
     from mvjax.errors import UserError
+    from mvjax.hub import parse_name
+    from mvjax.hub.names import address_of, as_written, path_of
     from mvjax.storage import StoragePath, check_bucket
     from mvjax.training.config_file import load_config, override
 
@@ -32,6 +34,14 @@ def config(name: str, words: list[str]) -> dict:
         output = StoragePath(chosen.output.directory)
         if output.local is None and chosen.model.path and chosen.data.files:
             check_bucket(output)
+        named = {"model": [chosen.model.path], "tokenizer": [chosen.model.tokenizer], "data": list(chosen.data.files)}
+        files: dict[str, list[str]] = {field: [] for field in named}
+        for field, text in [(field, as_written(text)) for field, texts in named.items() for text in texts if text]:
+            if (place := address_of(text)) is not None:
+                if not place.exists():
+                    return {"error": f"{field}: {text}: nothing is there; correct the address"}
+            elif parse_name(text, dataset=field == "data") is None:  # the hub is asked where the run starts
+                files[field].append(str(path_of(text)))
     except UserError as error:
         return {"error": str(error)}
     versions = {"python": ".".join(map(str, sys.version_info[:2])), "mvjax": __version__}
@@ -40,12 +50,10 @@ def config(name: str, words: list[str]) -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    names = {"model": [chosen.model.path], "tokenizer": [chosen.model.tokenizer], "data": list(chosen.data.files)}
     return {
         "versions": versions,
-        # Repositories of the hub are looked up where the run starts.
-        "files": {field: [x for x in found if x and not x.startswith("hf:/")] for field, found in names.items()},
-        "missing": [field for field in ("model", "data") if not any(names[field])],
+        "files": files,
+        "missing": [field for field in ("model", "data") if not any(named[field])],
         "output": str(output),
         "name": chosen.name,
     }

@@ -29,9 +29,13 @@ def placeholder(path: Path) -> str | None:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(LARGEST)
+            return placeholder_of(path, file.read(LARGEST))
     except OSError:
         return None
+
+
+def placeholder_of(path: object, data: bytes) -> str | None:
+    """The same, where the first bytes of the file are known."""
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     for form, store, command in POINTERS:
         if re.match(form, start):
@@ -45,7 +49,7 @@ def placeholder(path: Path) -> str | None:
         title = TITLE.search(start)
         name = f" ({shown(title[1])})" if title else ""
         return f"{path} is a web page{name} saved under this name: download the file itself, not the page that shows it"
-    if MESSAGE.match(start) or (path.suffix in (".gguf", ".safetensors", ".model") and is_short_text(data)):
+    if MESSAGE.match(start) or (str(path).endswith((".gguf", ".safetensors", ".model")) and is_short_text(data)):
         return f"{path} holds a text and no data ({shown(start)}): the download failed, fetch it again"
     return None
 

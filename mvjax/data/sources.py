@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, overload
 
 from mvjax.data.formats import FORMATS, FormatName, detect, known_formats, parse_line
@@ -15,12 +15,16 @@ from mvjax.data.readers import CHUNK, SUFFIXES, DataFile, kind_of
 from mvjax.data.records import Fault, Record, check_share, open_input
 from mvjax.errors import UserError
 from mvjax.hub import Source, download_files, parse_name
-from mvjax.hub.names import as_written, path_of
+from mvjax.hub.bucket import absent, cache_of
+from mvjax.hub.names import address_of, as_written, path_of
+from mvjax.storage import StoragePath, snapshot
 
 CARDS = ("README.md", ".gitattributes")
 """Files that tell which commit a revision of a dataset is."""
 REFUSED = (".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".bin", ".pt", ".safetensors", ".gguf")
 """Suffixes of what cannot be JSON lines."""
+SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
+"""Files that `datasets` puts beside those with rows."""
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -30,15 +34,18 @@ SPLITS = {
 
 
 def find_data(name: str | Path, *, cache: str = "", commit: str = "") -> Source:
-    """Where data is: a path as it is, or a dataset of the hub, whose files are downloaded.
+    """Where data is: a path as it is, or a dataset of the hub or a bucket, whose files are downloaded.
 
     Args:
-      name: a file or a folder; hf://datasets/OWNER/NAME[@REVISION][/PATH], or OWNER/NAME where that is no local path.
+      name: a file or a folder, or its address in gs:// or s3://; hf://datasets/OWNER/NAME[@REVISION][/PATH], or
+        OWNER/NAME where that is no local path.
       cache, commit: as for `hub.resolve`.
     Raises:
       UserError: see `hub.resolve`; or the repository has no data that can be read.
     """
     text = as_written(name)
+    if (place := address_of(text)) is not None:
+        return Source(copy_of(place, cache), text, address=str(place))
     found = parse_name(text, dataset=True)
     if found is None:
         return Source(path_of(text), text)
@@ -54,6 +61,21 @@ def find_data(name: str | Path, *, cache: str = "", commit: str = "") -> Source:
 
     folder, commit, files = download_files(found, choose, CARDS, written=text, cache=cache, commit=commit)
     return Source(folder, text, found.repository, commit, tuple(files))
+
+
+def copy_of(place: StoragePath, cache: str = "") -> Path:
+    """A file or folder of data in a bucket, copied to this machine; `cache` as for `hub.bucket.model_copy`."""
+    if place.is_file():
+        refuse_suffix(PurePath(place.name), place)
+        return snapshot(place.parent, [place.name], cache_of(cache)) / place.name
+    names = [*place.walk()]
+    if not names:
+        raise absent(place)
+    rows = [name for name in names if is_data(Path(name))]
+    saved = [name for name in names if PurePath(name).name in SAVED]
+    if not rows:
+        raise UserError(f"{place}: no {', '.join(SUFFIXES)} file in it")
+    return snapshot(place, [*rows, *saved] if saved else choose_split(rows), cache_of(cache))
 
 
 def open_data(
@@ -151,11 +173,7 @@ def files_of(path: Path) -> list[DataFile]:
       UserError: it is of nothing that can be read.
     """
     if not path.is_dir():
-        if path.suffix.lower() in REFUSED:
-            known = ", ".join(SUFFIXES)
-            raise UserError(
-                f"{path}: {path.suffix} files cannot be read; data is in {known} files or in folders of them"
-            )
+        refuse_suffix(path, path)
         open_input(path).close()
         return [DataFile(path, path.name, kind_of(path))]
     if (path / "dataset_dict.json").exists():
@@ -168,12 +186,20 @@ def files_of(path: Path) -> list[DataFile]:
         if _json(path / "state.json").get("_indices_data_files"):
             raise UserError(f"{path}: saved with a mapping of indices; save it again after flatten_indices()")
     else:
-        names = choose_split(sorted(str(file.relative_to(path)) for file in path.rglob("*") if is_data(file)))
+        inside = sorted(file.relative_to(path) for file in path.rglob("*"))
+        names = choose_split([str(file) for file in inside if is_data(file)])
     if not names:
         raise UserError(f"{path}: no {', '.join(SUFFIXES)} file in this folder, and it is none that datasets saved")
     files = [DataFile(path / name, f"{path.name}/{name}", kind_of(path / name)) for name in names]
     # A shard may be empty, but not all of them.
     return [file for file in files if len(files) == 1 or file.spans(CHUNK)] or files[:1]
+
+
+def refuse_suffix(path: PurePath, where: object) -> None:
+    """UserError for a file that cannot be one of rows, by its suffix."""
+    if path.suffix.lower() in REFUSED:
+        known = ", ".join(SUFFIXES)
+        raise UserError(f"{where}: {path.suffix} files cannot be read; data is in {known} files or in folders of them")
 
 
 def is_data(path: Path) -> bool:

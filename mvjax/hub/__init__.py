@@ -1,4 +1,4 @@
-"""Models and data by name: local paths first, then repositories of the Hugging Face hub."""
+"""Models and data by name: local paths first, then repositories of the Hugging Face hub; and by address in buckets."""
 
 from mvjax.hub.card import card, write_card
 from mvjax.hub.download import Source, download_files, local_path, resolve

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvjax.errors import UserError
+from mvjax.storage import StoragePath
 
 PREFIX = "hf://"
 DATASETS = "datasets/"
@@ -79,16 +80,27 @@ def parse_name(text: str, *, dataset: bool = False) -> HubName | None:
 
 
 def as_written(name: str | os.PathLike) -> str:
-    """A name as text; pathlib makes one slash of the two in hf://."""
-    return re.sub(r"^hf:/+", PREFIX, os.fspath(name))
+    """A name as text; pathlib makes one slash of those in hf:// and in addresses."""
+    text = os.fspath(name)
+    return re.sub(r"^file:/+", "file:///", re.sub(r"^(hf|gs|s3|memory|https?):/+", r"\1://", text))
+
+
+def address_of(text: str) -> StoragePath | None:
+    """The place in a bucket that a text is the address of; None for anything else."""
+    place = StoragePath(text) if re.match(r"(gs|s3|memory)://", text) else None
+    if place is not None and place.key == "" and place.bucket:
+        raise UserError(f"{text}: names a whole bucket; name a directory in it, as {text.rstrip('/')}/NAME")
+    return place
 
 
 def path_of(text: str) -> Path:
-    """The path that a text is, where it names no repository; UserError for an address, whose content is not here."""
-    if re.match(r"(gs|s3|https?):/", text):
+    """The path that a text is, where it names no repository; UserError for the address of a page."""
+    if text.startswith("file://"):
+        return Path(StoragePath(text).address)
+    if re.match(r"https?://", text):
         raise UserError(
-            f"{text}: models and data are read from files of this machine: copy it here first, or name a repository of "
-            "the hub"
+            f"{text}: models and data are read from files, from repositories of the hub (OWNER/NAME) and from buckets "
+            "(gs://, s3://): name one of these, or download it first"
         )
     return Path(text)
 

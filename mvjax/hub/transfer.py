@@ -9,14 +9,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from mvjax.errors import UserError
+from mvjax.hub.bucket import ORIGIN
 from mvjax.hub.card import CARD, card
 from mvjax.hub.download import Source, resolve
 from mvjax.hub.faults import explained
 from mvjax.hub.names import as_written, parse_name
 from mvjax.storage import StoragePath, copy_tree
 
-ORIGIN = "origin.json"
-"""Says what a fetched model is; it is written first, so that what goes on reads the same commit."""
 CONFIG = "config.json"
 """Comes last: what tells that a model is complete."""
 ADAPTER = "adapter.safetensors"
@@ -46,6 +45,7 @@ def fetch(name: str, target: StoragePath, *, cache: str = "", say: Callable[[str
     source = resolve(written, cache=cache, commit=before["commit"] if before else "")
     folder = snapshot(source)
     facts = {"name": written, "repository": source.repository, "commit": source.commit}
+    # First, so that what goes on reads the same commit.
     (target / ORIGIN).write_text(json.dumps(facts) + "\n")
     copy_tree(
         StoragePath(str(folder)),

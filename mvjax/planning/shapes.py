@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mvjax.errors import UserError
 from mvjax.hub import local_path, parse_name, resolve
+from mvjax.hub.names import address_of
 from mvjax.language.tags import TAGS
 from mvjax.models import from_hf, load_checkpoint
 from mvjax.models.config import ModelConfig
@@ -47,9 +48,10 @@ def find_shape(model: str, fallback: str = "", tokenizer: str = "") -> Shape:
     path = Path(model)
     if model and path.exists():
         return _of_files(path, tokenizer)
-    if parse_name(model) is not None and (not fallback or model.startswith("hf:/")):
-        named_on_hub = resolve(model, "tokenizer")  # no weights: the configuration tells the shape
-        return replace(_of_files(named_on_hub.path, tokenizer), source=named_on_hub.pinned)
+    on_hub = parse_name(model) is not None and (not fallback or model.startswith("hf:/"))
+    if on_hub or address_of(model) is not None:
+        elsewhere = resolve(model, "tokenizer")  # no weights: the configuration tells the shape
+        return replace(_of_files(elsewhere.path, tokenizer), source=elsewhere.pinned)
     if fallback:
         shape = named(fallback)
         return replace(shape, source=f"{shape.source} ({model or 'no model'} is not here)")

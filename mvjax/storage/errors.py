@@ -11,6 +11,10 @@ class UnreachableError(UserError):
     """A server that could not be reached, or did not answer in time, for as long as was allowed."""
 
 
+class CutShort(UserError):
+    """A file or object ends before the bytes that should be in it."""
+
+
 class Changed(Exception):
     """A conditional write was not done: the object is no longer the one that was read."""
 

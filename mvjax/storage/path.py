@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
-from mvjax.storage.errors import Changed, NoSuchObject
+from mvjax.storage.errors import Changed, CutShort, NoSuchObject
 from mvjax.storage.kvstore import open_store, patiently
 
 SCHEMES = ("gs", "s3", "memory", "file")
@@ -32,6 +32,8 @@ LARGEST = 2**44
 """Bytes of an object at most."""
 PROBES = 16
 """Requests at a time that look for the end of an object."""
+PIECE, PIECES = 8 * 2**20, 8
+"""Bytes of one request of `read_into`, and requests at a time."""
 
 
 class Versioned(NamedTuple):
@@ -134,7 +136,7 @@ class StoragePath:
     # --------------------------------------------------------------------------------------------------------- Reading
 
     def read_bytes(self, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes from `start` to `stop`; None: to the end. `NoSuchObject` where there is nothing; `UserError` where
+        """The bytes from `start` to `stop`; None: to the end. `NoSuchObject` where there is nothing; `CutShort` where
         it ends before `stop`."""
         if self.local is not None:
             return read_local(self.local, start, stop)
@@ -151,6 +153,31 @@ class StoragePath:
             raise NoSuchObject(self.address)
         return result.value
 
+    def read_into(self, out: memoryview, start: int) -> None:
+        """Fill `out`, bytes, with what begins at `start`; of an object, by several requests at a time. Errors as of
+        `read_bytes`."""
+        if self.local is not None:
+            with self.local.open("rb") as file:
+                file.seek(start)
+                if file.readinto(out) < len(out):
+                    raise cut_short(str(self.local))
+            return
+        store = open_store(self.scheme, self.bucket)
+        for first in range(0, len(out), PIECE * PIECES):
+            begins = range(first, min(first + PIECE * PIECES, len(out)), PIECE)
+            spans = [slice(begin, min(begin + PIECE, len(out))) for begin in begins]
+            asks = at_once(
+                partial(store.read, self.key, byte_range=slice(start + span.start, start + span.stop)) for span in spans
+            )
+            for span, ask in zip(spans, asks, strict=True):
+                try:
+                    result = patiently(ask, self.address, self.patience, span.stop - span.start)
+                except IndexError as error:
+                    raise cut_short(self.address) from error
+                if result.state != "value":
+                    raise NoSuchObject(self.address)
+                out[span] = result.value
+
     def read_text(self) -> str:
         """The whole as UTF-8."""
         return self.read_bytes().decode("utf-8")
@@ -159,6 +186,17 @@ class StoragePath:
         """The whole, and the generation for a conditional write."""
         result = self._call(lambda store: store.read(self.key))
         return Versioned(result.value if result.state == "value" else None, result.stamp.generation)
+
+    def version(self) -> str:
+        """Names what a file or object holds now: another write, another version. `NoSuchObject` where there is
+        nothing."""
+        if self.local is not None:
+            found = self.local.stat()
+            return f"{found.st_mtime_ns}-{found.st_size}"
+        result = self._call(lambda store: store.read(self.key, byte_range=NOTHING))
+        if result.state != "value":
+            raise NoSuchObject(self.address)
+        return result.stamp.generation.hex()
 
     def exists(self) -> bool:
         """Whether there is a file or object of this name, or a directory."""
@@ -230,6 +268,12 @@ class StoragePath:
         inside = tensorstore.KvStore.KeyRange(prefix, f"{prefix[:-1]}0" if prefix else "")
         found = self._call(lambda store: store.list(inside, strip_prefix_length=len(prefix.encode())))
         yield from sorted(name.decode() for name in found if name and not name.endswith(b"/"))
+
+    def files(self) -> list[str]:
+        """Names of the files directly in it, sorted."""
+        if self.local is not None:
+            return sorted(entry.name for entry in self.local.iterdir() if entry.is_file()) if self.is_dir() else []
+        return [name for name in self.walk() if "/" not in name]
 
     def children(self) -> list[StoragePath]:
         """The files and directories directly in it, sorted."""
@@ -330,6 +374,6 @@ def read_local(path: Path, start: int, stop: int | None) -> bytes:
     return data
 
 
-def cut_short(address: str) -> UserError:
+def cut_short(address: str) -> CutShort:
     """The error for a file that ends before what should be in it."""
-    return UserError(f"{address}: ends before the bytes that should be in it; it was cut short, fetch or write it anew")
+    return CutShort(f"{address}: ends before the bytes that should be in it; it was cut short, fetch or write it anew")

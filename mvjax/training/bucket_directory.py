@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from mvjax.errors import UserError
-from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, check_bucket, copy_tree
+from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, cache_directory, check_bucket, copy_tree
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.run_config import CONFIG, check_unchanged, write_config
@@ -183,13 +183,6 @@ def is_mirrored(name: str) -> bool:
     """Whether a file of the run's directory is one of those that are kept here, too."""
     first = name.partition("/")[0]
     return first not in (CHECKPOINTS, MODEL, LEASE) and not first.startswith("damaged-")
-
-
-def cache_directory() -> Path:
-    """Of files that can be fetched or made again: MVJAX_CACHE, else `mvjax` in the user's cache directory."""
-    if named := os.environ.get("MVJAX_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvjax"
 
 
 def cache_of(remote: StoragePath) -> Path:

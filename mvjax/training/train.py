@@ -34,11 +34,10 @@ from mvjax.language import PARTS
 from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
 from mvjax.models.placement import Placement
-from mvjax.storage import StoragePath, UnreachableError
+from mvjax.storage import StoragePath, UnreachableError, cache_directory
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
 from mvjax.training.batch import StepBatch, abstract_batch, batch_words, check_rows, shard_batch, step_batch_sharding
-from mvjax.training.bucket_directory import cache_directory
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.config import LossConfig, OptimizerConfig, TrainConfig, to_dict

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from mvjax.errors import UserError
+from mvjax.storage import CutShort, StoragePath
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -113,7 +114,7 @@ def lazy(array: Any) -> LazyTensor:
 
 
 def stored(
-    path: Path,
+    path: StoragePath | Path,
     begin: int,
     nbytes: int,
     shape: tuple[int, ...],
@@ -122,17 +123,21 @@ def stored(
     *,
     in_rows: bool = True,
 ) -> LazyTensor:
-    """The lazy tensor whose bytes begin at byte `begin` of a file, row after row.
+    """The lazy tensor whose bytes begin at byte `begin` of a file or an object, row after row.
 
     decode: makes elements of a shape from their bytes, as uint8; None: they are stored as they are. in_rows: each row
     can be decoded alone.
     """
 
+    place = StoragePath(str(path))
+
     def read(shape: tuple[int, ...], skip: int, nbytes: int) -> np.ndarray:
         # Read, not mapped: the array stays good when the file is replaced, and an I/O error is an exception.
-        raw = np.fromfile(path, dtype=np.uint8, count=nbytes, offset=begin + skip)
-        if raw.size != nbytes:
-            raise UserError(f"{path} was cut short while it was being read")
+        raw = np.empty(nbytes, np.uint8)
+        try:
+            place.read_into(raw.data, begin + skip)
+        except CutShort as error:
+            raise UserError(f"{place} was cut short while it was being read") from error
         return raw.view(dtype).reshape(shape) if decode is None else decode(raw, shape)
 
     def rows(start: int, stop: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mvjax.errors import UserError
 from mvjax.files import atomic_directory
 from mvjax.placeholders import refuse_placeholder
+from mvjax.storage import linked
 from mvjax.weights.checkpoint import Checkpoint, listed
 from mvjax.weights.gguf import GGUFModel, read_gguf
 from mvjax.weights.gguf_header import is_gguf
@@ -36,8 +37,9 @@ def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
     if not path.exists():
         raise UserError(f"{path} does not exist: name {KNOWN}")
     if path.is_dir():
-        if is_huggingface(path):
-            return read_huggingface(path)
+        weights = linked(path)
+        if is_huggingface(weights.files()):
+            return read_huggingface(path, weights)
         if (path / "tensors").is_dir():
             from mvjax.weights.orbax import read_orbax
 

@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
 from typing import Any
 
 from mvjax.errors import UserError, caution
 from mvjax.numbered_files import absent_names, numbered_sets
 from mvjax.placeholders import refuse_placeholder
+from mvjax.storage import StoragePath
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, counted, lazily, listed
 from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
 
 SINGLE, INDEX, SUFFIX = "model.safetensors", "model.safetensors.index.json", ".safetensors"
 MAX_SHARD_BYTES = 5 * 10**9
+AT_ONCE = 8
+"""Headers that are read at the same time."""
 
 
-def is_huggingface(path: Path) -> bool:
-    """Whether a directory holds safetensors under the usual names."""
-    return (path / SINGLE).is_file() or (path / INDEX).is_file() or bool(numbered_sets(path, SUFFIX))
+def is_huggingface(names: Iterable[str]) -> bool:
+    """Whether a directory with files of these names holds safetensors under the usual ones."""
+    files = [PurePath(name) for name in names]
+    return any(file.name in (SINGLE, INDEX) for file in files) or bool(numbered_sets(files, SUFFIX))
 
 
-def read_huggingface(path: Path) -> Checkpoint:
+def read_huggingface(path: Path, weights: StoragePath | None = None) -> Checkpoint:
     """Open a Hugging Face directory; tensors are read when asked for.
 
     The single file comes first, as in `transformers`, then the shards that an index lists, then shards without one.
     Raises `UserError` for damaged or absent files; warns where other weights lie beside those that are read.
+
+    weights: where the safetensors are; None: in `path`, with the small files.
     """
-    shards = numbered_sets(path, SUFFIX)
-    if (path / SINGLE).is_file():
-        others = [INDEX] * (path / INDEX).is_file() + [
-            file.name for files in shards.values() for file in files.values()
-        ]
+    place = weights or StoragePath(str(path))
+    names = place.files()
+    shards = numbered_sets([place / name for name in names], SUFFIX)
+    if SINGLE in names:
+        others = [INDEX] * (INDEX in names) + [file.name for files in shards.values() for file in files.values()]
         if others:
             caution(
-                f"{path}: {SINGLE} is read, as transformers does; {listed(others)} beside it "
+                f"{place}: {SINGLE} is read, as transformers does; {listed(others)} beside it "
                 f"{'are' if others[1:] else 'is'} ignored: delete what is out of date"
             )
-        tensors = read_tensor_file(path / SINGLE)[0]
+        tensors = read_tensor_file(place / SINGLE)[0]
     else:
-        tensors = read_shards(path) if (path / INDEX).is_file() else read_numbered(path, shards)
-    return with_configs(path, tensors)
+        tensors = read_shards(path, place, names) if INDEX in names else read_numbered(place, shards)
+    return dataclasses.replace(with_configs(path, tensors), source=path if place.local else str(place))
 
 
 def with_configs(path: Path, tensors: Mapping[str, LazyTensor]) -> Checkpoint:
@@ -69,21 +77,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_shards(path: Path) -> dict[str, LazyTensor]:
-    """Tensors of the shards that the index lists: all that they hold, as `transformers` loads them."""
-    where = path / INDEX
-    places = read_json(where).get("weight_map")
+def read_shards(path: Path, place: StoragePath, names: Sequence[str]) -> dict[str, LazyTensor]:
+    """Tensors of the shards that the index lists: all that they hold, as `transformers` loads them.
+
+    path: directory with the index. place, names: the one with the shards, and its files.
+    """
+    where = place / INDEX
+    places = read_json(path / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise UserError(f"{where} has no weight_map: fetch it again")
     files = sorted(set(places.values()))
     if outside := [file for file in files if Path(file).name != file]:
         raise UserError(f"{where} names a file outside its directory: {outside[0]}")
-    if absent := [file for file in files if not (path / file).is_file()]:
-        whole = [names for (_, count), names in numbered_sets(path, SUFFIX).items() if len(names) == count]
-        names = listed([file.name for file in whole[0].values()]) if whole else ""
-        hint = f", or delete the index if {names} are the model" if whole else ""
+    if absent := [file for file in files if file not in names]:
+        sets = numbered_sets([PurePath(name) for name in names], SUFFIX)
+        whole = [numbered for (_, count), numbered in sets.items() if len(numbered) == count]
+        found = listed([file.name for file in whole[0].values()]) if whole else ""
+        hint = f", or delete the index if {found} are the model" if whole else ""
         raise UserError(f"{where} lists {len(absent)} shard(s) that are absent: {listed(absent)}; fetch them{hint}")
-    shards = {file: read_tensor_file(path / file)[0] for file in files}
+    shards = dict(zip(files, read_tensor_files([place / file for file in files]), strict=True))
     tensors = {name: entry for file in files for name, entry in shards[file].items()}
     if missing := [name for name in places if name not in tensors]:
         raise UserError(f"{where}: {counted(missing)} in none of its shards: {listed(missing)}; fetch the model again")
@@ -92,25 +104,30 @@ def read_shards(path: Path) -> dict[str, LazyTensor]:
     return tensors | {name: shards[file][name] for name, file in places.items() if name in shards[file]}
 
 
-def read_numbered(path: Path, sets: dict[tuple[str, int], dict[int, Path]]) -> dict[str, LazyTensor]:
+def read_tensor_files(files: Sequence[StoragePath]) -> list[dict[str, LazyTensor]]:
+    """Tensors of each file."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [tensors for tensors, _ in pool.map(read_tensor_file, files)]
+
+
+def read_numbered(place: StoragePath, sets: dict[tuple[str, int], dict[int, StoragePath]]) -> dict[str, LazyTensor]:
     """Tensors of numbered shards that no index lists."""
     whole = {key: files for key, files in sets.items() if not absent_names(*key, files, SUFFIX)}
     if not whole:
         (name, count), files = max(sets.items(), key=lambda item: len(item[1]))
         absent = absent_names(name, count, files, SUFFIX)
         raise UserError(
-            f"{path} has no {INDEX}, and {len(absent)} of its {count} shards are absent: {listed(absent)}; fetch them"
+            f"{place} has no {INDEX}, and {len(absent)} of its {count} shards are absent: {listed(absent)}; fetch them"
         )
     if len(whole) > 1:
         names = [next(iter(files.values())).name for files in whole.values()]
-        raise UserError(f"{path} has no {INDEX} but several whole sets of shards: {listed(names)}; keep one of them")
+        raise UserError(f"{place} has no {INDEX} but several whole sets of shards: {listed(names)}; keep one of them")
     ((_, count), files), *_ = whole.items()
-    caution(f"{path} has no {INDEX}: its {count} shards are read as they are")
+    caution(f"{place} has no {INDEX}: its {count} shards are read as they are")
     tensors: dict[str, LazyTensor] = {}
-    for number in sorted(files):
-        entries = read_tensor_file(files[number])[0]
+    for entries in read_tensor_files([files[number] for number in sorted(files)]):
         if twice := sorted(tensors.keys() & entries.keys()):
-            raise UserError(f"{path}: {counted(twice)} in two of its shards: {listed(twice)}; fetch the model again")
+            raise UserError(f"{place}: {counted(twice)} in two of its shards: {listed(twice)}; fetch the model again")
         tensors |= entries
     return tensors
 

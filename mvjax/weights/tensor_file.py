@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from mvjax.errors import UserError
-from mvjax.placeholders import placeholder
+from mvjax.placeholders import LARGEST, placeholder_of
+from mvjax.storage import CutShort, StoragePath
 from mvjax.weights.checkpoint import LazyTensor, stored
 
 DTYPE_NAMES = {
@@ -31,31 +32,37 @@ NAME_OF_DTYPE = {dtype: name for name, dtype in DTYPE_NAMES.items()}
 LARGEST_HEADER = 100_000_000
 
 
-def read_tensor_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Lazy tensors and metadata of a safetensors file. Raises `UserError` if it is truncated or not such a file."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if size >= 8 and length <= LARGEST_HEADER else b""
-    damaged = UserError(placeholder(path) or f"{path} is truncated or no safetensors file: fetch it again")
+def read_tensor_file(path: StoragePath | Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Lazy tensors and metadata of a safetensors file, of which the header is read.
+
+    Raises `UserError` if it is truncated or not such a file.
+    """
+    place = StoragePath(str(path))
     try:
-        header = json.loads(text)
+        length = int.from_bytes(place.read_bytes(0, 8), "little")
+        header = json.loads(place.read_bytes(8, 8 + length) if length <= LARGEST_HEADER else b"")
         metadata = header.pop("__metadata__", {})
         entries, end = {}, 8 + length
         for name, fields in header.items():
             if fields["dtype"] not in DTYPE_NAMES:
-                raise UserError(f"{path}: {name} has element type {fields['dtype']}, which is not supported")
+                raise UserError(f"{place}: {name} has element type {fields['dtype']}, which is not supported")
             begin, stop = (8 + length + offset for offset in fields["data_offsets"])
             shape, dtype = tuple(fields["shape"]), DTYPE_NAMES[fields["dtype"]]
-            entries[name] = stored(path, begin, stop - begin, shape, dtype)
+            entries[name] = stored(place, begin, stop - begin, shape, dtype)
             if entries[name].nbytes != stop - begin or begin < 8 + length or min(shape, default=0) < 0:
-                raise damaged
+                raise damaged(place)
             end = max(end, stop)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged from error
-    if end > size:
-        raise UserError(f"{path} is truncated: {size} bytes of {end}; fetch it again")
+    except (CutShort, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(place) from error
+    if not place.has_byte(end - 1):
+        raise UserError(f"{place} is truncated: {place.size()} bytes of {end}; fetch it again")
     return entries, metadata
+
+
+def damaged(place: StoragePath) -> UserError:
+    """The error for what is no safetensors file: what it is instead, where that is known."""
+    start = place.read_bytes(0, LARGEST) if place.has_byte(LARGEST - 1) else place.read_bytes()
+    return UserError(placeholder_of(place, start) or f"{place} is truncated or no safetensors file: fetch it again")
 
 
 def write_tensor_file(

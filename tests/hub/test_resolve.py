@@ -54,11 +54,15 @@ def test_a_local_path_comes_first(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     source = resolve("owner/name")
     assert (str(source.path), source.repository, source.pinned) == ("owner/name", "", "owner/name")
-    for address in ("gs://bucket/models/name", Path("gs://bucket/models/name"), "https://example.org/model"):
-        with pytest.raises(UserError, match=r": models and data are read from files of this machine: copy it here"):
-            resolve(address)
-        with pytest.raises(UserError, match=r": models and data are read from files of this machine: copy it here"):
-            find_data(address)
+    assert resolve(f"file://{tmp_path}/owner").path == tmp_path / "owner"
+    for address in ("https://example.org/model", Path("https://example.org/model")):
+        for find in (resolve, find_data):
+            with pytest.raises(
+                UserError, match=r"https://example.org/model: models and data are read from files, from"
+            ):
+                find(address)
+    with pytest.raises(UserError, match=r"gs://bucket/: names a whole bucket; name a directory in it"):
+        resolve("gs://bucket/")
     with pytest.raises(UserError, match=r"hf://owner: no name of a repository; write hf://OWNER/NAME"):
         resolve("hf://owner")
 

@@ -75,15 +75,17 @@ def test_model_and_data(good, mistake):
         "from mvjax.training.config import TrainConfig\nconfig = TrainConfig().replace(output={'directory': 'gs://bucket/runs'})\n"
     )
     mistake(check(good, "bare.py"), "model and data not set")
-    assert "not checked here: data gs://b/x" in check(good, "config.py", "--data.files", "gs://b/x").stderr
 
 
 def test_a_bucket_for_the_output(good, mistake, gcs_bucket):
     there = gcs_bucket.environment
-    found = check(good, "config.py", "--output.directory", f"{gcs_bucket.address}/runs", **there)
+    words = ("--output.directory", f"{gcs_bucket.address}/runs", "--model.path", "OWNER/NAME")
+    found = check(good, "config.py", *words, **there)
     assert f"output {gcs_bucket.address}/runs" in found.stderr
     assert not (good.place / "gs:").exists()
     mistake(check(good, "config.py", "--output.directory", "gs://absent/runs", **there), "there is no bucket absent")
+    absent = f"{gcs_bucket.address}/x"
+    mistake(check(good, "config.py", "--data.files", absent, **there), f"data: {absent}: nothing is there")
     mistake(check(good, "config.py", "--output.directory", "s3://b/runs"), "not in s3://")
 
 

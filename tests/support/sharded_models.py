@@ -17,6 +17,7 @@ from mvjax.errors import UserError
 from mvjax.models import Decoder, export, from_hf, load_checkpoint, sharded_loading, to_hf, transfer
 from mvjax.models.placement import MESH_AXES, Placement
 from mvjax.models.tensors import hf_names, is_stacked
+from mvjax.storage import StoragePath
 from mvjax.weights import Checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -73,14 +74,13 @@ def check_parts(state, config, tensors):
 
 def counted_reads():
     """A list that grows by the bytes of every read from a file of weights."""
-    reads, fromfile = [], np.fromfile
+    reads, read_into = [], StoragePath.read_into
 
-    def counting(*arguments, **options):
-        array = fromfile(*arguments, **options)
-        reads.append(array.nbytes)
-        return array
+    def counting(path, out, start):
+        reads.append(len(out))
+        read_into(path, out, start)
 
-    np.fromfile = counting
+    StoragePath.read_into = counting
     return reads
 
 

@@ -13,6 +13,7 @@ from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.errors import UserError
 from mvjax.models import load_checkpoint, save_checkpoint
+from mvjax.storage import StoragePath
 from mvjax.weights import Checkpoint, LazyTensor, LazyTensors, add_tag_rows, orbax
 from mvjax.weights import checkpoint as checkpoints
 from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
@@ -76,14 +77,13 @@ def test_all_formats_read_rows(models):
 @pytest.fixture
 def reads(monkeypatch):
     """Bytes of each read from a file of weights."""
-    found, fromfile = [], np.fromfile
+    found, read_into = [], StoragePath.read_into
 
-    def counting(*arguments, **options):
-        array = fromfile(*arguments, **options)
-        found.append(array.nbytes)
-        return array
+    def counting(path, out, start):
+        found.append(len(out))
+        read_into(path, out, start)
 
-    monkeypatch.setattr(np, "fromfile", counting)
+    monkeypatch.setattr(StoragePath, "read_into", counting)
     return found
 
 
