@@ -30,7 +30,7 @@ ARROWS: Mapping[str, set[str]] = {
     "mvjax": {"engine", "errors", "lazy", "models", "version"},
     "tokenizers": GROUND | {"language"},
     "weights": GROUND | {"storage"},
-    "models": GROUND | {"hub", "mvjax_kernels", "tokenizers", "weights"},
+    "models": GROUND | {"hub", "mvjax_kernels", "storage", "tokenizers", "weights"},
     "data": GROUND | {"hub", "language", "storage", "tokenizers"},
     "engine": GROUND | {"data", "language"},
     "training": GROUND

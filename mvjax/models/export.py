@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,11 +15,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from mvjax.errors import UserError
+from mvjax.hub.card import CARD
 from mvjax.models.config import ModelConfig
 from mvjax.models.families import find_family
 from mvjax.models.sharded_loading import flattened
 from mvjax.models.tensors import check_tensors, hf_names, is_stacked
 from mvjax.models.transfer import chunk_bytes, compiler_options, padded, taker
+from mvjax.storage import StoragePath
 from mvjax.tokenizers import Tokenizer
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily
 from mvjax.weights.formats import write_files
@@ -64,21 +67,24 @@ def fetch(array: jax.Array, layer: int | None) -> np.ndarray:
 
 
 def save_checkpoint(
-    path: str | os.PathLike,
+    path: str | os.PathLike | StoragePath,
     checkpoint: Checkpoint,
     format: str = "safetensors",
     *,
     tokenizer: Tokenizer | None = None,
+    card: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Callable[[str, int], None] | None = None,
 ) -> None:
     """Save a model, with its tokenizer and chat template, as a directory: whole or not at all.
 
-    A model that stood there before is replaced. Where there are several processes all call this, with tensors that
+    A model that stood there before is replaced. A directory in a bucket (an address) grows file by file, and is a model
+    with the last one. Where there are several processes all call this, with tensors that
     `gathered` gives and in the format of safetensors: the first one writes, and all end alike.
 
     Args:
         format: "safetensors" or "orbax".
+        card: the text of its model card.
         progress: called with name and bytes of each tensor as it is written.
 
     Raises `UserError` where the tensors are not those of the configuration, `path` holds something other than a model
@@ -89,7 +95,13 @@ def save_checkpoint(
         family = find_family(check_tensors(checkpoint).family)
         config = {"architectures": [family.architecture], **checkpoint.config}
         whole = dataclasses.replace(checkpoint, config=config, tensors=tensors)
-        beside = None if tokenizer is None else tokenizer.save
+
+        def beside(directory: Path) -> None:
+            if tokenizer is not None:
+                tokenizer.save(directory)
+            if card:
+                (directory / CARD).write_text(card, encoding="utf-8")
+
         write_files(path, whole, format, max_shard_bytes=max_shard_bytes, progress=progress, beside=beside)
 
     if jax.process_count() == 1:

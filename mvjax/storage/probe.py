@@ -14,7 +14,10 @@ def check_bucket(place: StoragePath) -> None:
     refused, or nothing answers within the patience of `place`. Listing does not tell: an absent bucket looks empty."""
     if place.scheme != "gs":
         kinds = "a local directory or in gs://BUCKET/NAME"
-        raise UserError(f"{place}: runs are kept in {kinds}, not in {place.scheme}://")
+        raise UserError(
+            f"{place}: runs are kept in {kinds}, not in {place.scheme}://: Orbax, which writes checkpoints, cannot "
+            "write there; models and data can be read from there"
+        )
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{place}: checkpoints in gs:// need the package gcsfs: pip install 'mvjax[gcs]'")
     probe = place / f".probe-{secrets.token_hex(4)}"

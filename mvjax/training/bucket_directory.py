@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from mvjax.errors import UserError
-from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, cache_directory, check_bucket, copy_tree
+from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, cache_directory, check_bucket
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.run_config import CONFIG, check_unchanged, write_config
@@ -28,8 +28,6 @@ QUICK = 5.0
 """Seconds that training waits for the server at a save that can be made later."""
 AGAIN, PAUSE = 10.0, 1.0
 """Seconds from one attempt at such a save to the next, and of one that cannot be made later."""
-LAST = ("config.json", "model.safetensors.index.json")
-"""Files of a model's directory that tell that it is complete."""
 
 
 class StorageAway(UserError):
@@ -40,7 +38,7 @@ class BucketPlace:
     """Where a run of a bucket is kept (`run_place.RunPlace`)."""
 
     def __init__(self, remote: StoragePath, directory: Path, lease: Lease | None, mirror: Mirror, sync: HostSync):
-        self.directory, self.checkpoints = directory, remote / CHECKPOINTS
+        self.directory, self.checkpoints, self.results = directory, remote / CHECKPOINTS, remote
         self._remote, self._lease, self._mirror, self._sync = remote, lease, mirror, sync
         self._since: float | None = None
         self._tried = 0.0
@@ -106,18 +104,12 @@ class BucketPlace:
         if away is not None or jax.process_count() > 1:
             raise away or StorageAway(str(error))
 
-    def publish(self, path: Path) -> str:
-        """Bring a file or directory to the bucket, what tells that it is complete last; returns its address."""
-        target = self._remote / path.name
+    def publish(self, path: Path | StoragePath) -> str:
+        """Bring a file of the run's directory to the bucket; a model is there. Returns its address."""
         if is_first():
-            if path.is_dir():
-                names = {*StoragePath(str(path)).walk()}
-                for name in [name for name in target.walk() if name not in names or name in LAST]:
-                    (target / name).delete()  # of a model that stood there before
-                copy_tree(StoragePath(str(path)), target, last=lambda name: name in LAST)
             self._mirror.push(self._remote.patience)
-        self._sync.gather("the model in the bucket", None, patience=self._remote.patience + 3600.0)
-        return str(target)
+        self._sync.gather("the result in the bucket", None, patience=self._remote.patience + 3600.0)
+        return str(path if isinstance(path, StoragePath) else self._remote / path.name)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, stop; all processes of a run after the same one."""
+"""Ctrl-C and SIGTERM: finish the step, save, stop; notices of the machine: save. All processes after the same step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import signal
 from types import FrameType
 from typing import Any
 
+import jax
+
 from mvjax.training.distributed import client, is_first
 
-KEY = "mvjax/stop"
+KEY, SAVE = "mvjax/stop", "mvjax/save"
 MARGIN = 2
 """Steps from the one at which process 0 hears of a signal to the last one. No process can be further ahead: none ends
 a step in which another has not taken part."""
@@ -17,7 +19,7 @@ a step in which another has not taken part."""
 class Interrupt:
     """While entered, the first SIGINT or SIGTERM asks for a stop; a second SIGINT interrupts at once, unsaved.
 
-    Schedulers repeat their SIGTERM: more of them change nothing.
+    Schedulers repeat their SIGTERM: more of them change nothing. `save` asks for a checkpoint of all processes.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -27,6 +29,8 @@ class Interrupt:
         """The signal that this process, or with several any of them, was sent."""
         self._say = say
         self._announced = False
+        self._wanted = 0
+        self._seen: set[str] = set()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -47,6 +51,35 @@ class Interrupt:
             return
         self.asked = signal.Signals(number)
         self._say(f"{self.asked.name}: saving after this step (Ctrl-C once more: stop at once, unsaved)")
+
+    def stop(self, why: str) -> None:
+        """Ask for a stop as SIGTERM does, from any thread."""
+        self._say(why)
+        if self.asked is None:
+            self.asked = signal.SIGTERM
+
+    def save(self, why: str) -> None:
+        """Ask for a checkpoint soon, from any thread."""
+        self._say(f"{why}: saving soon")
+        self._wanted += 1
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step`, because a process has asked for one; every process asks after every
+        step, after `stops`, and gets the same answer."""
+        store = client()
+        if store is None:
+            due, self._wanted = self._wanted > 0, 0
+            return due
+        if self._wanted:
+            store.key_value_set(f"{SAVE}/asked/{jax.process_index()}-{step}", "1")
+            self._wanted = 0
+        shown = [key.rsplit("/", 2)[-2:] for key, _ in store.key_value_dir_get(SAVE)]
+        if is_first():
+            new = {name for kind, name in shown if kind == "asked"} - self._seen
+            self._seen |= new
+            if new:
+                store.key_value_set(f"{SAVE}/at/{step + MARGIN}", "1", allow_overwrite=True)
+        return str(step) in {name for kind, name in shown if kind == "at"}
 
     def stops(self, step: int) -> bool:
         """Whether the run ends here, after `step`; every process asks after every step and gets the same answer."""

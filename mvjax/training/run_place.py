@@ -25,21 +25,26 @@ class RunPlace(Protocol):
     def checkpoints(self) -> StoragePath:
         """Of the checkpoints."""
 
+    @property
+    def results(self) -> StoragePath:
+        """Where the run's model is written to."""
+
     def ready(self, insist: bool) -> bool:
         """Whether a checkpoint can be written now; called before each. Where `insist`, it waits for that."""
 
     def failed(self, error: Exception) -> None:
         """A checkpoint could not be written; returns where another attempt may be made."""
 
-    def publish(self, path: Path) -> str:
-        """Bring a file or directory of `directory` to where the run is kept; returns its address there."""
+    def publish(self, path: Path | StoragePath) -> str:
+        """Bring a file of `directory` to where the run is kept; what is there stays. Returns its address."""
 
 
 class LocalPlace:
     """A directory that all processes share."""
 
     def __init__(self, directory: Path):
-        self.directory, self.checkpoints = directory, StoragePath(str(directory / "checkpoints"))
+        self.directory, self.results = directory, StoragePath(str(directory))
+        self.checkpoints = self.results / "checkpoints"
 
     def ready(self, insist: bool) -> bool:
         return True
@@ -47,7 +52,7 @@ class LocalPlace:
     def failed(self, error: Exception) -> None:
         raise error
 
-    def publish(self, path: Path) -> str:
+    def publish(self, path: Path | StoragePath) -> str:
         return str(path)
 
 

@@ -29,7 +29,7 @@ from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
 from mvjax.data.sources import describe, open_data
 from mvjax.data.store import open_store, pull_store, push_store, store_path
 from mvjax.errors import UserError
-from mvjax.hub import Source, write_card
+from mvjax.hub import Source, card
 from mvjax.language import PARTS
 from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
@@ -38,6 +38,7 @@ from mvjax.storage import StoragePath, UnreachableError, cache_directory
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
 from mvjax.training.batch import StepBatch, abstract_batch, batch_words, check_rows, shard_batch, step_batch_sharding
+from mvjax.training.bucket_directory import StorageAway
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.config import LossConfig, OptimizerConfig, TrainConfig, to_dict
@@ -47,6 +48,7 @@ from mvjax.training.interrupt import Interrupt
 from mvjax.training.loss import Head, LossSums, cross_entropy_on_mesh
 from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
 from mvjax.training.model import TAGS, TrainableModel, TrainState, make_trainable
+from mvjax.training.notices import Notices
 from mvjax.training.origins import find_origins
 from mvjax.training.profile import Profile
 from mvjax.training.run_directory import check_origin
@@ -135,8 +137,14 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
                     dtype=config.model.dtype,
                 ),
                 notes=mesh_notes(placement, shape),
-                finish=lambda result: write_model(
-                    result, config, model, tokenizer, checkpoint.generation, origins.commits.get("model.path", "")
+                finish=lambda result, place: write_model(
+                    result,
+                    place,
+                    config,
+                    model,
+                    tokenizer,
+                    checkpoint.generation,
+                    origins.commits.get("model.path", ""),
                 ),
             )
 
@@ -172,7 +180,7 @@ def fit(
     document_name: Callable[[Document], str] | None = None,
     make_sampler: Callable[..., Sampler] | None = None,
     notes: Sequence[str] = (),
-    finish: Callable[[RunResult], Path] | None = None,
+    finish: Callable[[RunResult, StoragePath], Path | StoragePath] | None = None,
 ) -> RunResult:
     """Train for `steps` steps in all, from the newest checkpoint of the run on, if there is one.
 
@@ -182,7 +190,8 @@ def fit(
         belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
         origins: what `origins.Origins.commits` says, for the run's config.json.
         notes: lines to print at the beginning.
-        finish: writes what the run was for into its directory, once it has finished; returns the path.
+        finish: writes what the run was for, once it has finished: a file into the result's directory, or a model into
+            the run's place, which it is given; returns the path.
     """
     clock, sync, belongs_to = clock or Clock(), sync or HostSync(), dict(belongs_to or {})
     check_rows(config, placement)
@@ -243,6 +252,7 @@ def fit(
         for note in notes:
             log.say(note)
         interrupt = stack.enter_context(Interrupt(log.say))
+        stack.enter_context(Notices(interrupt.save, interrupt.stop))
         recorded = config.output.profile_start if is_first() else 0
         profile = Profile(directory / "profile", recorded, config.output.profile_steps, clock, log.say)
         stack.callback(profile.close)
@@ -263,7 +273,7 @@ def fit(
                 metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
             log.step(number, metrics, batch, batches.facts)
             ended = interrupt.stops(number)
-            due = due or number % config.checkpoints.every == 0
+            due = interrupt.saves(number) or due or number % config.checkpoints.every == 0
             if due or number == last or ended:
                 record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to}
                 record |= {"data": batches.get_state()} | log.record()
@@ -281,7 +291,12 @@ def fit(
         result = RunResult(state, directory, int(state.step) >= steps, interrupt.asked if ended else None)
         log.saved(int(state.step), "done" if result.finished else "stopped; the same command resumes it")
         if result.finished and finish is not None:
-            place.publish(finish(result))
+            try:
+                place.publish(finish(result, place.results))
+            except UnreachableError as error:
+                raise StorageAway(
+                    f"{error}; the last checkpoint is kept, the same command writes the result"
+                ) from error
     return result
 
 
@@ -369,15 +384,16 @@ def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer
 
 def write_model(
     result: RunResult,
+    place: StoragePath,
     config: TrainConfig,
     model: TrainableModel,
     tokenizer: Tokenizer,
     generation: dict[str, Any],
     base: str,
-) -> Path:
+) -> Path | StoragePath:
     """Write what the run was for; returns the path. All processes call it, the first one writes.
 
-    generation: the base model's keys of generation_config.json.
+    place: of the run. generation: the base model's keys of generation_config.json.
     base: REPOSITORY@COMMIT of the base model, where it is from the hub: written beside the weights.
     """
     params = result.state.params
@@ -389,12 +405,10 @@ def write_model(
             metadata |= {"base_model": base} if base else {}
             save_adapter(path, model.join(params), metadata=metadata)
         return path
-    path = result.directory / "model"
     checkpoint = replace(to_checkpoint(model.join(params)), generation=generation)
-    save_checkpoint(path, checkpoint, tokenizer=tokenizer)
-    if is_first():
-        write_card(path, base, "Trained", f"{int(result.state.step)} steps of {config.name}")
-    return path
+    text = card(base, "Trained", f"{int(result.state.step)} steps of {config.name}")
+    save_checkpoint(place / "model", checkpoint, tokenizer=tokenizer, card=text)
+    return place / "model"
 
 
 # =========================================================================================================== Optimizer

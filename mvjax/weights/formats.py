@@ -10,7 +10,8 @@ from pathlib import Path
 from mvjax.errors import UserError
 from mvjax.files import atomic_directory
 from mvjax.placeholders import refuse_placeholder
-from mvjax.storage import linked
+from mvjax.storage import StoragePath, linked
+from mvjax.weights.bucket import write_to_bucket
 from mvjax.weights.checkpoint import Checkpoint, listed
 from mvjax.weights.gguf import GGUFModel, read_gguf
 from mvjax.weights.gguf_header import is_gguf
@@ -82,7 +83,7 @@ def pickle_hint(path: Path) -> str:
 
 
 def write_files(
-    path: str | os.PathLike,
+    path: str | os.PathLike | StoragePath,
     checkpoint: Checkpoint,
     format: str = "safetensors",
     *,
@@ -92,13 +93,18 @@ def write_files(
 ) -> None:
     """Write a model's directory, whole or not at all; a model that stood there before is replaced.
 
-    `format` is "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is written; `beside` writes
-    what else belongs into the directory. Raises `UserError` where `path` holds something other than a model or the disk
-    is full.
+    In a bucket (`path` is an address) it appears file by file, as `bucket.write_to_bucket` says. `format` is
+    "safetensors" or "orbax"; `progress(name, bytes)` is called as each tensor is written; `beside` writes what else
+    belongs into the directory. Raises `UserError` where `path` holds something other than a model or the disk is full.
     """
-    path = Path(path)
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}: use one of {', '.join(FORMATS)}")
+    place = StoragePath(str(path))
+    if place.local is None:
+        if format != "safetensors":
+            raise UserError(f"{place}: models are written into buckets as safetensors, not as {format}")
+        return write_to_bucket(place, checkpoint, max_shard_bytes=max_shard_bytes, progress=progress, beside=beside)
+    path = place.local
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name a directory")
     if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():

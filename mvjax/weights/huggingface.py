@@ -138,21 +138,25 @@ def write_huggingface(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Callable[[str, int], None] | None = None,
+    finished: Callable[[Path], None] = lambda path: None,
 ) -> None:
     """Write a checkpoint into an existing directory, in files of at most `max_shard_bytes` (or one tensor) each.
 
     One tensor is in memory at a time. Not atomic: `mvjax.models.save_checkpoint` is.
+
+    finished: called with each file of tensors when it is complete; may move it elsewhere.
     """
     write_configs(directory, checkpoint)
     shards = split(lazily(checkpoint.tensors), max_shard_bytes)
     metadata = {"format": "pt"}  # transformers asks for it
     if len(shards) == 1:
         write_tensor_file(directory / SINGLE, shards[0], metadata, progress)
-        return
+        return finished(directory / SINGLE)
     places = {}
     for i, shard in enumerate(shards, start=1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         write_tensor_file(directory / file, shard, metadata, progress)
+        finished(directory / file)
         places |= dict.fromkeys(shard, file)
     write_json(directory / INDEX, {"metadata": {"total_size": checkpoint.nbytes}, "weight_map": places})
 

@@ -156,6 +156,15 @@ def _runs():
     return runs
 
 
+@pytest.fixture(scope="session")
+def stocked_bucket(gcs_bucket, tmp_path_factory):
+    """The bucket with a model and data in it."""
+    from bucket_host import put_inputs
+
+    put_inputs(gcs_bucket, tmp_path_factory.mktemp("inputs"))
+    return gcs_bucket
+
+
 @pytest.fixture
 def stage(tmp_path):
     with contextlib.closing(Stage(tmp_path)) as stage:

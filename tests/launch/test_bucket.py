@@ -1,6 +1,7 @@
-"""A run that is kept in a bucket, with nothing on its host that lasts, ends as one that was left alone.
+"""A run whose model, data and files are in a bucket, with nothing on its host that lasts, ends as one left alone.
 
-The server is an imitation of Google Cloud Storage. Here is a cut; `test_bucket_faults` has the rest.
+The server is an imitation of Google Cloud Storage; the model comes there from a double of the hub. Here is a cut;
+`test_bucket_faults` has the rest.
 """
 
 from pathlib import Path
@@ -11,12 +12,9 @@ from bucket_server import Bucket
 from mvjax.storage import StoragePath
 
 
-def test_killed_with_its_cache_wiped(tmp_path: Path, gcs_bucket: Bucket):
-    whole, killed = f"{gcs_bucket.address}/whole", f"{gcs_bucket.address}/killed"
-    hosts = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        hosts.append(Host(tmp_path / name, gcs_bucket))
+def test_killed_with_its_cache_wiped(tmp_path: Path, stocked_bucket: Bucket):
+    whole, killed = f"{stocked_bucket.address}/whole", f"{stocked_bucket.address}/killed"
+    hosts = [Host(tmp_path / name, stocked_bucket) for name in ("a", "b")]
     alone, victim = hosts[0].start(whole), hosts[1].start(killed)
     hosts[1].kill(victim, after=8)
     said = ended(hosts[1].start(killed))
@@ -29,9 +27,8 @@ def test_killed_with_its_cache_wiped(tmp_path: Path, gcs_bucket: Bucket):
     for one, other in zip(metrics(whole), metrics(killed), strict=True):
         assert one["loss"] == other["loss"]
     for host in hosts:
-        assert sorted(path.name for path in host.place.iterdir() if path.name != "cache") == [
-            *("data.jsonl", "preset.py", "tiny.gguf")
-        ]
+        assert sorted(path.name for path in host.place.iterdir() if path.name != "cache") == ["preset.py"]
+        assert not list(host.cache.rglob("model*.safetensors"))
     steps = {name.split("/")[0] for name in (StoragePath(killed) / "run/checkpoints").walk()}
     assert steps == {"12", "15"}
     assert [name for name in (StoragePath(killed) / ".tokens").walk() if name.endswith("store.json")]

@@ -1,13 +1,12 @@
 """Runs in a bucket under kills at random moments, on several processes, and while the server is away."""
 
 import shutil
-import socket
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bucket_host import STEPS, Host, end_at_once, ended, metrics, sha256
+from bucket_host import STEPS, Host, end_at_once, ended, metrics, sha256, start_two
 from bucket_server import Bucket
 from faulty_proxy import FaultyProxy
 
@@ -20,19 +19,13 @@ FULL = ("--lora.rank", "0", "--optimizer.learning-rate", "1e-4")
 KINDS = {"lora": ((), "adapter.safetensors"), "full": (FULL, "model/model.safetensors")}
 
 
-def make_host(place: Path, bucket: Bucket) -> Host:
-    """A host in a directory of its own."""
-    place.mkdir()
-    return Host(place, bucket)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_random_moments(tmp_path: Path, gcs_bucket: Bucket, kind: str):
+def test_killed_at_random_moments(tmp_path: Path, stocked_bucket: Bucket, kind: str):
     words, exported = KINDS[kind]
-    whole, killed = f"{gcs_bucket.address}/whole-{kind}", f"{gcs_bucket.address}/killed-{kind}"
+    whole, killed = f"{stocked_bucket.address}/whole-{kind}", f"{stocked_bucket.address}/killed-{kind}"
     alone, host, rng = (
-        make_host(tmp_path / "a", gcs_bucket),
-        make_host(tmp_path / "b", gcs_bucket),
+        Host(tmp_path / "a", stocked_bucket),
+        Host(tmp_path / "b", stocked_bucket),
         np.random.default_rng(),
     )
     ended(alone.start(whole, *words))
@@ -50,55 +43,84 @@ def test_killed_at_random_moments(tmp_path: Path, gcs_bucket: Bucket, kind: str)
     assert not (host.place / "gs:").exists()
 
 
-def start_two(hosts: list[Host], output: str, *words: str) -> list:
-    """Two processes as one run, each on its own host; 1 device each."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    there = {"MVJAX_COORDINATOR": f"127.0.0.1:{port}", "MVJAX_PROCESSES": "2"}
-    return [host.start(output, *words, MVJAX_PROCESS=str(i), **there) for i, host in enumerate(hosts)]
-
-
-def test_two_processes_with_caches_of_their_own(tmp_path: Path, gcs_bucket: Bucket):
-    hosts = [make_host(tmp_path / name, gcs_bucket) for name in ("a", "b")]
-    whole, killed, other = (f"{gcs_bucket.address}/two-{name}" for name in ("whole", "killed", "other"))
-    mesh = ("--mesh.fsdp", "2")
-    for process in start_two(hosts, whole, *mesh):
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_with_caches_of_their_own(tmp_path: Path, stocked_bucket: Bucket, kind: str):
+    words, exported = KINDS[kind]
+    words = (*words, "--mesh.fsdp", "2")
+    hosts, rng = [Host(tmp_path / name, stocked_bucket) for name in ("a", "b")], np.random.default_rng()
+    whole, killed = f"{stocked_bucket.address}/two-whole-{kind}", f"{stocked_bucket.address}/two-killed-{kind}"
+    for process in start_two(hosts, whole, *words):
         ended(process)
-    for output, go_on in ((killed, 2), (other, 1)):
-        for host in hosts:
-            shutil.rmtree(host.cache)
-        processes = start_two(hosts, output, *mesh)
-        end = time.monotonic() + 120
-        while hosts[0].steps() < 8 and time.monotonic() < end:
-            time.sleep(0.005)
-        for process in processes:
+    for _ in range(KILLS):
+        wipe(hosts)
+        processes = start_two(hosts, killed, *words)
+        end = time.monotonic() + rng.uniform(6, 20)
+        while time.monotonic() < end and any(process.poll() is None for process in processes):
+            time.sleep(0.05)
+        for process in rng.permutation(processes):
             end_at_once(process)
-        for host in hosts:
-            shutil.rmtree(host.cache)
-        again = start_two(hosts, output, *mesh) if go_on == 2 else [hosts[0].start(output)]
-        for process in again:
-            ended(process)
-        assert [line["step"] for line in metrics(output)] == [*range(1, STEPS + 1)]
-    assert sha256(killed) == sha256(whole)
-    for one, two in zip(metrics(other), metrics(whole), strict=True):
+    wipe(hosts)
+    for process in start_two(hosts, killed, *words):
+        ended(process)
+    assert sha256(killed, exported) == sha256(whole, exported)
+    assert [line["step"] for line in metrics(killed)] == [*range(1, STEPS + 1)]
+    assert [line["loss"] for line in metrics(killed)] == [line["loss"] for line in metrics(whole)]
+    assert not any((host.place / "gs:").exists() for host in hosts)
+
+
+def wipe(hosts: list[Host]) -> None:
+    """All that was kept on the hosts goes."""
+    for host in hosts:
+        shutil.rmtree(host.cache, ignore_errors=True)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_on_another_mesh(tmp_path: Path, stocked_bucket: Bucket, kind: str, first: int):
+    """From one device to two processes with one each, or back; the other run stays on the first mesh."""
+    words, exported = KINDS[kind]
+    hosts = [Host(tmp_path / name, stocked_bucket) for name in ("a", "b")]
+    stays, moves = (f"{stocked_bucket.address}/mesh-{kind}-{first}-{name}" for name in ("stays", "moves"))
+
+    def start(output: str, count: int) -> list:
+        if count == 1:
+            return [hosts[0].start(output, *words)]
+        return start_two(hosts, output, *words, "--mesh.fsdp", "2")
+
+    for process in start(stays, first):
+        ended(process)
+    wipe(hosts)
+    processes = start(moves, first)
+    end = time.monotonic() + 120
+    while hosts[0].steps() < 8 and processes[0].poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    for process in processes:
+        end_at_once(process)
+    wipe(hosts)
+    said = [ended(process) for process in start(moves, 3 - first)]
+    assert "resumed at step" in said[0]
+    assert [line["step"] for line in metrics(moves)] == [*range(1, STEPS + 1)]
+    for one, two in zip(metrics(moves), metrics(stays), strict=True):
         assert abs(one["loss"] - two["loss"]) <= 1e-5 * two["loss"], one["step"]
     weights = []
-    for number, output in enumerate((other, whole)):
+    for number, output in enumerate((moves, stays)):
         file = tmp_path / f"{number}.safetensors"
-        file.write_bytes((StoragePath(output) / "run/adapter.safetensors").read_bytes())
+        file.write_bytes((StoragePath(output) / "run" / exported).read_bytes())
         weights.append({name: x.read().astype(np.float32) for name, x in read_tensor_file(file)[0].items()})
     assert weights[0].keys() == weights[1].keys()
     for name, x in weights[1].items():
-        # Adapters are bfloat16.
-        assert np.abs(x - weights[0][name]).max() <= 2**-7 * np.abs(x).max(), name
+        if kind == "lora":  # adapters are bfloat16
+            assert np.abs(x - weights[0][name]).max() <= 2**-7 * np.abs(x).max(), name
+        else:  # where a gradient is next to nothing, Adam's step has the sign of its rounding
+            assert np.linalg.norm(x - weights[0][name]) <= 1e-5 * np.linalg.norm(x), name
 
 
 @pytest.mark.parametrize("fault", ["frozen", "away"])
-def test_a_server_that_is_away_for_ten_seconds(tmp_path: Path, gcs_bucket: Bucket, fault: str):
-    proxy = FaultyProxy(gcs_bucket.url)
-    alone = make_host(tmp_path / "a", gcs_bucket)
-    host = make_host(tmp_path / "b", Bucket(gcs_bucket.address, proxy.url))
-    whole, faulty = f"{gcs_bucket.address}/whole-{fault}", f"{gcs_bucket.address}/faulty-{fault}"
+def test_a_server_that_is_away_for_ten_seconds(tmp_path: Path, stocked_bucket: Bucket, fault: str):
+    proxy = FaultyProxy(stocked_bucket.url)
+    alone = Host(tmp_path / "a", stocked_bucket)
+    host = Host(tmp_path / "b", Bucket(stocked_bucket.address, proxy.url))
+    whole, faulty = f"{stocked_bucket.address}/whole-{fault}", f"{stocked_bucket.address}/faulty-{fault}"
     ended(alone.start(whole))
     process = host.start(faulty)
     end = time.monotonic() + 120
@@ -118,10 +140,10 @@ def test_a_server_that_is_away_for_ten_seconds(tmp_path: Path, gcs_bucket: Bucke
     assert [line["step"] for line in metrics(faulty)] == [*range(1, STEPS + 1)]
 
 
-def test_a_server_that_stays_away(tmp_path: Path, gcs_bucket: Bucket):
-    proxy = FaultyProxy(gcs_bucket.url)
-    host = make_host(tmp_path / "a", Bucket(gcs_bucket.address, proxy.url))
-    output = f"{gcs_bucket.address}/stays-away"
+def test_a_server_that_stays_away(tmp_path: Path, stocked_bucket: Bucket):
+    proxy = FaultyProxy(stocked_bucket.url)
+    host = Host(tmp_path / "a", Bucket(stocked_bucket.address, proxy.url))
+    output = f"{stocked_bucket.address}/stays-away"
     process = host.start(output, "--output.patience", "5", "--steps.total", "120")
     end = time.monotonic() + 120
     while host.steps() < 8 and process.poll() is None and time.monotonic() < end:

@@ -136,6 +136,28 @@ def test_all_processes_stop_after_the_same_step(play):
     assert found[0][1] == interrupt.signal.SIGTERM
 
 
+def test_all_processes_save_after_the_same_steps(play):
+    """Two processes hear of maintenance, one of them twice."""
+    barrier = threading.Barrier(3)
+
+    def part(process):
+        asks, saved = interrupt.Interrupt(lambda text: None), []
+        for step in range(1, 20):
+            barrier.wait()
+            if (process, step) in ((1, 3), (2, 9), (1, 10)):
+                asks.save("maintenance")
+            assert not asks.stops(step)
+            if asks.saves(step):
+                saved.append(step)
+        return saved
+
+    first, *others = play(part)
+    assert others == [first] * 2
+    assert 2 <= len(first) <= 3
+    assert 3 < first[0] <= 4 + 1 + interrupt.MARGIN
+    assert first[-1] >= 10
+
+
 class Beats:
     """Stands in for the event that ends a heartbeat: so many beats of a process, then none."""
 
