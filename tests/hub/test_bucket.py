@@ -19,11 +19,16 @@ CONFIG = tiny_config("qwen2", tied=False, hidden_size=32, intermediate_size=64)
 CHAT = json.dumps({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]})
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch) -> StoragePath:
-    """A bucket in memory, and an empty cache."""
+@pytest.fixture(params=["memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gs", "s3"))])
+def bucket(request, tmp_path, monkeypatch) -> StoragePath:
+    """A directory of a bucket of each kind, and an empty cache."""
     monkeypatch.setenv("MVJAX_CACHE", str(tmp_path / "cache"))
-    return StoragePath(f"memory://{tmp_path.name}-{id(tmp_path)}")
+    name = f"{tmp_path.name}-{id(tmp_path)}"
+    if request.param == "gs":
+        return StoragePath(request.getfixturevalue("gcs_bucket").address) / name
+    if request.param == "s3":
+        return StoragePath(request.getfixturevalue("s3_bucket")) / name
+    return StoragePath(f"memory://{name}")
 
 
 @pytest.fixture
