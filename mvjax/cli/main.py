@@ -93,7 +93,8 @@ def run_verb(argv: list[str]) -> int:
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}; mvjax --help lists them", file=sys.stderr)
         return EXIT_USER
-    use_compilation_cache()
+    if verb != "train":  # which keeps programs beside the run
+        use_compilation_cache()
     log_backend()
     try:
         with cautions_in_one_line():

@@ -61,8 +61,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"plan: the configuration comes first, as in `mvjax plan configs/demo.py {argv[0]} ...`")
     # Nothing runs on an accelerator here, and one that is here may be busy.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # Errors only: what the compilers warn of is in the figures.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # What the compilers warn of is in the plan.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     from mvjax.training.config_file import load_config, override
 
     path = Path(argv[0])

@@ -103,20 +103,14 @@ def spread(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
         yield config.replace(mesh=mesh, data={"accumulation": 2 * config.data.accumulation})
 
 
-def shorten(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
-    """Weights and moments in 16 bits."""
-    if not config.lora.rank and config.model.master_dtype == "float32":
-        yield config.replace(model={"master_dtype": "bfloat16"})
-
-
 def adapt(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
     """Adapters instead of all weights."""
     if not config.lora.rank:
         yield config.replace(lora={"rank": LORA_RANK})
 
 
-CHANGES = (recompute, accumulate, shard, spread, shorten, adapt)
-"""In the order of what they cost: time, time, network, network, exactness, another kind of training."""
+CHANGES = (recompute, accumulate, shard, spread, adapt)
+"""In the order of what they cost: time, time, network, network, another kind of training."""
 
 
 def words(before: TrainConfig, after: TrainConfig) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from mvjax.models.decode import PAGE
 from mvjax.models.tensors import parameter_count
 from mvjax.planning.machines import Machine
 from mvjax.planning.program import Compiled, compile_on
-from mvjax.planning.report import count_words
+from mvjax.planning.report import count_words, warning_lines
 from mvjax.planning.shapes import Shape
 from mvjax.settings import setting
 from mvjax.tokenizers.tables import VocabularyTables
@@ -152,6 +152,7 @@ def generation_json(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
         "fits": plan.fits,
         "hbm": parts | {"margin": plan.room - plan.compiled.total},
         "compile_seconds": plan.compiled.seconds,
+        "warnings": [asdict(warning) for warning in plan.compiled.warnings],
         "step_seconds_at_least": plan.step_seconds,
     }
     if tried:
@@ -182,6 +183,8 @@ def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
             "A step with every branch live and every KV stream full, an estimate from peak rates, not a measurement",
             f"  at least {1e3 * plan.step_seconds:.2f} ms, {rows / plan.step_seconds:,.0f} tokens a second at most",
         ]
+    if plan.compiled.warnings:
+        lines += ["", *warning_lines(plan.compiled.warnings)]
     if advice is not None:
         smaller = advice.load
         lines += ["", f"The nearest load that fits: --requests {smaller.requests} --slots {smaller.slots}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mvjax.planning.collectives import Collective, collectives
+from mvjax.planning.compiler_warnings import CompilerWarning
 from mvjax.planning.estimate import Times, model_flops, times, unknown_loops
 from mvjax.planning.hlo import Program
 from mvjax.planning.machines import Machine
@@ -30,6 +31,8 @@ class Plan:
     work: Work | None = None
     times: Times | None = None
     """None as well for a chip without published figures."""
+    warnings: tuple[CompilerWarning, ...] = ()
+    """What the compiler warned of."""
 
     @property
     def mfu(self) -> float | None:
@@ -53,7 +56,8 @@ def plan_step(step: Step) -> Plan:
     """The same for a step."""
     compiled = compile_step(step) if step.possible else Compiled(0.0, refused=step.arguments.total)
     if not compiled.text:
-        return Plan(step, memory(step, compiled, None), compiled.seconds, model_flops(step))
+        known = memory(step, compiled, None), compiled.seconds, model_flops(step)
+        return Plan(step, *known, warnings=compiled.warnings)
     program = Program(compiled.text)
     rounds = unknown_loops(step, program)
     found = collectives(program, step.mesh, rounds)
@@ -66,4 +70,5 @@ def plan_step(step: Step) -> Plan:
         tuple(found),
         done,
         times(step.machine, step.placement.mesh, done, found),
+        compiled.warnings,
     )

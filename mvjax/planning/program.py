@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Sharding
 
 from mvjax.errors import UserError
-from mvjax.models import Decoder, LoraConfig, add_lora
 from mvjax.models.placement import Placement
 from mvjax.models.tensors import parameter_count
+from mvjax.planning.compiler_warnings import CompilerWarning, compiler_warnings, heard
 from mvjax.planning.machines import Machine, lowering_platform, uncached
 from mvjax.planning.shapes import Shape
+from mvjax.training.base_model import describe_model
 from mvjax.training.batch import abstract_batch, check_rows, step_batch_sharding
 from mvjax.training.config import TrainConfig
 from mvjax.training.mesh import make_placement
 from mvjax.training.model import TrainableModel, TrainState, make_trainable
-from mvjax.training.train import make_optimizer, make_schedule, make_state, make_update
+from mvjax.training.state import make_state
+from mvjax.training.train import make_optimizer, make_schedule, make_update
 
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -91,6 +92,8 @@ class Compiled:
     code: int = 0
     refused: int = 0
     """Bytes that the compiler says the program would need, where that is more than it allows."""
+    warnings: tuple[CompilerWarning, ...] = ()
+    """What the compiler warned of."""
 
     @property
     def total(self) -> int:
@@ -112,7 +115,7 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
     with jax.default_device(machine.devices[0]):
         placement = make_placement(config.mesh, machine.devices)
         check_rows(config, placement)
-        model = make_trainable(nnx.eval_shape(lambda: describe_model(config, shape, placement)), shape.tag_ids)
+        model = make_trainable(describe_model(config, shape.config, shape.tag_ids, placement), shape.tag_ids)
     model.check(placement)
     state = jax.eval_shape(partial(make_state, describe_optimizer(config, model)), model.params)
     at = model.state_sharding(placement, state)
@@ -128,23 +131,6 @@ def describe_step(config: TrainConfig, shape: Shape, machine: Machine) -> Step:
     return Step(
         config, shape, machine, placement, model, arguments, parameter_count(shape.config), adapters if lora else None
     )
-
-
-def describe_model(config: TrainConfig, shape: Shape, placement: Placement) -> Decoder:
-    """The decoder that `mvjax train` would load; call it under `nnx.eval_shape`."""
-    dtype, lora = jnp.dtype(config.model.dtype), config.lora.rank > 0
-    decoder = Decoder(
-        replace(shape.config, scan_layers=config.model.scan_layers),
-        dtype=dtype,
-        param_dtype=dtype if lora else jnp.dtype(config.model.master_dtype),
-        remat=config.model.remat,
-        backend=config.model.attention,
-        placement=placement,
-        rngs=nnx.Rngs(params=0),
-    )
-    if lora:
-        add_lora(decoder, LoraConfig(config.lora.rank, config.lora.alpha, config.lora.targets, shape.tag_ids))
-    return decoder
 
 
 def describe_optimizer(config: TrainConfig, model: TrainableModel):
@@ -177,8 +163,9 @@ def compile_step(step: Step) -> Compiled:
 def compile_on(machine: Machine, function, *arguments) -> Compiled:
     """A jit-compiled function of shapes, for a machine."""
     start, device = time.monotonic(), machine.devices[0]
+    messages: list[str] = []
     try:
-        with jax.default_device(device), uncached():
+        with jax.default_device(device), uncached(), heard() as messages:
             lowered = function.trace(*arguments).lower(lowering_platforms=(lowering_platform(device),))
             compiled = lowered.compile()
     except ValueError as error:  # The kernels say what they cannot serve.
@@ -186,7 +173,8 @@ def compile_on(machine: Machine, function, *arguments) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         seconds = time.monotonic() - start
         if found := OUT_OF_MEMORY.search(str(error)):
-            return Compiled(seconds, refused=round(float(found[1]) * UNITS[found[2]]))
+            refused = round(float(found[1]) * UNITS[found[2]])
+            return Compiled(seconds, refused=refused, warnings=compiler_warnings(messages))
         text = " ".join(str(error).split())[:300]
         raise UserError(f"{machine.name}: the compiler refuses the program: {text}") from error
     memory = compiled.memory_analysis()
@@ -197,4 +185,5 @@ def compile_on(machine: Machine, function, *arguments) -> Compiled:
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.generated_code_size_in_bytes,
+        warnings=compiler_warnings(messages),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mvjax.chips import GIB
 from mvjax.planning.advice import Advice
+from mvjax.planning.compiler_warnings import CompilerWarning
 from mvjax.planning.estimate import Times
 from mvjax.planning.memory import Memory
 from mvjax.planning.plan import Plan
@@ -33,6 +35,7 @@ def to_json(plan: Plan, advice: Advice | None = None) -> dict[str, Any]:
         "hbm": asdict(plan.memory) | {"margin": plan.memory.margin},
         "compiled": step.possible,
         "compile_seconds": plan.seconds,
+        "warnings": [asdict(warning) for warning in plan.warnings],
         "model_flops_all_chips": plan.model_flops,
     }
     if work is not None:
@@ -64,6 +67,8 @@ def to_text(plan: Plan, advice: Advice | None = None) -> str:
         lines += ["", *network_lines(plan), "", *work_lines(plan.work, plan.model_flops / chips)]
     if plan.times is not None:
         lines += ["", *time_lines(plan.times, plan.mfu)]
+    if plan.warnings:
+        lines += ["", *warning_lines(plan.warnings)]
     if advice is not None:
         lines += ["", *advice_lines(plan, advice)]
     return "\n".join(lines)
@@ -149,6 +154,12 @@ def time_lines(times: Times, mfu: float | None) -> list[str]:
         f"  {parts}, each as if alone",
         f"  at least {times.bound:.3g} s, by {times.bound_by}; so MFU is {mfu:.0%} at most",
     ]
+
+
+def warning_lines(warnings: Sequence[CompilerWarning]) -> list[str]:
+    """What the compiler warned of."""
+    often = ["" if warning.count == 1 else f"{warning.count} times: " for warning in warnings]
+    return ["The compiler warns", *(f"  {count}{warning.text}" for count, warning in zip(often, warnings))]
 
 
 def advice_lines(plan: Plan, advice: Advice) -> list[str]:

@@ -21,6 +21,7 @@ from jaxtyping import Array, UInt32
 from mvjax.errors import UserError
 from mvjax.storage import StoragePath, UnreachableError, copy_tree
 from mvjax.training.distributed import HostSync, is_first
+from mvjax.training.hashes import GOLDEN, mixed, places
 from mvjax.training.model import TrainState
 
 STATE, RECORD = "state", "record"
@@ -242,13 +243,7 @@ def fingerprint(x: Array) -> UInt32[Array, ""]:
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
-    place = jnp.uint32(0)
-    for axis, size in enumerate(x.shape):
-        place = place * jnp.uint32(size % 2**32) + lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    mixed = bits.astype(jnp.uint32) ^ (place * jnp.uint32(0x9E3779B1))
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-    return (mixed ^ (mixed >> 16)).sum(dtype=jnp.uint32)
+    return mixed(bits.astype(jnp.uint32) ^ (places(x.shape) * jnp.uint32(GOLDEN))).sum(dtype=jnp.uint32)
 
 
 def raised_again(entry: logging.LogRecord) -> bool:

@@ -33,8 +33,8 @@ class BaseModelConfig:
     dtype: Literal["float32", "bfloat16"] = setting("float32")
     """Compute type: float32 (what a CPU does best) or bfloat16."""
     master_dtype: Literal["float32", "bfloat16"] = setting("float32")
-    """Type of parameters and Adam's moments where all weights are trained: float32, or bfloat16 for half the memory and
-    a rougher descent. Adapters and tag rows are float32."""
+    """Type of parameters and Adam's moments where all weights are trained: float32, or bfloat16 for half the memory,
+    updates rounded stochastically and moments to the nearest. Adapters and tag rows are float32."""
     scan_layers: bool = setting(True)
     """Scan over stacked layers instead of unrolling them: compiles in a fraction of the time, and as fast a step."""
     remat: Literal["none", "full", "attention", "products"] = free("none")

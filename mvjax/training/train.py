@@ -31,32 +31,37 @@ from mvjax.data.store import open_store, pull_store, push_store, store_path
 from mvjax.errors import UserError
 from mvjax.hub import Source, card
 from mvjax.language import PARTS
-from mvjax.models import Decoder, LoraConfig, add_lora, from_checkpoint, load_checkpoint, save_adapter, to_checkpoint
+from mvjax.models import load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
+from mvjax.models.hf_config import from_hf
 from mvjax.models.placement import Placement
 from mvjax.storage import StoragePath, UnreachableError, cache_directory
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
+from mvjax.training.base_model import Initial, load_model
 from mvjax.training.batch import StepBatch, abstract_batch, batch_words, check_rows, shard_batch, step_batch_sharding
 from mvjax.training.bucket_directory import StorageAway
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
+from mvjax.training.compiled_programs import Keep, compiled_programs
 from mvjax.training.config import LossConfig, OptimizerConfig, TrainConfig, to_dict
 from mvjax.training.distributed import Heartbeat, HostSync, is_first, versions
 from mvjax.training.flops import ModelFlops, adapter_weights, peak_flops
 from mvjax.training.interrupt import Interrupt
 from mvjax.training.loss import Head, LossSums, cross_entropy_on_mesh
 from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
-from mvjax.training.model import TAGS, TrainableModel, TrainState, make_trainable
+from mvjax.training.model import TAGS, TrainableModel, TrainState
 from mvjax.training.notices import Notices
 from mvjax.training.origins import find_origins
 from mvjax.training.profile import Profile
+from mvjax.training.rounding import apply_updates
 from mvjax.training.run_directory import check_origin
 from mvjax.training.run_log import RunLog
 from mvjax.training.run_place import RunPlace, check_place, run_place
 from mvjax.training.sample import Sampler
+from mvjax.training.state import abstract_state, init_state, make_state
 from mvjax.training.step_metrics import StepMetrics
-from mvjax.weights import Checkpoint, with_tag_rows
+from mvjax.weights import with_tag_rows
 
 BUILD_PATIENCE = 24 * 3600.0
 """Seconds that the other processes wait for process 0 to encode the records."""
@@ -84,7 +89,7 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
     """
     config.validate()
     clock, sync = Clock(), HostSync()
-    with sync, Heartbeat():
+    with sync, Heartbeat(), contextlib.ExitStack() as stack:
         # ------------------------------------------------------------------------------------------------------- Mesh
         if not config.model.path:
             raise UserError("config: model.path is not set; give --model.path, a GGUF file or a Hugging Face directory")
@@ -92,6 +97,7 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
             raise UserError("config: data.files is not set; give --data.files, files that `mvjax curate` wrote")
         if is_first():
             check_place(config)
+        keep_programs = stack.enter_context(compiled_programs(config))
         placement = make_placement(config.mesh)
         check_rows(config, placement)
 
@@ -106,47 +112,49 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
         # ------------------------------------------------------------------------------------------------------ Model
         # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
         checkpoint, _ = with_tag_rows(load_checkpoint(origins.model), plain)
-        decoder = load_model(config, checkpoint, tokenizer, placement)
-        model, shape, index = make_trainable(decoder, tokenizer.tag_ids or ()), decoder.config, dataset.corpus.index
+        model, initial = load_model(config, checkpoint, tokenizer.tag_ids or (), placement)
+        shape, index = from_hf(checkpoint.config, scan_layers=config.model.scan_layers), dataset.corpus.index
         model.check(placement)
 
-        with contextlib.closing(BatchIterator(dataset)) as batches:
-            return fit(
+        batches = stack.enter_context(contextlib.closing(BatchIterator(dataset)))
+        return fit(
+            config,
+            model,
+            placement,
+            batches,
+            steps,
+            initial=initial,
+            keep_programs=keep_programs,
+            clock=clock,
+            sync=sync,
+            restart=restart,
+            console=console,
+            origins=origins.commits,
+            belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
+            flops=ModelFlops.of(shape, adapter_weights(model.groups, model.params)),
+            document_name=lambda document: index.name(document.record),
+            make_sampler=partial(
+                Sampler,
+                shape,
+                model.join,
+                tokenizer,
+                every=config.output.sample_every,
+                prompt=config.output.sample_prompt,
+                tokens=config.output.sample_tokens,
+                form=config.data.form,
+                dtype=config.model.dtype,
+            ),
+            notes=mesh_notes(placement, shape),
+            finish=lambda result, place: write_model(
+                result,
+                place,
                 config,
                 model,
-                placement,
-                batches,
-                steps,
-                clock=clock,
-                sync=sync,
-                restart=restart,
-                console=console,
-                origins=origins.commits,
-                belongs_to={"tokenizer": tokenizer.fingerprint, "data": dataset.corpus.store.fingerprint},
-                flops=ModelFlops.of(shape, adapter_weights(model.groups, model.params)),
-                document_name=lambda document: index.name(document.record),
-                make_sampler=partial(
-                    Sampler,
-                    shape,
-                    model.join,
-                    tokenizer,
-                    every=config.output.sample_every,
-                    prompt=config.output.sample_prompt,
-                    tokens=config.output.sample_tokens,
-                    form=config.data.form,
-                    dtype=config.model.dtype,
-                ),
-                notes=mesh_notes(placement, shape),
-                finish=lambda result, place: write_model(
-                    result,
-                    place,
-                    config,
-                    model,
-                    tokenizer,
-                    checkpoint.generation,
-                    origins.commits.get("model.path", ""),
-                ),
-            )
+                tokenizer,
+                checkpoint.generation,
+                origins.commits.get("model.path", ""),
+            ),
+        )
 
 
 class Batches(Protocol):
@@ -170,6 +178,8 @@ def fit(
     batches: Batches,
     steps: int,
     *,
+    initial: Initial | None = None,
+    keep_programs: Keep = lambda: None,
     clock: Clock | None = None,
     sync: HostSync | None = None,
     restart: bool = False,
@@ -187,6 +197,8 @@ def fit(
     A resumed run computes bit for bit what the uninterrupted one does.
 
     Args:
+        initial: makes the parameters to start from, where there is no checkpoint; see `init_state`.
+        keep_programs: called when programs have been compiled; see `compiled_programs`.
         belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
         origins: what `origins.Origins.commits` says, for the run's config.json.
         notes: lines to print at the beginning.
@@ -204,16 +216,16 @@ def fit(
         # -------------------------------------------------------------------------------------------------- Optimizer
         schedule = make_schedule(config.optimizer, steps)
         optimizer = make_optimizer(config.optimizer, schedule, model)
-        state = init_state(model, optimizer, placement)
 
         # ---------------------------------------------------------------------------------------------------- Restore
         checkpoints = Checkpoints(place.checkpoints, config.checkpoints.keep, config.checkpoints.keep_every, sync)
         stack.callback(checkpoints.close)
-        record: dict[str, Any] = {}
         with clock("checkpoint"):
-            if (found := checkpoints.restore(abstract(state))) is not None:
-                state, record = found
-        if record:
+            found = checkpoints.restore(abstract_state(model, optimizer, placement))
+        if found is None:  # A fresh state and a restored one are never there at once.
+            state, record = init_state(model, optimizer, placement, initial), {}
+        else:
+            state, record = found
             check_origin(directory, record, belongs_to)
             batches.set_state(record["data"])
         first = int(state.step)
@@ -260,6 +272,7 @@ def fit(
         if first < last:
             with clock("compile"):
                 update = update.lower(state, frozen, abstract_batch(config.data)).compile()
+            keep_programs()
 
         # ------------------------------------------------------------------------------------------------------- Loop
         ended = due = False
@@ -279,6 +292,8 @@ def fit(
                 record |= {"data": batches.get_state()} | log.record()
                 with clock("checkpoint"):
                     due = not save(checkpoints, place, state, record, insist=number == last or ended)
+                    if not due:
+                        keep_programs()
             if ended:
                 break
             if sampler is not None and sampler.due(number):
@@ -364,24 +379,6 @@ def load_data(
 # =============================================================================================================== Model
 
 
-def load_model(config: TrainConfig, checkpoint: Checkpoint, tokenizer: Tokenizer, placement: Placement) -> Decoder:
-    """The decoder to train from a checkpoint with rows for the tags; for LoRA, with adapters."""
-    dtype, lora = jnp.dtype(config.model.dtype), config.lora
-    decoder = from_checkpoint(
-        checkpoint,
-        dtype=dtype,
-        param_dtype=dtype if lora.rank else jnp.dtype(config.model.master_dtype),
-        scan_layers=config.model.scan_layers,
-        remat=config.model.remat,
-        backend=config.model.attention,
-        placement=placement,
-    )
-    if lora.rank:
-        assert tokenizer.tag_ids is not None
-        add_lora(decoder, LoraConfig(lora.rank, lora.alpha, lora.targets, tokenizer.tag_ids), seed=config.seed)
-    return decoder
-
-
 def write_model(
     result: RunResult,
     place: StoragePath,
@@ -461,24 +458,6 @@ def scale_tags(factor: float, model: TrainableModel, updates: dict[str, Array], 
     return {name: scaled(name, update) for name, update in updates.items()}
 
 
-def make_state(optimizer: optax.GradientTransformation, params: dict[str, Array]) -> TrainState:
-    """The state before the first step; works on abstract parameters under `jax.eval_shape` too."""
-    return TrainState(jnp.int32(0), params, optimizer.init(params))
-
-
-def init_state(model: TrainableModel, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
-    """The same, laid out over the mesh. The parameters are copied: the step donates its state."""
-    make = partial(make_state, optimizer)
-    shardings = model.state_sharding(placement, jax.eval_shape(make, model.params))
-    params = {name: jax.device_put(jnp.asarray(x), model.sharding(placement, name)) for name, x in model.params.items()}
-    return jax.jit(make, out_shardings=shardings)(params)
-
-
-def abstract(state: TrainState) -> TrainState:
-    """Shapes and places of a state's arrays, without them."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-
-
 # ================================================================================================================ Step
 
 
@@ -515,10 +494,10 @@ def make_update(
     def update(state: TrainState, frozen, batch: StepBatch):
         weight = batch.targets.weight_BT.sum()
         sums, grads = gradients(state.params, frozen, 1.0 / jnp.maximum(weight, 1e-9), batch)
-        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        norm = jnp.sqrt(sum(jnp.vdot(g, g, preferred_element_type=jnp.float32) for g in jax.tree.leaves(grads)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
-        after, before = (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
+        after, before = (apply_updates(state.params, updates, state.step), opt_state), (state.params, state.opt_state)
         new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), after, before)
         return TrainState(state.step + 1, *new), means(sums, weight) | {"gradient_norm": norm, "finite": finite}
 

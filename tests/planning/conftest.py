@@ -53,20 +53,30 @@ def texts() -> dict[str, str]:
 
 PLAN = """
 import json
+import jax, jax.numpy as jnp, numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from mvjax.planning.machines import machine
 from mvjax.planning.plan import make_plan
+from mvjax.planning.program import compile_on
 from mvjax.planning.report import to_json, to_text
 from tiny_plans import TINY, tiny_config
 
 config = tiny_config(mesh={"fsdp": 2, "tensor": 2}, data={"accumulation": 2}, model={"remat": "full"})
 plan = make_plan(config, TINY, machine("cpu:8"))
-print(json.dumps({"json": to_json(plan), "text": to_text(plan)}))
+
+# A sharding that the partitioner has no way to; what is said of it is XLA's own.
+mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+rows, columns = NamedSharding(mesh, P(("a", "b"), None)), NamedSharding(mesh, P(None, "b"))
+function = jax.jit(lambda x: jnp.cos(lax.with_sharding_constraint(jnp.sin(x), columns)), in_shardings=rows)
+warned = compile_on(machine("cpu:8"), function, jax.ShapeDtypeStruct((16, 16), jnp.float32)).warnings
+print(json.dumps({"json": to_json(plan), "text": to_text(plan), "warned": [(one.text, one.count) for one in warned]}))
 """
 
 
 @pytest.fixture(scope="session")
 def sharded_plan() -> dict:
-    """Of the tiny model's step on data 2 x fsdp 2 x tensor 2: as text and as JSON."""
+    """Of the tiny model's step on data 2 x fsdp 2 x tensor 2: as text and as JSON; warnings of another program."""
     done = python("-c", PLAN)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"stderr": done.stderr}

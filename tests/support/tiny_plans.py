@@ -11,6 +11,7 @@ from pathlib import Path
 from virtual_devices import xla_flags
 
 from mvjax.models.config import ModelConfig
+from mvjax.planning.compiler_warnings import CompilerWarning
 from mvjax.planning.machines import Machine, machine
 from mvjax.planning.memory import Memory
 from mvjax.planning.plan import Plan
@@ -39,14 +40,14 @@ def tiny_machine(hbm: float) -> Machine:
     return replace(here, chip=replace(here.chip, hbm=hbm))
 
 
-def made_up(step: Step, total: int) -> Plan:
+def made_up(step: Step, total: int, warnings: tuple[CompilerWarning, ...] = ()) -> Plan:
     """A plan as if the step had been compiled and needed so many bytes."""
     given = step.arguments
     rest = total - given.total
     memory = Memory(
         given.weights, given.optimizer, given.batch, None, None, rest, 0, total, float(step.machine.chip.hbm)
     )
-    return Plan(step, memory, 1.0, 1e6)
+    return Plan(step, memory, 1.0, 1e6, warnings=warnings)
 
 
 def tiny_step(hbm: float = 2**30, **changes) -> Step:

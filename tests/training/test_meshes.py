@@ -22,7 +22,8 @@ from tiny_training import RandomBatches, make_model
 from mvjax.training.batch import shard_batch
 from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
 from mvjax.training.mesh import make_placement
-from mvjax.training.train import init_state, make_optimizer, make_update
+from mvjax.training.state import init_state
+from mvjax.training.train import make_optimizer, make_update
 
 SHAPE = {"tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
 
