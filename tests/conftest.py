@@ -35,6 +35,25 @@ def gcs_bucket() -> Generator:
 
 
 @pytest.fixture
+def s3_bucket(monkeypatch) -> Generator[str]:
+    """The address of an empty bucket of moto's server, under an explicit endpoint."""
+    import urllib.request
+
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "of-a-test", "AWS_SECRET_ACCESS_KEY": "of-a-test"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    try:
+        request = urllib.request.Request(f"{url}/bucket", method="PUT")
+        urllib.request.urlopen(request, timeout=30).read()
+        yield "s3://bucket"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
 def arrays_of_any_type():
     """Calls with arrays of a wrong type or shape, on purpose: it is the library's own check that is to refuse them."""
     from jaxtyping import config

@@ -88,7 +88,7 @@ def test_show(store, tmp_path, capsys):
         (["show", "STORE", "p2", "--html", "STORE"], "--html is the store"),
         (["export", "STORE", "--output", "."], "is a directory"),
         (["export", "STORE", "--output", "STORE"], "--output is the store"),
-        (["export", "STORE", "--output", "o", "--test-share", "1.5"], "--test-share 1.5"),
+        (["export", "STORE", "--output", "o", "--test-share", "1"], "--test-share 1.0"),
         (["export", "STORE", "--output", "o", "--exclude", "none.jsonl"], "none.jsonl: No such file"),
         (["export", "STORE", "--output", "o", "--exclude", "text"], "text:1: not JSON"),
         (["export", "EMPTY", "--output", "o"], "there is no record to write"),

@@ -95,6 +95,8 @@ def test_packed_rows_by_definition(examples):
         assert (visible_TT == expected_TT).all()
         assert not batch.loss_BT[number, padding].any()
         assert (batch.tokens_BT[number, padding] == PAD).all()
+    unused_BET = batch.hide_start_BET == batch.hide_end_BET
+    assert not batch.hide_end_BET[unused_BET].any()
     targets = batch.predecessor_BT[batch.loss_BT]
     assert (targets < np.nonzero(batch.loss_BT)[1]).all()
     assert (targets >= 0).all()

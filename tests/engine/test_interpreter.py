@@ -6,16 +6,31 @@ The hash model's logits depend on exactly what a row sees, so agreement also pro
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hash_model import SpoiledHashModel, forward
-from random_requests import CODES, TABLES, VOCABULARY, WORDS, limits_of, random_bias, random_prompt, random_rules
+from random_requests import (
+    CODES,
+    SEPARATOR,
+    TABLES,
+    VOCABULARY,
+    WORDS,
+    limits_of,
+    random_bias,
+    random_prompt,
+    random_rules,
+)
 from reference_interpreter import Interpreter, Rules
 
 from mvjax.engine import Engine, EngineConfig
-from mvjax.language import lay_out
+from mvjax.engine.interpreter import allowed_kinds, read_label
+from mvjax.engine.state import READING_FIRST, Branch, Sizes, empty_branch, empty_request
+from mvjax.engine.tables import bits, build_tables
+from mvjax.language import lay_out, tags
 
 
 @functools.cache
@@ -137,27 +152,90 @@ def test_sequential_mode_equals_parallel_mode():
         assert one.decode_steps <= other.decode_steps
 
 
-def test_cancelled_requests_agree_with_the_reference():
-    """At any step: before the first, inside a map, while paths run and others wait, at a fork."""
+@functools.cache
+def short_stays() -> Engine:
+    """An engine of three rows that comes out of the loop every five steps."""
     model = SpoiledHashModel(np.zeros(VOCABULARY))
     config = EngineConfig(requests=1, max_branches=3, row_counts=(3,), stream_step=1280, sync_steps=5)
-    engine = Engine(model, model.params, TABLES, config)
+    return Engine(model, model.params, TABLES, config)
+
+
+def check_cancelled(rng, stays, **changes):
+    """Cancel a random request after so many stays in the loop; the result, and the reference's run of it."""
+    bias_V, prompt, rules = random_bias(rng), random_prompt(rng), random_rules(rng)
+    rules = replace(rules, rows=3, autoregressive=False, max_new_tokens=600, max_depth=3, **changes)
+    engine = short_stays()
+    engine.params = jnp.asarray(bias_V), jnp.uint32(0)
+    number, results = engine.submit(prompt, limits=limits_of(rules)), []
+    for _ in range(stays):
+        results += engine.step()
+    engine.cancel(number)
+    while engine.busy:
+        results += engine.step()
+    (result,) = results
+    reference = Interpreter(WORDS, rules, bias_V, prompt, cancel_after=5 * stays).run()
+    check_equal(result, reference)
+    return result, reference
+
+
+def test_cancelled_requests_agree_with_the_reference():
+    """At any step: before the first, inside a map, while paths run, at a fork."""
     rng, seen = np.random.default_rng(8), set()
     for stays in (0, 1, 2, 3, 4, 6, 9, 14, 20, 30):
-        bias_V, prompt, rules = random_bias(rng), random_prompt(rng), random_rules(rng)
-        rules.rows, rules.autoregressive, rules.max_new_tokens, rules.max_depth = 3, False, 600, 3
-        engine.params = jnp.asarray(bias_V), jnp.uint32(0)
-        number, results = engine.submit(prompt, limits=limits_of(rules)), []
-        for _ in range(stays):
-            results += engine.step()
-        engine.cancel(number)
-        while engine.busy:
-            results += engine.step()
-        (result,) = results
-        reference = Interpreter(WORDS, rules, bias_V, prompt, cancel_after=5 * stays).run()
-        check_equal(result, reference)
+        result, _ = check_cancelled(rng, stays)
         seen |= {result.reason, f"{len(result.parent) > 1} {result.abandoned > 0}"}
     assert seen >= {"cancelled", "True False", "True True"}
+
+
+@pytest.mark.parametrize(("seed", "stays", "left_out"), [(0, 13, 2), (7, 17, 4), (41, 20, 4)])
+def test_waiting_paths_of_a_cancelled_block_are_left_out(seed, stays, left_out):
+    """Several at once while other paths run, and in two blocks at a time (the last)."""
+    _, reference = check_cancelled(np.random.default_rng(seed), stays, max_paths=12)
+    assert (reference.reason, reference.left_out) == ("cancelled", left_out)
+
+
+SIZES = Sizes(requests=1, slots=1, max_branches=1, max_depth=1, max_paths=2, number_length=1)
+
+
+def test_labels_of_up_to_16_tokens_are_kept():
+    """What stands before the first colon; longer ones, empty ones and those with a line break become the default."""
+    text, newline, colon, length = 20, 27, 26, 20
+
+    def outline(label, begin):
+        return [*begin, *label, colon, *[text] * (length - len(begin) - len(label) - 1)]
+
+    labels = [[], [text], [text] * 15, [text] * 16, [text] * 17, [text, newline]]
+    tokens_CT = np.array([outline(label, begin) for label in labels for begin in ([], [SEPARATOR])])
+    kinds_T = np.array([tags.TEXT] * length + [tags.OUTLINE_CLOSE])
+    tables = jax.tree.map(jnp.asarray, build_tables(TABLES, TABLES.eos_ids, 2))
+    begun = empty_branch(SIZES)._replace(reading=jnp.int32(READING_FIRST), outlines=jnp.int32(1))
+
+    @jax.jit
+    @jax.vmap
+    def read(tokens_T) -> Branch:
+        step = lambda branch, one: (read_label(branch, *one, tables), None)  # noqa: E731
+        return jax.lax.scan(step, begun, (kinds_T, jnp.append(tokens_T, 0)))[0]
+
+    branch = read(tokens_CT)
+    kept = [0, 0, 1, 1, 15, 15, 16, 16, 0, 0, 0, 0]
+    np.testing.assert_array_equal(branch.read_length, np.stack([np.zeros(12), kept], axis=1))
+    for length, label in zip(kept, branch.read_label[:, 1]):
+        assert (label[:length] == text).all()
+
+
+def test_think_opens_only_where_it_can_be_closed():
+    """It takes </Think> and the separator behind it, and itself; tokens and positions count alike."""
+    tables = jax.tree.map(jnp.asarray, build_tables(TABLES, TABLES.eos_ids, 2))
+    settings, share_C = empty_request(SIZES).settings, jnp.arange(5)
+
+    @jax.jit
+    @jax.vmap
+    def allowed(tokens_left, max_pos):
+        branch = empty_branch(SIZES)._replace(tokens_left=tokens_left, next_pos=jnp.int32(7), max_pos=7 + max_pos)
+        return allowed_kinds(branch, settings, tables) & bits(tags.THINK_OPEN) > 0
+
+    for opens_C in (allowed(share_C, jnp.full(5, 9)), allowed(jnp.full(5, 9), share_C)):
+        assert opens_C.tolist() == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])

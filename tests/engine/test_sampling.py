@@ -41,6 +41,20 @@ def draws(logits_V, temperature, top_k, top_p, min_p=0.0, seed=0):
     return np.asarray(tokens)
 
 
+@pytest.mark.parametrize(
+    ("weights", "top_p", "kept"),
+    [
+        ([0.5, 1, *[0.25] * 2, *[0] * 19], 0.5, {1}),
+        ([0.5, 1, *[0.25] * 2, *[0] * 19], 0.75, {0, 1}),
+        ([0.5, 1, *[0.25] * 2, *[0] * 296], 0.75, {0, 1}),
+        ([*[0.5] * 200, *[1] * 100], 0.5, set(range(200, 300))),  # More than the candidates.
+    ],
+)
+def test_nothing_is_kept_beyond_a_mass_of_exactly_p(weights, top_p, kept):
+    with np.errstate(divide="ignore"):
+        assert set(draws(np.log(weights), 1.0, 0, top_p)) == kept
+
+
 @pytest.mark.parametrize("vocab_size", [23, 300])
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p", "min_p"),

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
+from mvjax.cli import convert
 from mvjax.data.sources import find_data, open_data
 from mvjax.errors import UserError
 from mvjax.hub import resolve
 from mvjax.models import load_checkpoint, save_checkpoint
+from mvjax.models.load import load_with_tags
+from mvjax.planning.shapes import find_shape
 from mvjax.storage import StoragePath, copy_tree
 from mvjax.tokenizers import load_tokenizer
 from mvjax.weights import Checkpoint
@@ -19,11 +22,16 @@ CONFIG = tiny_config("qwen2", tied=False, hidden_size=32, intermediate_size=64)
 CHAT = json.dumps({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]})
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch) -> StoragePath:
-    """A bucket in memory, and an empty cache."""
+@pytest.fixture(params=["memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gs", "s3"))])
+def bucket(request, tmp_path, monkeypatch) -> StoragePath:
+    """A directory of a bucket of each kind, and an empty cache."""
     monkeypatch.setenv("MVJAX_CACHE", str(tmp_path / "cache"))
-    return StoragePath(f"memory://{tmp_path.name}-{id(tmp_path)}")
+    name = f"{tmp_path.name}-{id(tmp_path)}"
+    if request.param == "gs":
+        return StoragePath(request.getfixturevalue("gcs_bucket").address) / name
+    if request.param == "s3":
+        return StoragePath(request.getfixturevalue("s3_bucket")) / name
+    return StoragePath(f"memory://{name}")
 
 
 @pytest.fixture
@@ -127,3 +135,13 @@ def test_data(bucket):
     for name, words in (("none", "nothing is there"), ("x.zip", ".zip files cannot be read")):
         with pytest.raises(UserError, match=words):
             find_data(str(bucket / name))
+
+
+def test_verbs_take_addresses(model, tmp_path):
+    convert.main([str(model), str(tmp_path / "converted")])
+    wanted, found = load_checkpoint(tmp_path / "local").tensors, load_checkpoint(tmp_path / "converted").tensors
+    assert {name: x.tobytes() for name, x in found.items()} == {name: x.tobytes() for name, x in wanted.items()}
+    shape = find_shape(str(model), "qwen2.5-0.5b")
+    assert (shape.config.embed, shape.source) == (32, str(model))
+    tokenizer, decoder = load_with_tags(Path(str(model)))
+    assert decoder.config.vocab_size == max(tokenizer.tag_ids) + 1

@@ -111,6 +111,7 @@ class Interpreter:
         self.reason, self.steps, self.barred, self.sampled, self.abandoned = "", 0, 0, 0, 0
         self.cuts: list[tuple] = []
         self.blocks: list[Block] = []  # open ones, in the order of their forks
+        self.left_out = 0  # waiting paths of cancelled blocks
         self.cancelled, self.cancel_after = False, cancel_after
         self.spoil, self.failing, self.failed = spoil, False, False
         self.logits: list[tuple] = []  # (segment, index, logits row) of every sampled token
@@ -139,7 +140,7 @@ class Interpreter:
             if event == "fork":
                 self.fork(s)
         for row, s in enumerate(self.rows):
-            if s is None and not self.reason:
+            if s is None and not self.reason and not self.cancelled:
                 for block in self.blocks:
                     if block.started < len(block.paths):
                         self.rows[row] = self.start(block)
@@ -336,7 +337,7 @@ class Interpreter:
         if self.cancelled:
             for path in block.paths[block.started :]:
                 owner.left += path.left
-                block.ended += 1
+                self.left_out += 1
             del block.paths[block.started :]
         if block.started < len(block.paths):
             self.rows[row] = self.start(block)

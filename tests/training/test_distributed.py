@@ -59,7 +59,7 @@ def play(monkeypatch):
             except UserError as error:
                 found[process] = error
 
-        threads = [threading.Thread(target=one, args=(process,)) for process in range(count)]
+        threads = [threading.Thread(target=one, args=(process,), daemon=True) for process in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
