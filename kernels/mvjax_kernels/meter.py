@@ -56,7 +56,7 @@ def attention_work(
     if q_offset_BC is None:
         q_offset_BC = jnp.zeros((B, 1), jnp.int32)
     start_BES, end_BES, offset_BC = (jnp.asarray(x) for x in (hide_start_BES, hide_end_BES, q_offset_BC))
-    lists = run_lists(start_BES, end_BES, offset_BC, length, rows, block)
+    lists = _lists(start_BES, end_BES, offset_BC, length, rows, block)
     masked, full = _visits(lists[0].run, lists[0].end, levels)
     tiles = masked + full
     assert tiles == sum(_visits(lists[1].run, lists[1].end, levels)), "both lists must hold the same tiles"
@@ -114,6 +114,10 @@ def decode_work(
     rows = requests * lanes * heads * head * bytes_per_number
     products = 2 * pages * page_size * lanes * heads * head
     return Work(pages, 0, pages * page_size * slot + rows + requests * slots * 4, rows, products)
+
+
+_lists = jax.jit(run_lists, static_argnums=(3, 4, 5))
+"""As the kernels make them: in one program."""
 
 
 def _visits(run: jax.Array, end: jax.Array, levels: int) -> tuple[int, int]:

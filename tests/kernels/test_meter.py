@@ -1,6 +1,8 @@
 """The counted work of the kernels against counts of the oracle's pairs."""
 
 import json
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -82,38 +84,45 @@ def test_the_state_of_the_mask_is_small():
 
 @pytest.fixture(scope="module")
 def packed_golden():
-    """Golden transcripts, a symbol a token, repeated and packed to 32K rows."""
+    """Golden transcripts, a symbol a token, repeated and packed to rows of a length; its visible tiles of 128."""
     layouts = []
     for line in GOLDEN.read_text(encoding="utf-8").splitlines():
         codes_T, colon_T, separator_T = piece_facts(json.loads(line)["tokens"])
         layouts.append(lay_out(codes_T, colon_T, separator_T=separator_T))
-    length, levels = 32_768, 6
-    start_ET, end_ET = np.zeros((2, levels, length), np.int32)
-    at = 0
-    rng = np.random.default_rng(0)
-    while True:
-        layout = layouts[rng.integers(len(layouts))]
-        count = len(layout.position)
-        if at + count > length:
-            break
-        for whole, own in ((start_ET, layout.hide_start), (end_ET, layout.hide_end)):
-            shifted = np.where(own == INT32_MAX, INT32_MAX, own + at)
-            whole[: len(own), at : at + count] = np.where(layout.hide_start < layout.hide_end, shifted, 0)
-        at += count
-    start_ET[0, at:], end_ET[0, at:] = length, INT32_MAX
-    start, end = start_ET[None], end_ET[None]
-    # A piece of the mask at a time: the whole would be a gigabyte.
-    pieces = [interval_mask(start, end, 2048, np.array([first])) for first in range(0, length, 2048)]
-    return start, end, np.concatenate([tile_any(visible_BTS, 128, 128)[0] for visible_BTS in pieces])
+
+    @cache
+    def pack(length: int):
+        start_ET, end_ET = np.zeros((2, 6, length), np.int32)
+        at = 0
+        rng = np.random.default_rng(0)
+        while True:
+            layout = layouts[rng.integers(len(layouts))]
+            count = len(layout.position)
+            if at + count > length:
+                break
+            for whole, own in ((start_ET, layout.hide_start), (end_ET, layout.hide_end)):
+                shifted = np.where(own == INT32_MAX, INT32_MAX, own + at)
+                whole[: len(own), at : at + count] = np.where(layout.hide_start < layout.hide_end, shifted, 0)
+            at += count
+        start_ET[0, at:], end_ET[0, at:] = length, INT32_MAX
+        start, end = start_ET[None], end_ET[None]
+        # A piece of the mask at a time: the whole would be a gigabyte at 32K.
+        pieces = [interval_mask(start, end, 2048, np.array([first])) for first in range(0, length, 2048)]
+        return start, end, np.concatenate([tile_any(visible_BTS, 128, 128)[0] for visible_BTS in pieces])
+
+    return pack
 
 
 @pytest.mark.parametrize(
-    ("rows", "block"),
-    [(128, 128), (256, 128), *(pytest.param(rows, 512, marks=pytest.mark.slow) for rows in (128, 512))],
+    ("length", "rows", "block"),
+    [
+        (8192, 256, 128),
+        *(pytest.param(32_768, *tile, marks=pytest.mark.slow) for tile in product((128, 256, 512), (128, 512))),
+    ],
 )
-def test_golden_transcripts_packed_to_32k_visit_only_tiles_with_a_visible_pair(packed_golden, rows, block):
-    start, end, seen_128 = packed_golden
+def test_packed_golden_transcripts_visit_only_tiles_with_a_visible_pair(packed_golden, length, rows, block):
+    start, end, seen_128 = packed_golden(length)
     sizes = {"heads": 8, "kv_heads": 2, "head": 128, "bytes_per_number": 2, "rows": rows, "block": block}
-    work = meter.attention_work(*map(jnp.asarray, (start, end)), length=32_768, **sizes)
+    work = meter.attention_work(*map(jnp.asarray, (start, end)), length=length, **sizes)
     seen = tile_any(seen_128[None], rows // 128, block // 128).sum()
     assert {name: w.tiles for name, w in work.items()} == dict.fromkeys(("forward", "dq", "dkv"), 2 * seen)
