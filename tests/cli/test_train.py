@@ -72,24 +72,6 @@ def train(*arguments):
     return main(["train", *map(str, arguments)])
 
 
-def test_lora_run_leaves_an_adapter_that_changes_the_model(place, capsys):
-    assert train("preset.py") == 0
-    run = place / "runs" / "tiny"
-    assert {"config.json", "metrics.jsonl", "checkpoints", "adapter.safetensors"} <= {p.name for p in run.iterdir()}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all(line[f"loss_{part}"] > 0 for line in lines for part in ("sequential", "path", "tag", "conclusion"))
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    tokenizer, decoder = load_with_tags(place / "tiny.gguf")
-    before = np.asarray(decoder.head.matrix()).copy()
-    merge(load_adapter(run / "adapter.safetensors", decoder, tokenizer=tokenizer.fingerprint))
-    changed = np.flatnonzero(np.abs(np.asarray(decoder.head.matrix()) - before).max(1))
-    assert list(changed) == sorted(tokenizer.tag_ids)
-    capsys.readouterr()
-    assert train("preset.py") == 0  # a second start finds it finished
-    assert "resumed at step 3" in capsys.readouterr().out
-
-
 def test_full_run_in_bfloat16_leaves_a_model_directory(place):
     """From a directory without a tokenizer; the base model's generation_config.json goes with the trained one."""
     start = load_checkpoint(place / "tiny.gguf")
@@ -125,7 +107,7 @@ def test_passes_decide_the_steps_and_restart_and_overrides_work(place, capsys):
     assert 1 < steps < more
 
 
-def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
+def test_lora_runs_whole_and_interrupted_leave_the_same_adapter_and_it_changes_the_model(place, capsys):
     """Ctrl-C to the process itself, at the second step's line; the same command then goes on."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"}
     script = "import sys; from mvjax.cli.main import run; run()"
@@ -147,6 +129,21 @@ def test_interrupted_run_is_saved_and_equals_the_uninterrupted_one(place):
     assert cut.keys() == whole.keys()
     for name in cut:
         np.testing.assert_array_equal(cut[name].view(np.uint8), whole[name].view(np.uint8))
+
+    run = place / "runs" / "whole"
+    assert {"config.json", "metrics.jsonl", "checkpoints", "adapter.safetensors"} <= {p.name for p in run.iterdir()}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, 25)]
+    assert all(line[f"loss_{part}"] > 0 for line in lines for part in ("sequential", "path", "tag", "conclusion"))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    tokenizer, decoder = load_with_tags(place / "tiny.gguf")
+    before = np.asarray(decoder.head.matrix()).copy()
+    merge(load_adapter(run / "adapter.safetensors", decoder, tokenizer=tokenizer.fingerprint))
+    changed = np.flatnonzero(np.abs(np.asarray(decoder.head.matrix()) - before).max(1))
+    assert list(changed) == sorted(tokenizer.tag_ids)
+    capsys.readouterr()
+    assert train("preset.py", *sizes, "--name", "whole") == 0  # a second start finds it finished
+    assert "resumed at step 24" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -231,13 +228,19 @@ def test_passes_decide_the_steps_where_none_are_given(place, monkeypatch, capsys
     assert 1 <= one < three
 
 
-def test_malformed_records_are_left_out_and_too_many_end_the_run(place, capsys):
+def test_malformed_records_are_left_out_and_too_many_end_the_run(place, monkeypatch, capsys):
+    def fit(config, model, placement, batches, *_, **__):
+        assert next(batches).tokens_BT.shape == (2, 512)
+        raise UserError("a batch has come")
+
     make_records(place / "data.jsonl", broken=2)
     assert train("preset.py") == 2
     error = capsys.readouterr().err
     assert "2 of 12 records" in error
     assert "r0" in error
-    assert train("preset.py", "--data.max-bad-share", "0.2") == 0
+    monkeypatch.setattr(training, "fit", fit)
+    assert train("preset.py", "--data.max-bad-share", "0.2") == 2
+    assert capsys.readouterr().err == "error: a batch has come\n"
 
 
 def test_help_lists_every_field_with_its_meaning_and_the_presets_value(place, capsys):

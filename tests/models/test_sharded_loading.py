@@ -112,16 +112,16 @@ def test_meshes(tmp_path, cases):
     assert finish(start("meshes", 8, str(tmp_path / "model"), cases)) == "equal"
 
 
-@pytest.mark.parametrize(("mesh", "whole"), [((1, 1, 1, 8), False), ((2, 1, 1, 4), True)])
-def test_half_of_the_devices_need_half_of_the_bytes(tmp_path, mesh, whole):
+def test_half_of_the_devices_need_half_of_the_bytes(tmp_path):
     """Or all bytes, once, where they hold a copy of everything."""
     hf_config = tiny_config("qwen2", tied=False, vocab_size=2048, num_attention_heads=16, num_key_value_heads=8)
     save_checkpoint(tmp_path / "model", Checkpoint(hf_config, tiny_tensors(hf_config, dtype=ml_dtypes.bfloat16)))
     total = load_checkpoint(tmp_path / "model").nbytes
     columns = 2 * 2 * 256 * 256 * 2  # o_proj and down_proj of 2 layers are split by columns: whole rows are read
     vectors = 5 * 256 * 2  # norms, which all devices hold
-    share = finish(start("half", 8, str(tmp_path / "model"), mesh))
-    assert share * total == pytest.approx(total if whole else (total + columns + vectors) / 2, abs=1)
+    split, copied = finish(start("half", 8, str(tmp_path / "model"), ((1, 1, 1, 8), (2, 1, 1, 4))))
+    assert split * total == pytest.approx((total + columns + vectors) / 2, abs=1)
+    assert copied * total == pytest.approx(total, abs=1)
 
 
 def run_processes(tmp_path, mesh):

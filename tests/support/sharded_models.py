@@ -104,9 +104,13 @@ def meshes(directory, cases):
     print(json.dumps("equal"))
 
 
-def half(directory, mesh):
-    """Share of a model's bytes that are read for the first 4 of 8 devices alone, and whether they got theirs."""
+def half(directory, meshes):
+    """For each mesh: the share of a model's bytes read for the first 4 of 8 devices alone; they must get theirs."""
     checkpoint, reads = load_checkpoint(Path(directory)), counted_reads()
+    print(json.dumps([share_of_half(checkpoint, reads, mesh) for mesh in meshes]))
+
+
+def share_of_half(checkpoint, reads, mesh):
     config, state, shardings = abstract(checkpoint.config, mesh, dtype="bfloat16")
     places, entries, total = sharded_loading.flattened(shardings), checkpoint.tensors.entries, 0
     for path, leaf in sharded_loading.flattened(state).items():
@@ -122,7 +126,7 @@ def half(directory, mesh):
             for device, index in mine.items():
                 wanted = checkpoint.tensors[names[layer]][index[int(stacked) :]]
                 np.testing.assert_array_equal(read[device], wanted)
-    print(json.dumps(total / checkpoint.nbytes))
+    return total / checkpoint.nbytes
 
 
 def memory(directory, mesh, dtype, target=None):
