@@ -56,7 +56,7 @@ class Engine:
         tables = build_tables(vocabulary, vocabulary.eos_ids, self.config.max_paths)
         self._has_tags = bool((tables.tag_id >= 0).all())
         self._vocab_size = len(vocabulary.codes)
-        self._programs = ProgramCache()
+        self._programs = ProgramCache(getattr(model, "arithmetic", None))
         self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
         arrays = jax.tree.map(jnp.asarray, (tables, params))
         self._runner = ModelRunner(model, self.config, self._cache, self._programs, *arrays)

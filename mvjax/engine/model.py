@@ -33,7 +33,11 @@ class RowPlacement(NamedTuple):
 
 @runtime_checkable
 class StepModel(Protocol):
-    """A decoder seen step by step. Pure functions: the engine calls them inside its own jit-compiled programs."""
+    """A decoder seen step by step. Pure functions: the engine calls them inside its own jit-compiled programs.
+
+    A model may have an attribute `arithmetic`, a hashable value: two models with equal ones compute the same from the
+    same arguments. Engines of such models share their compiled programs.
+    """
 
     vocab_size: int
     """Width of the logits."""

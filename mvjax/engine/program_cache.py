@@ -1,11 +1,17 @@
-"""Compiled programs by typed keys, each compiled once; counts and times what is compiled."""
+"""Compiled programs by typed keys, each compiled once; counts and times what is compiled.
+
+Engines of one process share them: an engine that is built again, or a second one of the same sizes for a model of the
+same shape, compiles nothing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -97,11 +103,44 @@ class Program(NamedTuple):
     """Arguments whose memory the results take over."""
 
 
-class ProgramCache(dict[ProgramKey, Any]):
-    """Compiled programs. Arguments of other shapes than those compiled for are an error, not a silent recompilation."""
+class SharedPrograms:
+    """The newest compiled programs of this process.
 
-    def __init__(self):
+    Programs are pure functions of their arguments, weights and vocabulary tables included, so what decides one is the
+    model's arithmetic (`StepModel.arithmetic`), its key, and the arguments' structure, shapes, types and places.
+    """
+
+    def __init__(self, most: int = 64):
+        self.most = most
+        self._programs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Any | None:
+        """The program, now the newest; None where there is none."""
+        with self._lock:
+            if key in self._programs:
+                self._programs.move_to_end(key)
+            return self._programs.get(key)
+
+    def add(self, key: Hashable, compiled: Any) -> None:
+        """Keep a program; the one that was not used for longest goes where there are too many."""
+        with self._lock:
+            self._programs[key] = compiled
+            if len(self._programs) > self.most:
+                self._programs.popitem(last=False)
+
+
+SHARED = SharedPrograms()
+
+
+class ProgramCache(dict[ProgramKey, Any]):
+    """An engine's compiled programs. Arguments of other shapes than those compiled for are an error, not a silent
+    recompilation."""
+
+    def __init__(self, arithmetic: Hashable | None = None):
+        """arithmetic: of the model, see `StepModel`; None: its programs are shared with no other engine."""
         super().__init__()
+        self.arithmetic = arithmetic
         self.seconds = 0.0
         """Time spent on compiling."""
 
@@ -109,8 +148,14 @@ class ProgramCache(dict[ProgramKey, Any]):
         """The compiled program; arguments are looked at for their shapes only."""
         if program.key not in self:
             start = time.perf_counter()
-            jitted = jax.jit(program.function, donate_argnums=program.donated)
-            self[program.key] = jitted.lower(*program.arguments).compile()
+            shared = None if self.arithmetic is None else (self.arithmetic, program.key, signature(program))
+            compiled = SHARED.get(shared)
+            if compiled is None:
+                jitted = jax.jit(program.function, donate_argnums=program.donated)
+                compiled = jitted.lower(*program.arguments).compile()
+                if shared is not None:
+                    SHARED.add(shared, compiled)
+            self[program.key] = compiled
             self.seconds += time.perf_counter() - start
         return self[program.key]
 
@@ -125,3 +170,10 @@ class ProgramCache(dict[ProgramKey, Any]):
             for future in [pool.submit(self.compile, program) for program in programs]:
                 future.result()
         self.seconds = before + time.perf_counter() - start
+
+
+def signature(program: Program) -> Hashable:
+    """Structure of the arguments, and shape, type and place of each of their arrays."""
+    leaves, structure = jax.tree.flatten(program.arguments)
+    described = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
+    return structure, described, program.donated

@@ -30,6 +30,7 @@ class RecordingModel:
     def __init__(self, model):
         self.model = model
         self.vocab_size = model.vocab_size
+        self.arithmetic = type(self), model.arithmetic
 
     def __getattr__(self, name):
         return getattr(self.model, name)

@@ -12,7 +12,7 @@ where a scan copies every slice of the stacked weights), or scanned over stacked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -81,6 +81,11 @@ class DecoderStepModel:
         self.backend = backend
         self.page_size = (None if on_cpu else PAGE) if page_size == "auto" else page_size
         self.params = decode_params(decoder, unroll=self.unroll, dtype=self.dtype)
+
+    @property
+    def arithmetic(self) -> Hashable:
+        """All but its weights that decides what it computes; see `mvjax.engine.StepModel`."""
+        return type(self), self.config, self.vocab_size, self.unroll, self.dtype, self.backend, self.page_size
 
     @classmethod
     def described(cls, config: ModelConfig, **options: Any) -> DecoderStepModel:

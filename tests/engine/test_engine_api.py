@@ -10,7 +10,8 @@ import pytest
 from hash_model import HashModel, forward
 from random_requests import CODES, TABLES, VOCABULARY
 
-from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, state_ops
+from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, program_cache, state_ops
+from mvjax.engine.program_cache import Program, ProgramCache
 from mvjax.engine.prompt import chunk_plan
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.errors import UserError
@@ -154,6 +155,39 @@ def test_nothing_is_compiled_that_was_compiled_ahead():
     assert all(result.timings.compile == 0 for result in results)
 
 
+def test_an_engine_that_is_built_again_compiles_nothing(monkeypatch):
+    """Nor does one of another model that computes the same; its weights are its own."""
+    answers()
+    added = []
+    monkeypatch.setattr(program_cache.SHARED, "add", lambda key, compiled: added.append(key))
+    again = Engine(WatchfulModel(taste()), taste(), TABLES, shared_engine().config)
+    for one, other in zip(again.generate(PROMPTS[:2], limits=LIMITS, sampling=DRAWN[:2]), answers()):
+        same(one, other)
+    again.params = plain_taste()
+    assert again.generate(PROMPTS[:2], limits=LIMITS)[0].tokens.tolist() != answers()[0].tokens.tolist()
+    assert not added
+
+
+def test_programs_are_shared_where_all_that_decides_them_is_equal(monkeypatch):
+    shared = program_cache.SharedPrograms(most=2)
+    monkeypatch.setattr(program_cache, "SHARED", shared)
+    key = program_cache.AllocateKey(Sizes(1, 8, 2, 1, 2, 1))
+
+    def run(arithmetic, factor, argument, key=key):
+        return int(ProgramCache(arithmetic).run(Program(key, lambda x: factor * x.sum(), (argument,))))
+
+    one_N, two_N = np.ones(3, np.int32), np.ones(4, np.int32)
+    assert run("twice", 2, one_N) == 6
+    assert run("twice", 99, one_N) == 6  # the program of before
+    assert run("thrice", 3, one_N) == 9
+    assert run(None, 5, one_N) == 15
+    assert run(None, 7, one_N) == 21
+    assert run("twice", 4, two_N) == 16  # another shape; two programs are kept at most
+    assert run("thrice", 99, one_N) == 9
+    assert run("twice", 10, one_N) == 30  # had gone
+    assert run("twice", 11, one_N, program_cache.EvictKey(key.sizes)) == 33
+
+
 def test_a_place_is_used_again_and_the_order_of_requests_does_not_matter(engine):
     backwards = engine.generate(PROMPTS[::-1], limits=LIMITS, sampling=DRAWN[::-1])
     assert [result.request for result in backwards] == list(range(6))
@@ -176,7 +210,7 @@ def test_min_p_does_not_depend_on_the_schedule_and_thins_what_is_drawn(engine):
     for one, other in zip(together, backwards):
         same(one, other)
     all_drawn, some_drawn, best_drawn = (result.tokens.tolist() for result in together)
-    assert best_drawn == engine.generate([PROMPTS[0]], limits=LIMITS)[0].tokens.tolist()
+    assert best_drawn == engine.generate(PROMPTS[:2], limits=LIMITS)[0].tokens.tolist()  # two: sizes in use already
     assert len({tuple(all_drawn), tuple(some_drawn), tuple(best_drawn)}) == 3
 
 
@@ -274,14 +308,17 @@ def test_growing_keeps_what_is_there():
     small = Sizes(requests=1, slots=8, max_branches=2, max_depth=1, max_paths=2, number_length=1)
     large = dataclasses.replace(small, requests=2, slots=16)
     model = HashModel(np.zeros(VOCABULARY))
-    kept = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1), (model.init_kv(1, 8), empty_state(small)))
-    grown = state_ops.grow(*kept, model=model, sizes=large)
-    empty = (model.init_kv(2, 16), empty_state(large))
+    kept = jax.eval_shape(lambda: (model.init_kv(1, 8), empty_state(small)))
+    kept = jax.tree.map(lambda leaf: np.full(leaf.shape, 1, leaf.dtype), kept)
+    grown = jax.jit(functools.partial(state_ops.grow, model=model, sizes=large))(*kept)
+    empty = jax.jit(lambda: (model.init_kv(2, 16), empty_state(large)))()
     for old, new, blank in zip(*map(jax.tree.leaves, (kept, grown, empty))):
         inside = tuple(slice(length) for length in old.shape)
+        new, blank = np.array(new), np.array(blank)
         assert new.shape == blank.shape
         np.testing.assert_array_equal(new[inside], old)
-        np.testing.assert_array_equal(new.at[inside].set(new.dtype.type(0)), blank.at[inside].set(new.dtype.type(0)))
+        new[inside] = blank[inside] = 0
+        np.testing.assert_array_equal(new, blank)
 
 
 def test_earlier_turns_keep_their_layout(engine):

@@ -22,6 +22,7 @@ from mvjax.language import tags
 LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
 DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(5)]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
+pytestmark = pytest.mark.xdist_group("engine/hash_model")  # with test_engine_pages.py, whose engines have these sizes
 SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
 
 
@@ -122,18 +123,16 @@ def usable(engine):
     )
 
 
-@pytest.mark.parametrize("paged", [False, True])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    where=st.sampled_from(["prefill", "admit", "decode", "fetch", "reserve", "grow", "refresh_table"]),
-    at=st.sets(st.integers(0, 12), min_size=1, max_size=3),
-    after=st.booleans(),
-    error=st.sampled_from([MemoryError("no memory"), ValueError("odd"), KeyboardInterrupt()]),
-    streams=st.booleans(),
-)
-@example(where="decode", at={3}, after=True, error=MemoryError("no memory"), streams=True)
-@example(where="admit", at={1}, after=True, error=KeyboardInterrupt(), streams=True)
-def test_a_fault_anywhere_ends_no_other_request(paged, where, at, after, error, streams):
+FAULTS = {
+    "where": st.sampled_from(["prefill", "admit", "decode", "fetch", "reserve", "grow", "refresh_table"]),
+    "at": st.sets(st.integers(0, 12), min_size=1, max_size=3),
+    "after": st.booleans(),
+    "error": st.sampled_from([MemoryError("no memory"), ValueError("odd"), KeyboardInterrupt()]),
+    "streams": st.booleans(),
+}
+
+
+def check_faults(paged, where, at, after, error, streams):
     engine = shared_engine(paged)
     engine.reset()
     owner = type(engine._cache) if where in ("reserve", "grow", "refresh_table") else type(engine._runner)
@@ -156,6 +155,23 @@ def test_a_fault_anywhere_ends_no_other_request(paged, where, at, after, error, 
             for segment in np.unique(stream.origin).tolist():
                 assert told[number, segment] == stream.token[stream.origin == segment].tolist()
     usable(engine)
+
+
+@pytest.mark.parametrize("paged", [False, True])
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@given(**FAULTS)
+@example(where="decode", at={3}, after=True, error=MemoryError("no memory"), streams=True)
+@example(where="admit", at={1}, after=True, error=KeyboardInterrupt(), streams=True)
+def test_a_fault_anywhere_ends_no_other_request(paged, where, at, after, error, streams):
+    check_faults(paged, where, at, after, error, streams)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paged", [False, True])
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@given(**FAULTS)
+def test_many_faults_end_no_other_request(paged, where, at, after, error, streams):
+    check_faults(paged, where, at, after, error, streams)
 
 
 @pytest.mark.parametrize("where", ["prefill", "admit", "decode"])

@@ -35,15 +35,18 @@ def checker():
     model = RecordingModel(DecoderStepModel(decoder))
     # Without an end of text, which would end most random transcripts before their first block.
     endless = dataclasses.replace(TABLES, eos_ids=())
-    engine = Engine(model, model.params, endless, EngineConfig(requests=1, max_branches=4, stream_step=1280))
+    engine = Engine(
+        model, model.params, endless, EngineConfig(requests=1, max_branches=4, row_counts=(1, 4), stream_step=1280)
+    )
     return Checker(engine, decoder, types.SimpleNamespace(tables=lambda: TABLES))
 
 
-def test_engine_equals_training_on_random_transcripts(checker):
+@pytest.mark.parametrize("transcripts", [8, pytest.param(48, marks=pytest.mark.slow)])
+def test_engine_equals_training_on_random_transcripts(checker, transcripts):
     """Nested, cut, abandoned and queued paths: near-uniform sampling from a random model visits all of the grammar."""
     rng = np.random.default_rng(8)
     results, found = [], ConsistencyReport()
-    for seed in range(16):
+    for seed in range(transcripts):
         prompt, limits = random_prompt(rng), limits_of(random_rules(rng))
         if seed % 2:  # A map of tags at random takes a hundred tokens or more.
             limits = dataclasses.replace(limits, max_new_tokens=1000, max_positions=None, max_depth=3)
@@ -51,7 +54,7 @@ def test_engine_equals_training_on_random_transcripts(checker):
         result = checker.engine.generate([prompt], limits=limits, sampling=sampling)[0]
         found += checker.check(prompt, result, limits=limits, sampling=sampling)
         results.append(result)
-    assert found.transcripts == 16
+    assert found.transcripts == transcripts
     assert found.compared > 1000
     assert found.largest_error < 2e-5
     assert found.contradictions == 0

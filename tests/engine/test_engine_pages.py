@@ -19,6 +19,7 @@ LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
 DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(5)]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
 PAGE = 16
+pytestmark = pytest.mark.xdist_group("engine/hash_model")  # with test_engine_faults.py, whose engines have these sizes
 SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
 
 
@@ -165,7 +166,7 @@ def test_the_padding_of_a_prompt_needs_no_pages():
 
 def test_a_prompt_longer_than_the_streams_gets_its_pages_first():
     """The streams must grow for it, beside a request that runs; only then are its pages reserved and written."""
-    sizes = SIZES | {"stream_step": 64}
+    sizes = SIZES | {"stream_step": 128}
     growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**sizes, pages=30))
     limits = Limits(max_new_tokens=40)
     prompts = [[20, 21], [22 + n % 9 for n in range(150)]]

@@ -35,8 +35,10 @@ from mvjax.language import lay_out, tags
 
 @functools.cache
 def compiled_engine(requests: int, rows: int) -> Engine:
+    """Two row counts, so that the loop changes between programs and little is compiled; one for a single request."""
     model = SpoiledHashModel(np.zeros(VOCABULARY))
-    config = EngineConfig(requests=requests, max_branches=rows, stream_step=1280, sync_steps=64)
+    counts = (rows, requests * rows) if requests > 1 else (rows,)
+    config = EngineConfig(requests=requests, max_branches=rows, row_counts=counts, stream_step=1280, sync_steps=64)
     return Engine(model, model.params, TABLES, config)
 
 

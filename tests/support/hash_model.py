@@ -50,6 +50,7 @@ class HashModel:
     def __init__(self, bias_V):
         self.params = jnp.asarray(bias_V, jnp.float32)
         self.vocab_size = len(bias_V)
+        self.arithmetic = type(self), self.vocab_size, None
 
     def logits(self, params, state_W):
         return logits_of(state_W, params, jnp)
@@ -85,6 +86,7 @@ class PagedHashModel(HashModel):
     def __init__(self, bias_V, page_size: int):
         super().__init__(bias_V)
         self.page_size = page_size
+        self.arithmetic = type(self), self.vocab_size, page_size
 
     def init_pages(self, pages: int):
         return {name: jnp.full((pages, self.page_size), 7, jnp.int32) for name in ("token", "position")}
