@@ -109,7 +109,7 @@ def test_engine_gets_the_weights_of_the_moment(toy, tmp_path, rank):
 
 def test_autoregressive_form_opens_no_block(toy, tmp_path):
     loaded = load(toy)
-    sampler = make_sampler(loaded, tmp_path, [], form="autoregressive", tokens=20)
+    sampler = make_sampler(loaded, tmp_path, [], form="autoregressive", tokens=60)
     sampler(2, loaded[2].params)
     text = (tmp_path / "samples" / "2.txt").read_text()
     assert "# parallel 1.000" in text
