@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,7 +38,7 @@ class ConvertArguments:
     max_shard_size: str = "5GB"
     """Largest safetensors file, as 500MB or 2GiB; more weights go into several files with an index."""
     adapter: Path | None = None
-    """LoRA adapter of mvjax to merge into the weights; brings the control tags with it."""
+    """LoRA adapter of mvjax or PEFT to merge into the weights; brings the control tags with it."""
     tokenizer: Path | None = None
     """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     no_tokenizer: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
 
 def convert(arguments: ConvertArguments) -> None:
     """Load, change what is to be changed, save."""
-    from mvjax.hub import local_path, resolve, write_card
+    from mvjax.hub import card, local_path, resolve
     from mvjax.models import load_checkpoint
     from mvjax.weights import with_tag_rows
     from mvjax.weights.checkpoint import counted, listed
@@ -83,9 +85,8 @@ def convert(arguments: ConvertArguments) -> None:
     if arguments.adapter is not None and tokenizer is not None:
         checkpoint = merged(checkpoint, arguments.adapter, tokenizer.fingerprint)
     checkpoint = checkpoint.astype(arguments.dtype)
-    write(arguments, checkpoint, tokenizer if carried else None, shard_bytes)
-    if base.repository:
-        write_card(arguments.target, base.pinned, "Converted")
+    text = card(base.pinned, "Converted") if base.repository else ""
+    write(arguments, checkpoint, tokenizer if carried else None, text, shard_bytes)
     if strange:
         caution(
             f"{arguments.source}: {counted(list(strange))} with values that are not finite: {listed(sorted(strange))}; "
@@ -97,24 +98,27 @@ def convert(arguments: ConvertArguments) -> None:
     )
 
 
-def write(arguments: ConvertArguments, checkpoint: Checkpoint, tokenizer: Tokenizer | None, shard_bytes: int) -> None:
+def write(
+    arguments: ConvertArguments, checkpoint: Checkpoint, tokenizer: Tokenizer | None, card: str, shard_bytes: int
+) -> None:
     """Write the target directory with a progress bar on standard error."""
+    from mvjax.models import save_checkpoint
+
+    with progress_bar(f"writing {arguments.to}", checkpoint.nbytes) as progress:
+        options = {"tokenizer": tokenizer, "card": card, "max_shard_bytes": shard_bytes, "progress": progress}
+        save_checkpoint(arguments.target, checkpoint, arguments.to, **options)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int) -> Generator[Callable[[str, int], None]]:
+    """A progress bar on standard error; yields what takes the name and the bytes of each tensor."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mvjax.models import save_checkpoint
-
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task(f"writing {arguments.to}", total=checkpoint.nbytes)
-        save_checkpoint(
-            arguments.target,
-            checkpoint,
-            arguments.to,
-            tokenizer=tokenizer,
-            max_shard_bytes=shard_bytes,
-            progress=lambda name, count: progress.advance(bar, count),
-        )
+        task = progress.add_task(title, total=total)
+        yield lambda name, count: progress.advance(task, count)
 
 
 def parse_size(text: str) -> int:
@@ -152,16 +156,8 @@ def read_tokenizer(source: Path) -> Tokenizer:
 
 def merged(checkpoint: Checkpoint, adapter: Path, fingerprint: str) -> Checkpoint:
     """The checkpoint with an adapter folded in: computed in float32, written in the type the weights had."""
-    from mvjax.models import from_checkpoint, load_adapter, to_checkpoint
-    from mvjax.weights import lazily
+    from mvjax.models import merge_adapter, read_adapter
 
-    if not adapter.is_file():
-        raise UserError(f"{adapter}: there is no such adapter file")
-    decoder = load_adapter(adapter, from_checkpoint(checkpoint, scan_layers=False), tokenizer=fingerprint)
-    result = to_checkpoint(decoder)
-    special = "bos_token_id", "eos_token_id", "pad_token_id"
-    kept = {key: value for key, value in checkpoint.config.items() if key in special}
-    result = dataclasses.replace(
-        result, config=result.config | kept, source=checkpoint.source, generation=checkpoint.generation
-    )
-    return result.astype(lazily(checkpoint.tensors)["model.embed_tokens.weight"].dtype.name)
+    if not adapter.exists():
+        raise UserError(f"{adapter}: there is no such adapter")
+    return merge_adapter(checkpoint, read_adapter(adapter), tokenizer=fingerprint).astype(checkpoint.dtype)

@@ -23,11 +23,13 @@ class EvaluateArguments:
     data: tyro.conf.Positional[Path]
     """JSONL: curated records, GSM8K lines (question, answer) or problem/answer lines."""
     model: Path = DEFAULT_MODEL
-    """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    """Weights: a GGUF file, a Hugging Face directory, an Orbax directory, or a training run or checkpoint."""
+    checkpoint: str = "latest"
+    """Which checkpoint of a run: latest, or the number of a step."""
     tokenizer: Path | None = None
     """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     adapter: Path | None = None
-    """LoRA adapter (safetensors); `demo` names the one that ships with mvjax."""
+    """LoRA adapter of mvjax or PEFT; `demo` names the one that ships with mvjax."""
     mode: Literal["parallel", "sequential", "autoregressive"] = "parallel"
     """How to generate; autoregressive also asks with the autoregressive prompt suffix."""
     limit: int | None = None
@@ -86,16 +88,23 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
-    from mvjax.evaluation.settings import claim
+    from mvjax.evaluation.settings import claim, fingerprint
     from mvjax.hub import local_path
+    from mvjax.models import from_checkpoint
     from mvjax.models.load import demo_adapter, load_for_generation, load_with_tags
+    from mvjax.training.trained import is_run, load_run
 
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
-    arguments = replace(
-        arguments, model=local_path(arguments.model), tokenizer=local_path(arguments.tokenizer, "tokenizer")
-    )
-    tokenizer, decoder = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
+    arguments, trained = replace(arguments, tokenizer=local_path(arguments.tokenizer, "tokenizer")), None
+    if is_run(arguments.model):
+        options = {"adapter": adapter, "tokenizer": arguments.tokenizer}
+        trained, decoder = load_run(arguments.model, arguments.checkpoint, **options)
+        tokenizer, weights = trained.tokenizer, trained.fingerprint
+    else:
+        arguments = replace(arguments, model=local_path(arguments.model))
+        tokenizer, decoder = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
+        weights = fingerprint(arguments.model) if arguments.output is not None else ""
     model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
@@ -115,12 +124,15 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         engine.check(prompt, limits, sampling, arguments.mode)
     log = None
     if arguments.output is not None:
-        claim(arguments.output, settings_of(arguments, adapter))
+        claim(arguments.output, settings_of(arguments, weights, adapter))
         log = arguments.output / "outcomes.jsonl"
     check = None
     if arguments.check:
-        _, trained = load_with_tags(arguments.model, adapter=adapter, tokenizer=arguments.tokenizer)
-        checker = Checker(engine, trained, tokenizer)
+        if trained is not None:
+            reference = from_checkpoint(trained.checkpoint())
+        else:
+            _, reference = load_with_tags(arguments.model, adapter=adapter, tokenizer=arguments.tokenizer)
+        checker = Checker(engine, reference, tokenizer)
         prompt_of = dict(zip((problem.id for problem in problems), prompts))
 
         def check(problem, result):
@@ -147,13 +159,13 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     return summary, [f"{outcome.id}: {outcome.error}" for outcome in done if outcome.error is not None]
 
 
-def settings_of(arguments: EvaluateArguments, adapter: Path | None) -> dict[str, object]:
-    """What the outcomes depend on."""
+def settings_of(arguments: EvaluateArguments, weights: str, adapter: Path | None) -> dict[str, object]:
+    """What the outcomes depend on; weights: fingerprint of the model."""
     from mvjax.evaluation.settings import fingerprint
 
     return {
         "data": fingerprint(arguments.data),
-        "model": fingerprint(arguments.model),
+        "model": weights,
         "adapter": None if adapter is None else fingerprint(Path(adapter)),
         **({} if arguments.tokenizer is None else {"tokenizer": fingerprint(arguments.tokenizer)}),
         "mode": arguments.mode,

@@ -35,11 +35,13 @@ class GenerateArguments:
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Questions. None: one is read from standard input (or the demo's, with --demo)."""
     model: Path = DEFAULT_MODEL
-    """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    """Weights: a GGUF file, a Hugging Face directory, an Orbax directory, or a training run or checkpoint."""
+    checkpoint: str = "latest"
+    """Which checkpoint of a run: latest, or the number of a step."""
     tokenizer: Path | None = None
     """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     adapter: Path | None = None
-    """LoRA adapter (safetensors) to merge into the weights."""
+    """LoRA adapter of mvjax or PEFT to merge into the weights."""
     demo: bool = False
     """Use the adapter that ships with mvjax, and compare the schedules."""
     mode: Literal["parallel", "sequential", "autoregressive"] = "parallel"
@@ -68,15 +70,21 @@ def main(argv: list[str]) -> int:
     from mvjax.engine import Engine, EngineConfig
     from mvjax.evaluation.run import error_of
     from mvjax.models.load import demo_adapter, load_for_generation
+    from mvjax.training.trained import is_run, load_run
 
     prompts = questions(arguments)
     if arguments.svg is not None and (len(prompts) != 1 or arguments.svg.suffix.lower() != ".svg"):
         raise UserError(f"{arguments.svg}: draws the answer to one prompt, as SVG; give one prompt and a name in .svg")
     arguments.sampling.validate()
-    adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
     status = Console(stderr=True, quiet=arguments.json).status  # a spinner on a terminal; silence elsewhere
     with status("loading the model"):
-        tokenizer, model = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
+        if is_run(arguments.model):
+            options = {"adapter": arguments.adapter, "tokenizer": arguments.tokenizer}
+            trained, model = load_run(arguments.model, arguments.checkpoint, **options)
+            tokenizer = trained.tokenizer
+        else:
+            adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
+            tokenizer, model = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     rows = arguments.max_branches if arguments.mode == "parallel" else 1

@@ -17,6 +17,7 @@ from mvjax.version import __version__
 VERBS = {
     "inspect": "show a transcript: tree, layout, measures, faults, a picture of its mask",
     "convert": "turn model weights from one format into another",
+    "export": "make weights of a training run: a whole model, or an adapter of PEFT",
     "fetch": "bring a model of the hub into a directory or a bucket",
     "push": "put a finished run or a model into a repository of the hub",
     "curate": "make parallel training data: reasoning traces by an LLM, GSM8K, synthetic",

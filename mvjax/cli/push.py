@@ -10,7 +10,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class PushArguments:
-    """Put a finished run's model or adapter, or a model's directory, into a repository of the hub.
+    """Put a finished run's model or adapter, or the directory of a model or an export, into a repository of the hub.
 
     A new repository is private. HF_TOKEN must be that of an account that may write."""
 

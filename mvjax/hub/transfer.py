@@ -19,6 +19,8 @@ from mvjax.storage import StoragePath, copy_tree
 CONFIG = "config.json"
 """Comes last: what tells that a model is complete."""
 ADAPTER = "adapter.safetensors"
+PEFT = "adapter_config.json"
+"""Tells that a directory is an adapter of PEFT, which has no config.json."""
 
 
 def fetch(name: str, target: StoragePath, *, cache: str = "", say: Callable[[str], None] = print) -> Source:
@@ -108,8 +110,9 @@ def push(run: StoragePath, name: str, *, private: bool = True) -> str:
 @contextlib.contextmanager
 def _pushed(run: StoragePath) -> Generator[Path]:
     """A local directory with what is pushed of a run."""
+    is_peft = (run / PEFT).is_file()
     try:
-        config = json.loads((run / CONFIG).read_text())
+        config = {} if is_peft else json.loads((run / CONFIG).read_text())
     except FileNotFoundError as error:
         raise UserError(f"{run}: neither a run nor a model (no {CONFIG}); name the directory of one") from error
     except ValueError as error:
@@ -117,7 +120,7 @@ def _pushed(run: StoragePath) -> Generator[Path]:
     is_run = isinstance(config.get("model"), dict)
     whole = run / "model" if is_run else run
     with tempfile.TemporaryDirectory() as temporary:
-        if (whole / CONFIG).is_file():
+        if is_peft or (whole / CONFIG).is_file():
             if whole.local is None:
                 copy_tree(whole, StoragePath(temporary))
             yield whole.local or Path(temporary)

@@ -1,5 +1,7 @@
 """The decoder: one Flax NNX module for all families, its adapters, its decode step, and models from and to files."""
 
+from mvjax.models.adapter import Adapter, merge_adapter
+from mvjax.models.adapter_files import adapter_of, load_adapter, read_adapter, save_adapter
 from mvjax.models.checkpoint import from_checkpoint, to_checkpoint
 from mvjax.models.config import ModelConfig
 from mvjax.models.decode import DecoderStepModel
@@ -12,16 +14,14 @@ from mvjax.models.lora import (
     LoraConfig,
     add_lora,
     is_adapted,
-    load_adapter,
     merge,
-    read_adapter,
     remove_adapter,
-    save_adapter,
 )
 from mvjax.models.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling
 
 __all__ = [
     "TRAINABLE",
+    "Adapter",
     "Decoder",
     "DecoderStepModel",
     "DynamicScaling",
@@ -31,6 +31,7 @@ __all__ = [
     "ModelConfig",
     "TagRows",
     "YarnScaling",
+    "adapter_of",
     "add_lora",
     "from_checkpoint",
     "from_hf",
@@ -38,6 +39,7 @@ __all__ = [
     "load_adapter",
     "load_checkpoint",
     "merge",
+    "merge_adapter",
     "read_adapter",
     "remove_adapter",
     "save_adapter",

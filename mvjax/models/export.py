@@ -84,7 +84,7 @@ def save_checkpoint(
 
     Args:
         format: "safetensors" or "orbax".
-        card: the text of its model card.
+        card: text of the model card (`hub.card`); "": none is written.
         progress: called with name and bytes of each tensor as it is written.
 
     Raises `UserError` where the tensors are not those of the configuration, `path` holds something other than a model

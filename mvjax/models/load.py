@@ -6,6 +6,7 @@ import dataclasses
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub import local_path
+from mvjax.models.adapter_files import load_adapter
 from mvjax.models.checkpoint import from_checkpoint
 from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
 from mvjax.models.gguf_checkpoint import gguf_checkpoint
 from mvjax.models.hf_config import normalised
-from mvjax.models.lora import load_adapter, merge
+from mvjax.models.lora import merge
 from mvjax.models.tensors import DERIVED, HEAD, check_tensors
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.weights import Checkpoint, LazyTensors, lazily, read_files, with_tag_rows
@@ -80,13 +82,22 @@ def load_for_generation(
     tokenizer: where the tokenizer is, if not beside or inside the weights.
     dtype: of weights and K/V; None picks float32 on CPU (bfloat16 is slower there) and bfloat16 elsewhere.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
-    options = {"dtype": dtype, "param_dtype": dtype, "scan_layers": not on_cpu}
-    words, decoder = load_with_tags(path, adapter=adapter, tokenizer=tokenizer, **options)
+    words, decoder = load_with_tags(path, adapter=adapter, tokenizer=tokenizer, **generation_options(dtype))
     if adapter is not None:
         merge(decoder)
     return words, DecoderStepModel(decoder)
+
+
+def step_model(checkpoint: Checkpoint, dtype=None) -> DecoderStepModel:
+    """The engine's model of a checkpoint with rows for the control tags; dtype as for `load_for_generation`."""
+    return DecoderStepModel(from_checkpoint(checkpoint, **generation_options(dtype)))
+
+
+def generation_options(dtype=None) -> dict[str, Any]:
+    """Options of `from_checkpoint` for a decoder that generates."""
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
+    return {"dtype": dtype, "param_dtype": dtype, "scan_layers": not on_cpu}
 
 
 def demo_adapter() -> Path:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from mvjax.errors import UserError
-from mvjax.files import atomic_path
 from mvjax.models.decoder import Decoder, Linear, TagRows
-from mvjax.models.export import gathered
-from mvjax.models.tensors import hf_names, is_stacked
-from mvjax.weights.checkpoint import LazyTensor, cast, lazily
-from mvjax.weights.tensor_file import read_tensor_file, write_tensor_file
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-FORMAT = "mvjax adapter 1"
 
 TRAINABLE = nnx.Any(nnx.LoRAParam, TagRows)
 """NNX filter: what a LoRA run trains."""
@@ -112,80 +101,6 @@ def remove_adapter(decoder: Decoder) -> Decoder:
 def is_adapted(decoder: Decoder) -> bool:
     """Whether the decoder carries adapters or tag rows."""
     return bool(jax.tree.leaves(nnx.state(decoder, TRAINABLE)))
-
-
-def save_adapter(
-    path: str | Path, decoder: Decoder, *, dtype=jnp.bfloat16, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write adapters and tag rows to one safetensors file, each layer's under its Hugging Face path.
-
-    The file's metadata holds the format, the base model's shape, the LoraConfig and what `metadata` adds (strings;
-    the tokenizer's fingerprint belongs under "tokenizer"). It does not matter whether layers were scanned.
-    """
-    if decoder.lora is None:
-        raise UserError(f"{path}: the model has no adapter to save")
-    entries = lazily(gathered(nnx.state(decoder, TRAINABLE), decoder.config))
-    tensors = {name: cast(name, entry, np.dtype(dtype)) for name, entry in entries.items()}
-    header = {
-        "format": FORMAT,
-        "base": json.dumps(decoder.config.shape()),
-        "lora": json.dumps(dataclasses.asdict(decoder.lora)),
-    }
-    with atomic_path(path) as temporary:
-        write_tensor_file(temporary, tensors, {**(metadata or {}), **header})
-
-
-def load_adapter(path: str | Path, decoder: Decoder, *, tokenizer: str | None = None) -> Decoder:
-    """Add the adapter of a file to the decoder, in place, and return it.
-
-    tokenizer: fingerprint of the tokenizer in use; compared where the file names one.
-    Raises UserError where the file is no adapter, is incomplete, or was made for a base model of another shape or
-    for another tokenizer.
-    """
-    tensors, header = read_adapter(path)
-    # Adapters of version 0.1 do not say whether there are biases that a configuration may leave out.
-    base, mine = {"attention_bias": False} | json.loads(header["base"]), decoder.config.shape()
-    for key in mine:
-        if base.get(key) != mine[key]:
-            raise UserError(
-                f"{path}: the adapter's base model has {key} {base.get(key)}, this model has {mine[key]}; "
-                "load the base model that the adapter was trained on"
-            )
-    if tokenizer is not None and header.get("tokenizer", tokenizer) != tokenizer:
-        raise UserError(f"{path}: the adapter was trained with another tokenizer than this model's")
-    lora = json.loads(header["lora"])
-    lora |= {"targets": tuple(lora["targets"]), "tag_ids": tuple(lora["tag_ids"])}
-    add_lora(decoder, LoraConfig(**lora))
-
-    def read(where, variable):
-        stacked = is_stacked(where, decoder.config)
-        shape = variable.shape[1:] if stacked else variable.shape
-        arrays = []
-        for name in hf_names(where, decoder.config):
-            if name not in tensors:
-                raise UserError(f"{path}: tensor {name} is missing; the adapter is incomplete")
-            if (found := tensors[name].shape) != shape:
-                raise UserError(f"{path}: {name} has shape {list(found)}, the model asks for {list(shape)}")
-            arrays.append(tensors[name].read().astype(np.float32))
-        return variable.replace(jnp.asarray(np.stack(arrays) if stacked else arrays[0]))
-
-    try:
-        nnx.update(decoder, nnx.map_state(read, nnx.state(decoder, TRAINABLE)))
-    except UserError:
-        remove_adapter(decoder)
-        raise
-    return decoder
-
-
-def read_adapter(path: str | Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """The lazy tensors and the metadata of an adapter file; UserError where it is none."""
-    try:
-        tensors, header = read_tensor_file(Path(path))
-    except (UserError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as an adapter ({error}); a safetensors file is needed") from error
-    if header.get("format") != FORMAT:
-        raise UserError(f"{path}: is no adapter file of this version (format {header.get('format')!r})")
-    return tensors, header
 
 
 def adaptable(decoder: Decoder, targets: tuple[str, ...]) -> Iterator[tuple[tuple, Linear]]:

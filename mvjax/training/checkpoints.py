@@ -89,7 +89,8 @@ class Checkpoints:
             return step
         arrays = named_arrays(state)
         record = {**record, "step": step, "arrays": described(arrays), "fingerprints": fingerprints(arrays)}
-        items = ocp.args.Composite(**{STATE: ocp.args.StandardSave(arrays), RECORD: ocp.args.JsonSave(record)})
+        stored = {name: in_layers(name, x) for name, x in arrays.items()}
+        items = ocp.args.Composite(**{STATE: ocp.args.StandardSave(arrays, stored), RECORD: ocp.args.JsonSave(record)})
         self._writing = step
         with self._explained():
             self._manager.save(step, args=items, force=True)
@@ -211,6 +212,11 @@ class Checkpoints:
 def named_arrays(state: TrainState) -> dict[str, Any]:
     """The state's arrays by their path, in the order of its leaves."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def in_layers(name: str, x: Array) -> ocp.SaveArgs:
+    """How an array is stored: of stacked parameters each layer apart, since an export reads one after the other."""
+    return ocp.SaveArgs(shard_axes=(0,) if name.startswith(".params['layers/") and x.ndim == 3 else ())
 
 
 def described(arrays: Mapping[str, Any]) -> dict[str, str]:

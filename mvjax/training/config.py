@@ -248,6 +248,10 @@ class TrainConfig:
         return settings.replace(self, changes)
 
 
+DEFAULTS = tuple(settings.leaves(TrainConfig()))
+"""Every field, as it is by default."""
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=np.generic.item))
@@ -275,22 +279,28 @@ RENAMED = {
 
 def dotted_name(flat: str) -> str:
     """The name of a field that is given without its section, or by its name in mvjax 0.1; "" where there is none."""
-    names = [leaf.name for leaf in settings.leaves(TrainConfig()) if leaf.name.rpartition(".")[2] == flat]
+    names = [leaf.name for leaf in DEFAULTS if leaf.name.rpartition(".")[2] == flat]
     return RENAMED.get(flat) or next(iter(names), "")
+
+
+def values_of(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Value of each field, by its dotted name, of a configuration as JSON values (`to_dict`, or the flat one of mvjax
+    0.1); fields that its version did not have are as they are by default."""
+    values = {leaf.name: list(leaf.value) if isinstance(leaf.value, tuple) else leaf.value for leaf in DEFAULTS}
+    for name, value in old.items():
+        if isinstance(value, Mapping):
+            values |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            values[dotted_name(name)] = value
+    return values
 
 
 def first_difference(old: Mapping[str, Any], config: TrainConfig) -> str | None:
     """What keeps `config` from resuming a run that was started with `old` (`to_dict`, or the flat configuration of
     mvjax 0.1); None where nothing does."""
-    before = {
-        f"{section}.{name}": value
-        for section, fields in old.items()
-        for name, value in (fields.items() if isinstance(fields, Mapping) else ())
-    }
-    before |= {dotted_name(name): value for name, value in old.items() if not isinstance(value, Mapping)}
-    for leaf, default in zip(settings.leaves(config), settings.leaves(TrainConfig())):
-        value, usual = (list(x) if isinstance(x, tuple) else x for x in (leaf.value, default.value))
-        was = before.get(leaf.name, usual)  # a field that the run's version did not have
+    before = values_of(old)
+    for leaf in settings.leaves(config):
+        value, was = list(leaf.value) if isinstance(leaf.value, tuple) else leaf.value, before[leaf.name]
         if not leaf.metadata["may_change"] and was != value:
             return f"{leaf.name} was {was!r} and is now {value!r}"
     return None

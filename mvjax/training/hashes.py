@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, UInt32
 
@@ -18,8 +21,9 @@ def places(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     return place
 
 
-def mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Each number's hash: every bit of it depends on every bit of the number (the end of MurmurHash3)."""
+def mixed(x: Any) -> Any:
+    """Each number's hash: every bit of it depends on every bit of the number (the end of MurmurHash3). x: uint32, an
+    array of JAX or of NumPy, as the result is."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+        x = (x ^ (x >> shift)) * np.uint32(factor)
     return x ^ (x >> 16)

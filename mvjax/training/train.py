@@ -61,7 +61,7 @@ from mvjax.training.run_place import RunPlace, check_place, run_place
 from mvjax.training.sample import Sampler
 from mvjax.training.state import abstract_state, init_state, make_state
 from mvjax.training.step_metrics import StepMetrics
-from mvjax.weights import with_tag_rows
+from mvjax.weights import Checkpoint, with_tag_rows
 
 BUILD_PATIENCE = 24 * 3600.0
 """Seconds that the other processes wait for process 0 to encode the records."""
@@ -151,7 +151,7 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
                 config,
                 model,
                 tokenizer,
-                checkpoint.generation,
+                checkpoint,
                 origins.commits.get("model.path", ""),
             ),
         )
@@ -385,13 +385,13 @@ def write_model(
     config: TrainConfig,
     model: TrainableModel,
     tokenizer: Tokenizer,
-    generation: dict[str, Any],
-    base: str,
+    base: Checkpoint,
+    origin: str,
 ) -> Path | StoragePath:
     """Write what the run was for; returns the path. All processes call it, the first one writes.
 
-    place: of the run. generation: the base model's keys of generation_config.json.
-    base: REPOSITORY@COMMIT of the base model, where it is from the hub: written beside the weights.
+    place: of the run. base: the model that the run began from, which decides the configuration and the type of the
+    weights. origin: REPOSITORY@COMMIT of it, where it is from the hub: written beside the weights.
     """
     params = result.state.params
     if config.lora.rank:
@@ -399,12 +399,12 @@ def write_model(
         params = {name: jnp.asarray(fetch(x, None)) for name, x in params.items()}
         if is_first():
             metadata = {"tokenizer": tokenizer.fingerprint, "run": config.name, "steps": str(int(result.state.step))}
-            metadata |= {"base_model": base} if base else {}
+            metadata |= {"base_model": origin} if origin else {}
             save_adapter(path, model.join(params), metadata=metadata)
         return path
-    checkpoint = replace(to_checkpoint(model.join(params)), generation=generation)
-    text = card(base, "Trained", f"{int(result.state.step)} steps of {config.name}")
-    save_checkpoint(place / "model", checkpoint, tokenizer=tokenizer, card=text)
+    trained = replace(base, tensors=to_checkpoint(model.join(params)).tensors)
+    text = card(origin, "Trained", f"{int(result.state.step)} steps of {config.name}")
+    save_checkpoint(place / "model", trained.astype(base.dtype), tokenizer=tokenizer, card=text)
     return place / "model"
 
 

@@ -162,6 +162,11 @@ class Checkpoint:
     """Keys of `generation_config.json`; empty where the source has none."""
 
     @property
+    def dtype(self) -> str:
+        """Name of the type of its weights: that of the embedding."""
+        return lazily(self.tensors)["model.embed_tokens.weight"].dtype.name
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.nbytes for entry in lazily(self.tensors).values())

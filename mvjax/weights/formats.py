@@ -58,6 +58,8 @@ def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
 
 def instead(path: Path) -> str:
     """What a directory without weights that can be read holds, and the way out."""
+    if (path / "checkpoints").is_dir() or (path / "record" / "metadata").is_file():
+        return f": it is a training run; use mvjax export {path}, which makes weights of it"
     if inside := sorted(file.name for file in path.glob("*.gguf")):
         return f"; did you mean {path / inside[0]}?"
     if (path / "adapter_config.json").is_file():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mvjax.errors import UserError
+from mvjax.storage import StoragePath
 from mvjax.weights.checkpoint import Checkpoint, LazyTensor, lazily
 from mvjax.weights.huggingface import with_configs, write_configs
 
@@ -29,18 +30,20 @@ CHUNK = 16 * 2**20
 
 def read_orbax(path: Path) -> Checkpoint:
     """Open an Orbax model directory; tensors are read when asked for. Raises `UserError` for a damaged one."""
-    return with_configs(path, read_tree((path / TENSORS).absolute()))
+    return with_configs(path, read_tree(StoragePath(str(path / TENSORS))))
 
 
-def read_tree(where: Path) -> dict[str, LazyTensor]:
-    """The lazy tensors of an Orbax checkpoint."""
+def read_tree(where: StoragePath) -> dict[str, LazyTensor]:
+    """The lazy tensors of an Orbax checkpoint, local or in a bucket. Raises `UserError` for a damaged one."""
     import orbax.checkpoint as ocp
+    from etils import epath
 
+    local = where.local
     try:
-        metadata = ocp.PyTreeCheckpointer().metadata(where).item_metadata
-        if metadata is None:
-            raise ValueError("without metadata")
-        settings = json.loads((where / "_METADATA").read_text(encoding="utf-8"))
+        path = epath.Path(str(where) if local is None else local.absolute())
+        # Of the handler, not of a Checkpointer, which warns where a state of training lacks metadata of its own.
+        metadata = ocp.PyTreeCheckpointHandler().metadata(path)
+        settings = json.loads((where / "_METADATA").read_text())
         # Rows are asked for tensor by tensor.
         opened = functools.lru_cache(maxsize=1)(functools.partial(open_array, where, settings))
         return {name: stored_leaf(where, opened, name, leaf) for name, leaf in metadata.tree.items()}
@@ -48,7 +51,7 @@ def read_tree(where: Path) -> dict[str, LazyTensor]:
         raise UserError(f"{where} is no complete Orbax checkpoint: save it again") from error
 
 
-def stored_leaf(where: Path, opened: Callable[[str, int], Any], name: str, leaf: Any) -> LazyTensor:
+def stored_leaf(where: StoragePath, opened: Callable[[str, int], Any], name: str, leaf: Any) -> LazyTensor:
     """The lazy tensor of a leaf; `leaf` is Orbax's metadata of it, `opened` is `open_array` for its checkpoint."""
     shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
     # A chunk is decoded whole: those that one row touches are kept for the rows that follow it.
@@ -65,13 +68,14 @@ def stored_leaf(where: Path, opened: Callable[[str, int], Any], name: str, leaf:
     return LazyTensor(shape, dtype, lambda: read(...), in_rows)
 
 
-def open_array(where: Path, settings: dict[str, Any], name: str, cached: int) -> Any:
+def open_array(where: StoragePath, settings: dict[str, Any], name: str, cached: int) -> Any:
     """A tensor of an Orbax checkpoint as TensorStore opens it, with `cached` bytes of decoded chunks kept."""
     import tensorstore
 
-    files = {"driver": "ocdbt", "base": f"file://{where}/", "path": f"{name}/"}
+    base = f"{where}/" if where.local is None else f"file://{where.local.absolute()}/"
+    files: Any = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
     if not settings.get("use_ocdbt"):
-        files = {"driver": "file", "path": f"{where / name}/"}
+        files = f"{base}{name}/"
     driver = "zarr3" if settings.get("use_zarr3") else "zarr"
     # Where chunks of zeros are stored like others, one that is absent is damage.
     absent = not settings.get("store_array_data_equal_to_fill_value")

@@ -131,6 +131,13 @@ def test_what_is_pushed_of_a_run(hub, tmp_path):
     assert "config.json" in hub.files("me/remote", push(remote, "me/remote"))
 
 
+def test_an_adapter_of_peft_is_pushed(hub):
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"adapter", "tokenizer.json": b"{}"}
+    for name, data in files.items():
+        (StoragePath("memory://pushed/peft") / name).write_bytes(data)
+    assert set(hub.files("me/peft", push(StoragePath("memory://pushed/peft"), "me/peft"))) == {".gitattributes", *files}
+
+
 def test_pushes_that_are_refused(hub, tmp_path):
     run = run_directory(tmp_path / "run")
     with pytest.raises(UserError, match=r"run: the run has no model and no adapter.safetensors: it is not finished"):

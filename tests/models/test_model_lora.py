@@ -27,6 +27,7 @@ from mvjax.models import (
 from mvjax.models.families import FAMILIES
 from mvjax.models.load import demo_adapter
 from mvjax.models.low_rank import folded, folds, low_rank
+from mvjax.weights.tensor_file import read_tensor_file
 
 CONFIG = LoraConfig(rank=3, alpha=6.0, tag_ids=(5, 9, 60))
 SHAPES = [
@@ -150,7 +151,7 @@ def test_round_trip_between_scanned_and_unrolled(tiny, run, tmp_path, scanned_fi
     load_adapter(path, other, tokenizer="abc")
     tolerance = 2e-5 if dtype == jnp.float32 else 0.02
     np.testing.assert_allclose(run(other), wanted, atol=tolerance * np.abs(wanted).max())
-    assert read_adapter(path)[1]["tokenizer"] == "abc"
+    assert read_adapter(path).facts["tokenizer"] == "abc"
 
 
 def test_adapters_of_version_0_1_load(tiny, run, tmp_path):
@@ -158,7 +159,7 @@ def test_adapters_of_version_0_1_load(tiny, run, tmp_path):
     path, old = tmp_path / "adapter.safetensors", tmp_path / "old.safetensors"
     decoder = adapted(tiny())
     save_adapter(path, decoder, dtype=jnp.float32)
-    header = read_adapter(path)[1]
+    header = read_tensor_file(path)[1]
     base = json.loads(header["base"]) | {"qkv_bias": False, "qk_norm": False}
     assert base.pop("attention_bias") is False
     save_file(load_file(path), old, metadata=header | {"base": json.dumps(base)})
@@ -191,7 +192,7 @@ def test_an_adapter_of_another_shape_is_refused_and_nothing_is_left(tiny, tmp_pa
 def test_bad_adapter_files_are_user_errors(tiny, tmp_path):
     path, damaged = tmp_path / "adapter.safetensors", tmp_path / "damaged.safetensors"
     save_adapter(path, adapted(tiny()), metadata={"tokenizer": "abc"}, dtype=jnp.float32)
-    header, tensors = read_adapter(path)[1], load_file(path)
+    header, tensors = read_tensor_file(path)[1], load_file(path)
     first = next(name for name in tensors if name.endswith("lora_a"))
     cases = {
         "missing": {name: tensor for name, tensor in tensors.items() if name != first},

@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, checked, and what happens to those that are not."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from mvjax.errors import UserError
-from mvjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning, fingerprints
+from mvjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning, fingerprint, fingerprints
 from mvjax.training.model import TrainState
+from mvjax.training.verified import verified
+from mvjax.weights.checkpoint import lazy
 
 
 def make_state(step, size=1000):
@@ -183,3 +186,18 @@ def test_no_room_while_saving_leaves_the_previous_checkpoint(tmp_path):
     assert lines[1:] == ["[1]", "[3]"]
     checkpoints = Checkpoints(tmp_path / "c", keep=1)
     assert int(checkpoints.restore(make_state(0))[0].step) == 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
+def test_fingerprints_of_parts_add_up_and_other_numbers_are_noticed(dtype):
+    """Whatever parts the rows are read in, on the host; rows that are read again count once."""
+    array = np.random.default_rng(0).integers(-9, 9, (5, 3, 70_000 // 3)).astype(dtype)
+    wanted = int(fingerprint(jnp.asarray(array)))
+    for number in (wanted, wanted ^ 1):
+        entry = verified(lazy(array), number, "weights of step 3")
+        for start, stop in ((0, 2), (4, 5), (0, 1), (2, 4)):
+            np.testing.assert_array_equal(entry.read_rows(start, stop), array[start:stop])
+        with contextlib.nullcontext() if number == wanted else pytest.raises(UserError, match="weights of step 3: the"):
+            entry.read_rows(4, 5)
+        with contextlib.nullcontext() if number == wanted else pytest.raises(UserError, match="damaged"):
+            verified(lazy(array), number, "x").read()
