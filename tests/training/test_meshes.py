@@ -17,7 +17,11 @@ from mvjax.training.mesh import mesh_notes, mesh_shape
 
 SCRIPT = """
 import sys
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
+
+BOUND = 1e-5
+if jax.config.jax_enable_x64:
+    BOUND, jnp.float32 = 1e-12, jnp.float64  # What the model computes in float32 is then computed in float64.
 from tiny_training import RandomBatches, make_model
 from mvjax.training.batch import shard_batch
 from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
@@ -50,9 +54,10 @@ def compare(**options):
     rest = {name: value for name, value in options.items() if name not in mesh}
     got, params, _ = train(8, **rest, **mesh)
     wanted, before, _ = train(1, **(rest | {"accumulation": 1}))
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, err_msg=str(options))
+    np.testing.assert_allclose(got, wanted, rtol=BOUND, err_msg=str(options))
     for name, x in before.items():
-        assert np.abs(params[name] - x).max() <= 1e-5 * np.abs(x).max(), (options, name)
+        assert x.dtype == jnp.float32
+        assert np.abs(params[name] - x).max() <= BOUND * np.abs(x).max(), (options, name)
 
 for options in eval(sys.argv[1]):
     compare(**options)
@@ -72,14 +77,33 @@ REST = (
     {"tensor": 4, "context": 2, "kv_heads": 2},  # Heads that do not split.
     {"context": 2, "context_rounds": 3, "fsdp": 4, "rank": 4, "remat": "products"},
 )
+# OLMo-2 normalises after each sublayer, which makes the gradients of adapters in the feed-forward a hundred times as
+# large as Qwen2's. Gradients of both agree within 7e-7 of the largest, but what Adam's epsilon damps in Qwen2, small
+# elements that are rounding alone, moves OLMo-2's adapters: within 7.6e-6 to 1.1e-5 after four steps. In float64 they
+# agree within 1.3e-14.
+FLOAT64 = (
+    {"family": "olmo2", "fsdp": 4, "tensor": 2, "rank": 4},
+    {"family": "olmo2", "fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "rank": 4, "remat": "attention"},
+    {"family": "olmo2", "fsdp": 4, "tensor": 2},
+    {"context": 2, "context_rounds": 3, "fsdp": 4, "rank": 4, "remat": "products"},
+)
 
 
-@pytest.mark.parametrize("meshes", [FAST, pytest.param(REST, marks=pytest.mark.slow)], ids=["fast", "rest"])
-def test_every_mesh_trains_like_one_device(meshes):
+@pytest.mark.parametrize(
+    ("meshes", "wide"),
+    [
+        (FAST, False),
+        pytest.param(REST, False, marks=pytest.mark.slow),
+        pytest.param(FLOAT64, True, marks=pytest.mark.slow),
+    ],
+    ids=["fast", "rest", "float64"],
+)
+def test_every_mesh_trains_like_one_device(meshes, wide):
     root = Path(__file__).parents[2]
     flags = xla_flags(8)
     paths = [str(root), str(root / "kernels"), str(root / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    environment["JAX_ENABLE_X64"] = str(int(wide))
     command = [sys.executable, "-c", SCRIPT, repr(meshes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "equal", done.stderr[-3000:]

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -33,6 +34,7 @@ enough (50 us) to be worth starting. At SmolLM2's heads (K = 3, G = 3, H = 64), 
 relative to 128 x 256: 128 x 128 0.89 for a text of 512 tokens, 0.97 to 1.03 for one of 1,024 to 4,096, 0.77 to 0.83
 for rows packed with texts of 200 to 500; 256 x 128 0.88 to 1.05; 64 x 128 1.2.
 """
+_ZERO = np.int32(0)  # Where JAX's 64-bit types are on, a plain 0 would be an index of another type than the rest.
 
 
 def tile_shape(group: int, length: int, keys: int, chunks: int = 1) -> tuple[int, int]:
@@ -115,8 +117,8 @@ class _Mask(NamedTuple):
         """The logits of a tile, -inf where the row does not see the key."""
         X, E = s_KXM.shape[1], self.hide_start_BSE.shape[2]
         key = block * X
-        start_XE = lax.dynamic_slice(self.hide_start_BSE, (sequence, key, 0), (1, X, E))[0]
-        end_XE = lax.dynamic_slice(self.hide_end_BSE, (sequence, key, 0), (1, X, E))[0]
+        start_XE = lax.dynamic_slice(self.hide_start_BSE, (sequence, key, _ZERO), (1, X, E))[0]
+        end_XE = lax.dynamic_slice(self.hide_end_BSE, (sequence, key, _ZERO), (1, X, E))[0]
         hidden_XM = row_M < (key + jnp.arange(X, dtype=jnp.int32))[:, None]
         for e in range(E):
             hidden_XM |= (row_M >= start_XE[:, e, None]) & (row_M < end_XE[:, e, None])
@@ -155,6 +157,10 @@ def _tile_rows(first_row: Array, rows: int, count: int) -> Array:
     return first_row + jnp.arange(count, dtype=jnp.int32) % rows
 
 
+def _zeros(*shape: int) -> Array:
+    return jnp.zeros(shape, jnp.float32)
+
+
 def _cap(logits: Array, soft_cap: float | None) -> Array:
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
@@ -176,8 +182,9 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
 
         def key_block(block, carry, masked):
             o_KHM, m_KM, l_KM = carry
-            k_KXH = lax.dynamic_slice(k_BKSH, (sequence, 0, block * keys, 0), (1, K, keys, H))[0].astype(jnp.float32)
-            v_KHX = lax.dynamic_slice(v_BKHS, (sequence, 0, 0, block * keys), (1, K, H, keys))[0].astype(jnp.float32)
+            key = block * keys
+            k_KXH = lax.dynamic_slice(k_BKSH, (sequence, _ZERO, key, _ZERO), (1, K, keys, H))[0].astype(jnp.float32)
+            v_KHX = lax.dynamic_slice(v_BKHS, (sequence, _ZERO, _ZERO, key), (1, K, H, keys))[0].astype(jnp.float32)
             s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
             s_KXM = mask(s_KXM, sequence, row_M, block) if masked else s_KXM
             m_new_KM = jnp.maximum(m_KM, s_KXM.max(1))
@@ -187,7 +194,7 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
             o_KHM = o_KHM * shrink_KM[:, None] + dot("khx,kxm->khm", v_KHX, p_KXM)
             return o_KHM, m_new_KM, l_KM * shrink_KM + p_KXM.sum(1)
 
-        start = (jnp.zeros((K, H, M)), jnp.full((K, M), -jnp.inf), jnp.zeros((K, M)))
+        start = (_zeros(K, H, M), _zeros(K, M) - jnp.inf, _zeros(K, M))
         o_KHM, m_KM, l_KM = _walk(visits, key_block, start)
         empty_KM = l_KM == 0
         some_KM = jnp.where(empty_KM, 1.0, l_KM)
@@ -228,7 +235,7 @@ def _backward(scale, soft_cap, rows, keys, saved, gradients):
 
         def key_block(block, carry, masked):
             dq_KHM, dk_BKSH, dv_BKSH = carry
-            where = (sequence, 0, block * keys, 0)
+            where = (sequence, _ZERO, block * keys, _ZERO)
             k_KXH = lax.dynamic_slice(k_BKSH, where, (1, K, keys, H))[0].astype(jnp.float32)
             v_KXH = lax.dynamic_slice(v_BKSH, where, (1, K, keys, H))[0].astype(jnp.float32)
             s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
@@ -246,10 +253,10 @@ def _backward(scale, soft_cap, rows, keys, saved, gradients):
             dv_BKSH = add(dv_BKSH, dot("kxm,kmh->kxh", p_KXM, do_KMH))
             return dq_KHM + dot("kxh,kxm->khm", k_KXH, ds_KXM), dk_BKSH, dv_BKSH
 
-        dq_KHM, dk_BKSH, dv_BKSH = _walk(visits, key_block, (jnp.zeros((K, H, M)), *carry))
+        dq_KHM, dk_BKSH, dv_BKSH = _walk(visits, key_block, (_zeros(K, H, M), *carry))
         return (dk_BKSH, dv_BKSH), (dq_KHM.swapaxes(1, 2) * scale).astype(q_BTNH.dtype)
 
-    zeros_BKSH = jnp.zeros(k_BKSH.shape, jnp.float32)
+    zeros_BKSH = _zeros(*k_BKSH.shape)
     (dk_BKSH, dv_BKSH), dq_PKMH = lax.scan(query_tile, (zeros_BKSH, zeros_BKSH), (plan, inputs))
     dk_BSKH, dv_BSKH = (x.swapaxes(1, 2)[:, :S].astype(k_BSKH.dtype) for x in (dk_BKSH, dv_BKSH))
     return _from_query_tiles(dq_PKMH, rows, B, T), dk_BSKH, dv_BSKH, None, None, None
