@@ -5,7 +5,9 @@ AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
 AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
-FAST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
+# The last flag is jax 0.10's, which Python 3.11 takes: later ones do not know it, and XLA ends a process for that.
+FAST_FLAGS := from importlib.metadata import version as v; print("--xla_cpu_use_fusion_emitters=false" * (v("jax") < "0.11"))
+FAST_ENV = JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="$$($(BIN)/python -c '$(FAST_FLAGS)')"
 # Shapes and element types of arrays are checked where these packages are called.
 CHECKED := --jaxtyping-packages=mvjax.language,mvjax.engine,mvjax.models,mvjax_kernels,checked_types.check
 BIN := $(VENV)/bin
