@@ -194,7 +194,7 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
             o_KHM = o_KHM * shrink_KM[:, None] + dot("khx,kxm->khm", v_KHX, p_KXM)
             return o_KHM, m_new_KM, l_KM * shrink_KM + p_KXM.sum(1)
 
-        start = (_zeros(K, H, M), _zeros(K, M) - jnp.inf, _zeros(K, M))
+        start = (_zeros(K, H, M), jnp.full((K, M), -jnp.inf, jnp.float32), _zeros(K, M))
         o_KHM, m_KM, l_KM = _walk(visits, key_block, start)
         empty_KM = l_KM == 0
         some_KM = jnp.where(empty_KM, 1.0, l_KM)
