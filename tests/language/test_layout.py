@@ -111,7 +111,7 @@ def test_predecessor_is_the_token_before_in_the_segment(tokens):
     assert (layout.predecessor[layout.loss] >= 0).all()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [2, 3, 4, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1, 5))])
 def test_every_prefix_lays_out_like_the_whole(seed):
     tokens = random_transcript(random.Random(seed).randint, SMALL)[:400]
     whole = laid_out(tokens)
