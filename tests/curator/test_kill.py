@@ -124,7 +124,7 @@ def check(stage: Stage, problems, kills: int) -> Counter:
     return states
 
 
-SMALL = {"problems": traces(30), "faults": 0.05, "kinds": KINDS, "concurrency": 8}
+SMALL = {"problems": traces(16), "faults": 0.08, "kinds": KINDS, "concurrency": 8}
 
 
 @pytest.mark.parametrize("stage", [SMALL], indirect=True, ids=["small"])
@@ -134,8 +134,8 @@ def test_one_kill(stage):
         assert count(store).pending
         before = store.spent()[:2]
     said = stage.finish()
-    assert "30 that the store has already" in said
-    assert "30 of 30 records are done" in said
+    assert "16 that the store has already" in said
+    assert "16 of 16 records are done" in said
     with Store.read(stage.store) as store:
         assert store.spent()[:2] > before
     assert check(stage, SMALL["problems"], kills=1)["rejected"] >= 1

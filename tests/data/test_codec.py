@@ -28,7 +28,7 @@ def test_earlier_answers_come_back(tokenizer, records):
     assert_identical(from_bytes(to_bytes(example), record.id, "multiverse"), example)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(transcripts(TreeConfig(max_depth=3)), st.integers(0, 3))
 def test_random_trees_come_back(words, prompt_length):
     codes_T, colon_T = token_facts(["q"] * prompt_length + words)[:2]
@@ -56,7 +56,7 @@ def test_a_structure_differs_where_its_tags_do(tokenizer, records):
         _ = one.leaves
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(transcripts(TreeConfig(max_depth=3)), st.floats(0, 1))
 def test_cut_transcripts_come_back(words, share):
     words = words[: round(share * len(words))]

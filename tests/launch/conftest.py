@@ -20,7 +20,7 @@ LAUNCH = ROOT / "launch"
 OUTSIDE = ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "scancel", "squeue", "ssh", "nvidia-smi")
 """Programs that no test may really call."""
 
-RECORD = f"""#!{sys.executable}
+RECORD = f"""#!{sys.executable} -IS
 import json, os, signal, sys, time
 STAGE = {{stage!r}}
 NAME = os.path.basename(sys.argv[0])
@@ -88,9 +88,9 @@ class Stage:
         return kept | quick | {"PATH": self.path, "MVJAX_LOGS": str(self.logs)} | more
 
     def start(self, launcher: str, *words: object, cwd: Path = ROOT, **more: str) -> subprocess.Popen:
-        """Start a launcher."""
+        """Start a launcher; it has the standard library alone."""
         process = subprocess.Popen(
-            [sys.executable, str(LAUNCH / launcher), *map(str, words)],
+            [sys.executable, "-S", str(LAUNCH / launcher), *map(str, words)],
             env=self.environment(**more),
             cwd=cwd,
             stdout=subprocess.PIPE,

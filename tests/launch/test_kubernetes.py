@@ -1,12 +1,13 @@
 """Slices of a GKE cluster: the manifest, what kubectl is asked, and following the run."""
 
-import importlib
+import importlib.util
 import json
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -32,6 +33,17 @@ elif words[:1] == ["logs"]:
 elif words[:1] == ["apply"] and next_of("apply", "ok") != "ok":
     sys.exit("error: no such field")
 """
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    """The program as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(LAUNCH))
+        loader = SourceFileLoader("launch_kubernetes", str(LAUNCH / "kubernetes"))
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        loader.exec_module(module)
+        return module
 
 
 def render(stage, *words, **more):
@@ -127,35 +139,43 @@ def test_the_containers_command_is_one_that_worker_takes(stage):
         ("tpu7x:4x4x8", (), 32, 4, "tpu7x"),
     ],
 )
-def test_topologies(stage, topology, words, hosts, chips, accelerator):
-    job = render(stage, f"--topology={topology}", *words, "config.py")["spec"]["replicatedJobs"][0]["template"]["spec"]
+def test_topologies(launcher, stage, monkeypatch, capsys, topology, words, hosts, chips, accelerator):
+    monkeypatch.chdir(stage.place)
+    assert launcher.main(["--dry-run", "--image=r/i:1", f"--topology={topology}", *words, "config.py"]) == 0
+    job = yaml.safe_load(capsys.readouterr().out)["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
     assert (job["completions"], job["parallelism"]) == (hosts, hosts)
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": chips}
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == accelerator
 
 
-def test_mistakes_are_one_line(stage, mistake):
-    def launch(*words, topology="v5p:4x4x8", config="config.py", **more):
-        return stage.launch(
-            "kubernetes", "--image=i", f"--topology={topology}", *words, config, cwd=stage.place, **more
-        )
-
+def test_mistakes_are_one_line(launcher, stage, mistake, monkeypatch):
+    """Of a process, and then of its `main` alone."""
+    words = ("kubernetes", "--image=i", "--topology=v5p:4x4x8", "config.py")
     mistake(stage.launch("kubernetes", "config.py", cwd=stage.place), "--image, --topology")
-    for topology in ("v5p:4x4", "v5p:3x4x4", "v5p:8x4x4", "v5p:", "v5p:0x4x4", "v5p:4x4x4x4", "v5p:4x4xa"):
-        mistake(launch(topology=topology), "v5p has no slice", "4x4x8")
-    mistake(launch(topology="v6e:4x5"), "v6e has no slice '4x5'", "16x16")
-    mistake(launch(topology="v9:2x2"), "there are v4, v5e, v5p")
-    mistake(launch("--chips-per-host=3"), "--chips-per-host 3 does not divide")
-    mistake(launch("--slices=0"), "--slices must be 1 or more")
-    mistake(launch("--name=Not_good"), "--name 'Not_good'")
-    mistake(launch("--env=A"), "--env A must have the form NAME=VALUE")
-    mistake(launch("--mount=claim"), "--mount claim")
-    mistake(launch("--mount=claim:data"), "the path data must start with /")
-    mistake(launch(config=str(stage.config)), "read in the image")
-    mistake(launch(config="nowhere.py"), "no configuration nowhere.py")
+    mistake(stage.launch(*words[:2], "--topology=v5p:4x4", "config.py", cwd=stage.place), "v5p has no slice", "4x4x8")
     (stage.bin / "kubectl").unlink()
-    mistake(launch(PATH=str(stage.bin)), "no kubectl command")
+    mistake(stage.launch(*words, cwd=stage.place, PATH=str(stage.bin)), "no kubectl command")
+    monkeypatch.chdir(stage.place)
+
+    def refused(said, *words, topology="v5p:4x4x8", config="config.py"):
+        with pytest.raises(launcher.UserError) as caught:
+            launcher.main(["--image=i", f"--topology={topology}", *words, config])
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    for shape in ("3x4x4", "8x4x4", "", "0x4x4", "4x4x4x4", "4x4xa"):
+        refused(f"v5p has no slice {shape!r}", topology=f"v5p:{shape}")
+    refused("v6e has no slice '4x5'; there are 1x1", topology="v6e:4x5")
+    refused("there are v4, v5e, v5p", topology="v9:2x2")
+    refused("--chips-per-host 3 does not divide", "--chips-per-host=3")
+    refused("--slices must be 1 or more", "--slices=0")
+    refused("--name 'Not_good'", "--name=Not_good")
+    refused("--env A must have the form NAME=VALUE", "--env=A")
+    refused("--mount claim", "--mount=claim")
+    refused("the path data must start with /", "--mount=claim:data")
+    refused("read in the image", config=str(stage.config))
+    refused("no configuration nowhere.py", config="nowhere.py")
 
 
 def on_cluster(stage, *words, **more):
@@ -255,14 +275,7 @@ VALUES = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def jobset():
-    """The module of the launcher."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(LAUNCH))
-        return importlib.import_module("jobset")
-
-
+@settings(max_examples=50)
 @given(value=st.dictionaries(TEXTS, VALUES, min_size=1, max_size=4))
-def test_yaml_is_read_back_as_it_was(jobset, value):
-    assert yaml.load(jobset.to_yaml(value), FAST_LOADER) == value
+def test_yaml_is_read_back_as_it_was(launcher, value):
+    assert yaml.load(launcher.jobset.to_yaml(value), FAST_LOADER) == value

@@ -15,6 +15,8 @@ from mvjax.language.layout import lay_out
 from mvjax.models import DecoderStepModel, DynamicScaling, LoraConfig, YarnScaling, add_lora
 
 SLOTS, LANES, CHUNK, PROMPT = 256, 3, 4, 7
+YARN = {"max_position": 16, "rope_scaling": YarnScaling(4.0, 16, attention=1.4)}
+DYNAMIC = {"max_position": 16, "rope_scaling": DynamicScaling(2.0, length=128)}
 
 
 def transcripts(count, seed=0):
@@ -95,16 +97,26 @@ def play(model, layouts, tokens, seed=0):
 @pytest.mark.parametrize(
     ("requests", "unroll", "page_size", "changes"),
     [
-        (1, True, None, {}),
-        (2, False, None, {"scan_layers": False}),
-        (2, True, None, {"family": "qwen2", "tied": False}),
-        (1, False, None, {"family": "qwen3", "head_dim": 16}),
-        (2, True, None, {"family": "olmo2", "kv_heads": 4, "tied": False}),
-        (1, True, None, {"max_position": 16, "rope_scaling": YarnScaling(4.0, 16, attention=1.4)}),
-        (1, True, None, {"max_position": 16, "rope_scaling": DynamicScaling(2.0, length=128)}),
-        (2, True, 32, {}),
-        (2, False, 16, {}),
-        (2, False, 128, {"head_dim": 64, "backend": "tpu_interpret"}),
+        # Several properties in each; below, each by itself.
+        (2, True, 32, YARN),
+        (1, False, 128, {"family": "qwen3", "head_dim": 64, "backend": "tpu_interpret"} | DYNAMIC),
+        (2, False, None, {"scan_layers": False, "family": "olmo2", "kv_heads": 4, "tied": False}),
+        (1, True, 16, {"family": "qwen2", "tied": False}),
+        *(
+            pytest.param(*options, marks=pytest.mark.slow)
+            for options in (
+                (1, True, None, {}),
+                (2, False, None, {"scan_layers": False}),
+                (2, True, None, {"family": "qwen2", "tied": False}),
+                (1, False, None, {"family": "qwen3", "head_dim": 16}),
+                (2, True, None, {"family": "olmo2", "kv_heads": 4, "tied": False}),
+                (1, True, None, YARN),
+                (1, True, None, DYNAMIC),
+                (2, True, 32, {}),
+                (2, False, 16, {}),
+                (2, False, 128, {"head_dim": 64, "backend": "tpu_interpret"}),
+            )
+        ),
     ],
 )
 def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, page_size, changes, tiny, logits):

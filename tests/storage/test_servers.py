@@ -40,7 +40,7 @@ SCRIPT = """
     for name in ("absent", "refused", "unknown", "odd", "away", "silent"):
         began = time.monotonic()
         try:
-            StoragePath(f"gs://{name}/run/x").patient(1.5).write_bytes(b"1")
+            StoragePath(f"gs://{name}/run/x").patient(0.6).write_bytes(b"1")
         except Exception as error:
             print(name, type(error).__name__, "late" if time.monotonic() - began > 6 else "in time", error, sep="|")
 """
@@ -69,7 +69,7 @@ def test_each_fault_is_one_line():
     assert "there is no bucket absent; create it" in found["absent"][2]
     assert "access was refused" in found["refused"][2]
     assert "gcloud auth application-default login" in found["unknown"][2]
-    assert "could not be reached within 2 s" in found["away"][2]
+    assert "could not be reached within 1 s" in found["away"][2]
 
 
 def test_objects_of_a_bucket(gcs_bucket: Bucket):

@@ -74,13 +74,15 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.bool_])
 def test_a_fingerprint_sees_every_bit_and_place(dtype):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.integers(0, 2, (3, 4, 5)), dtype)
-    wanted = fingerprints({"x": x})
-    assert fingerprints({"x": jnp.copy(x)}) == wanted
+    x = np.asarray(rng.integers(0, 2, (3, 4, 5)), dtype)
+    wanted = fingerprints({"x": jnp.asarray(x)})
+    assert fingerprints({"x": jnp.asarray(x.copy())}) == wanted
     for _ in range(20):
         place = tuple(rng.integers(size) for size in x.shape)
-        assert fingerprints({"x": x.at[place].set(~x[place] if dtype == jnp.bool_ else 1 - x[place])}) != wanted
-    assert fingerprints({"x": x[:, ::-1]}) != wanted
+        changed = x.copy()
+        changed[place] = 1 - x[place].astype(int)
+        assert fingerprints({"x": jnp.asarray(changed)}) != wanted
+    assert fingerprints({"x": jnp.asarray(x[:, ::-1])}) != wanted
 
 
 def cut(directory):

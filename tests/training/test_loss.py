@@ -102,8 +102,9 @@ def test_accuracy_counts_targets_with_the_largest_logit():
     right_BT, target_BT = logits.argmax(-1) == targets.tokens_BT, targets.weight_BT > 0
     expected_P = [(right_BT & target_BT & (targets.part_BT == part)).sum() for part in range(len(PARTS))]
     best = replace_tokens(targets, logits.argmax(-1))
-    assert cross_entropy(Head(), hidden, base, None, targets).correct_P.tolist() == expected_P
-    assert cross_entropy(Head(), hidden, base, None, best).correct_P.sum() == target_BT.sum()
+    measure = jax.jit(lambda targets: cross_entropy(Head(), hidden, base, None, targets).correct_P)
+    assert measure(targets).tolist() == expected_P
+    assert measure(best).sum() == target_BT.sum()
 
 
 def replace_tokens(targets, tokens):
@@ -162,11 +163,12 @@ def test_z_loss_equals_a_plain_computation(tag_ids):
 
     arrays = [None if x is None else jnp.asarray(x) for x in (hidden, base, tags)]
     arguments = (0, 1, 2) if tag_ids else (0, 1)
-    (total, sums), grads = jax.value_and_grad(chunked, arguments, has_aux=True)(*arrays)
-    (wanted, without), wanted_grads = jax.value_and_grad(plain, arguments, has_aux=True)(*arrays)
+    (total, sums), grads = jax.jit(jax.value_and_grad(chunked, arguments, has_aux=True))(*arrays)
+    (wanted, without), wanted_grads = jax.jit(jax.value_and_grad(plain, arguments, has_aux=True))(*arrays)
     np.testing.assert_allclose(total, wanted, rtol=1e-5)
     assert total > 1.5 * without
     for got, want in zip(grads, wanted_grads, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max()))
     unweighted = replace(head, z_loss=0.0)
-    np.testing.assert_allclose(sums.parts_P, cross_entropy(unweighted, *arrays, targets).parts_P, rtol=1e-5)
+    parts_P = jax.jit(lambda *arrays: cross_entropy(unweighted, *arrays, targets).parts_P)(*arrays)
+    np.testing.assert_allclose(sums.parts_P, parts_P, rtol=1e-5)

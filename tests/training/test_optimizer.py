@@ -1,5 +1,6 @@
 """AdamW, its groups and its schedule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ def trainable(params, groups):
 
 def updates_of(config, grads, params, groups, steps=1):
     optimizer = make_optimizer(config, lambda _: RATE, trainable(params, groups))
-    state = optimizer.init(params)
+    state, update = jax.jit(optimizer.init)(params), jax.jit(optimizer.update)
     for _ in range(steps):
-        updates, state = optimizer.update(grads, state, params)
+        updates, state = update(grads, state, params)
     return updates
 
 
@@ -91,7 +92,7 @@ def test_tag_rows_of_a_trained_matrix_learn_at_a_multiple_of_the_rate(tied):
     for multiplier in (1.0, 10.0):
         config = OptimizerConfig(tag_multiplier=multiplier, weight_decay=0.1)
         optimizer = make_optimizer(config, lambda _: RATE, model)
-        found.append(optimizer.update(grads, optimizer.init(params), params)[0])
+        found.append(jax.jit(optimizer.update)(grads, jax.jit(optimizer.init)(params), params)[0])
     for name, plain in found[0].items():
         factor_V1 = np.ones((len(plain), *[1] * (plain.ndim - 1)), np.float32)
         if name in model.tag_rows:

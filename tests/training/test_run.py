@@ -41,16 +41,16 @@ def test_a_tiny_model_learns_a_fixed_batch_by_heart(make_config):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make_config):
+@pytest.mark.parametrize("make", [make_simple_model, pytest.param(make_model, marks=pytest.mark.slow)])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(make_config, make):
+    """A decoder with adapters: `tests/cli/test_train`, and here in the slow suite."""
     stop = int(np.random.default_rng().integers(1, 9))
-    whole = start(make_config(name="whole", checkpoints={"every": 4}), 9, model=make_model())
+    whole = start(make_config(name="whole", checkpoints={"every": 4}), 9, model=make())
     config = make_config(name="broken", checkpoints={"every": 4})
-    first = start(
-        make_config(name="broken", checkpoints={"every": 4}, steps={"stop_after": stop}), 9, model=make_model()
-    )
+    first = start(make_config(name="broken", checkpoints={"every": 4}, steps={"stop_after": stop}), 9, model=make())
     assert not first.finished
     assert int(first.state.step) == stop
-    second = start(config, 9, model=make_model())
+    second = start(config, 9, model=make())
     assert second.finished
     assert_equal_bits(whole.state, second.state)
     assert without_times(whole.directory) == without_times(second.directory)

@@ -117,7 +117,7 @@ def forgetful(model, tmp_path_factory):
 words = st.text(alphabet="ab 12=+.\n", min_size=1, max_size=12).map(lambda text: f"x{text.strip()}.")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(words, min_size=2, max_size=4), words)
 def test_a_model_without_context_gains_nothing(forgetful, bodies, known):
     for score in score_block(forgetful, block(*bodies), known):
@@ -126,7 +126,7 @@ def test_a_model_without_context_gains_nothing(forgetful, bodies, known):
     assert LikelihoodCheck(forgetful, 1e-3, 1e-3).check(block(*bodies), known) == []
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(words, min_size=2, max_size=4), st.integers(0, 3))
 def test_alone_means_alone(model, bodies, changed):
     """What a sibling says changes nothing in a path's score without it."""
