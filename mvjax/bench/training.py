@@ -82,8 +82,9 @@ class JaxTraining:
         from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
         from mvjax.training.mesh import make_placement
         from mvjax.training.model import make_trainable
+        from mvjax.training.optimizer import make_optimizer
         from mvjax.training.state import init_state
-        from mvjax.training.train import make_optimizer, make_update
+        from mvjax.training.step import make_update
 
         placement = make_placement(MeshConfig(), jax.devices()[:1])
         decoder = from_checkpoint(checkpoint, dtype=jnp.float32, scan_layers=True, placement=placement)

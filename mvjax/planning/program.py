@@ -23,8 +23,9 @@ from mvjax.training.batch import abstract_batch, check_rows, step_batch_sharding
 from mvjax.training.config import TrainConfig
 from mvjax.training.mesh import make_placement
 from mvjax.training.model import TrainableModel, TrainState, make_trainable
+from mvjax.training.optimizer import make_optimizer, make_schedule
 from mvjax.training.state import make_state
-from mvjax.training.train import make_optimizer, make_schedule, make_update
+from mvjax.training.step import make_update
 
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

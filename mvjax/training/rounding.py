@@ -8,16 +8,16 @@ changed within 40 steps. Rounded up with a chance that is as large as what is cu
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 from mvjax.training.hashes import GOLDEN, mixed, places
 
 
-def apply_updates(params: dict[str, Array], updates: dict[str, Array], step: Int[Array, ""] | int) -> dict[str, Array]:
+def apply_updates(params: dict[str, Array], updates: Any, step: Int[Array, ""] | int) -> dict[str, Array]:
     """Parameters with their updates added; those of bfloat16 are rounded stochastically.
 
     The chances are hashes of parameter, element and step: a resumed run, on any mesh, rounds as the uninterrupted one.
@@ -25,7 +25,7 @@ def apply_updates(params: dict[str, Array], updates: dict[str, Array], step: Int
 
     def added(name: str, x: Array, update: Array) -> Array:
         if x.dtype != jnp.bfloat16:
-            return optax.apply_updates(x, update)
+            return (x + update).astype(x.dtype)
         salt = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(GOLDEN) ^ jnp.uint32(zlib.crc32(name.encode()))
         chance = mixed(places(x.shape) * jnp.uint32(GOLDEN) ^ mixed(salt))
         return rounded(x.astype(jnp.float32) + update.astype(jnp.float32), chance)

@@ -1,8 +1,8 @@
 """The trainer, from top to bottom: mesh, data, model, optimizer, restore, step, loop.
 
 `train` goes from the files that a configuration names to a trained model. `fit`, its second half, takes any model and
-any batches. Beside it: `mesh` and `batch` (what lies where), `model`, `loss`, `checkpoints`, `run_directory`, `run_log`
-(all that a run reports) and `distributed` (several processes as one run).
+any batches. Beside it: `mesh` and `batch` (what lies where), `model`, `optimizer`, `step`, `loss`, `checkpoints`,
+`run_directory`, `run_log` (all that a run reports) and `distributed` (several processes as one run).
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array
 from rich.console import Console
 
 from mvjax.data.build import build_store
@@ -30,7 +28,6 @@ from mvjax.data.sources import describe, open_data
 from mvjax.data.store import open_store, pull_store, push_store, store_path
 from mvjax.errors import UserError
 from mvjax.hub import Source, card
-from mvjax.language import PARTS
 from mvjax.models import load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
 from mvjax.models.hf_config import from_hf
@@ -39,27 +36,27 @@ from mvjax.storage import StoragePath, UnreachableError, cache_directory
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
 from mvjax.training.base_model import Initial, load_model
-from mvjax.training.batch import StepBatch, abstract_batch, batch_words, check_rows, shard_batch, step_batch_sharding
+from mvjax.training.batch import abstract_batch, batch_words, check_rows, shard_batch
 from mvjax.training.bucket_directory import StorageAway
 from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.compiled_programs import Keep, compiled_programs
-from mvjax.training.config import LossConfig, OptimizerConfig, TrainConfig, to_dict
+from mvjax.training.config import TrainConfig, to_dict
 from mvjax.training.distributed import Heartbeat, HostSync, is_first, versions
 from mvjax.training.flops import ModelFlops, adapter_weights, peak_flops
 from mvjax.training.interrupt import Interrupt
-from mvjax.training.loss import Head, LossSums, cross_entropy_on_mesh
 from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
-from mvjax.training.model import TAGS, TrainableModel, TrainState
+from mvjax.training.model import TrainableModel, TrainState
 from mvjax.training.notices import Notices
+from mvjax.training.optimizer import make_optimizer, make_schedule
 from mvjax.training.origins import find_origins
 from mvjax.training.profile import Profile
-from mvjax.training.rounding import apply_updates
 from mvjax.training.run_directory import check_origin
 from mvjax.training.run_log import RunLog
 from mvjax.training.run_place import RunPlace, check_place, run_place
 from mvjax.training.sample import Sampler
-from mvjax.training.state import abstract_state, init_state, make_state
+from mvjax.training.state import abstract_state, init_state
+from mvjax.training.step import make_update
 from mvjax.training.step_metrics import StepMetrics
 from mvjax.weights import Checkpoint, with_tag_rows
 
@@ -406,116 +403,3 @@ def write_model(
     text = card(origin, "Trained", f"{int(result.state.step)} steps of {config.name}")
     save_checkpoint(place / "model", trained.astype(base.dtype), tokenizer=tokenizer, card=text)
     return place / "model"
-
-
-# =========================================================================================================== Optimizer
-
-
-def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear from 0 over the warm-up's share of `steps`, then cosine to the final rate."""
-    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
-    return optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / (warmup + 1) if warmup else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=max(steps, warmup + 1),
-        end_value=config.learning_rate * config.final_learning_rate,
-    )
-
-
-def make_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule, model: TrainableModel
-) -> optax.GradientTransformation:
-    """AdamW over a model's parameters.
-
-    Clipped by the global norm first. Norms and biases are not decayed, nor are tag rows that are parameters of their
-    own. Tag rows take `tag_multiplier` times Adam's step, whether they are parameters of their own or rows of a trained
-    matrix; there they are decayed with the matrix, at its rate.
-    """
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.stateless(partial(scale_tags, config.tag_multiplier, model)) if model.has_tags else optax.identity(),
-        optax.add_decayed_weights(config.weight_decay, model.decayed),
-        optax.scale_by_learning_rate(schedule),
-    )
-
-
-def scale_tags(factor: float, model: TrainableModel, updates: dict[str, Array], _: Any) -> dict[str, Array]:
-    """Updates with those of the tag rows multiplied."""
-    if factor == 1.0:
-        return updates
-
-    def scaled(name: str, update: Array) -> Array:
-        if model.groups[name] == TAGS:
-            return factor * update
-        if name not in model.tag_rows:
-            return update
-        # A product with every row, not a scatter: it stays where the rows lie, and is part of Adam's own loop.
-        is_tag_V = jnp.isin(jnp.arange(update.shape[0]), jnp.asarray(model.tag_rows[name]))
-        return update * jnp.where(is_tag_V, factor, 1.0).astype(update.dtype)[:, None]
-
-    return {name: scaled(name, update) for name, update in updates.items()}
-
-
-# ================================================================================================================ Step
-
-
-def make_update(
-    model: TrainableModel, optimizer: optax.GradientTransformation, placement: Placement, config: LossConfig
-) -> Any:
-    """-> update(state, frozen, batch: StepBatch) -> (state, metrics), jit-compiled with shardings, not yet compiled.
-
-    The loss is the weighted mean over all targets of the step, so micro-batches and devices change it by rounding
-    only. A step whose loss or gradient is not finite counts, but leaves weights and optimizer as they were and says so
-    in `metrics["finite"]`.
-    """
-    head = Head(model.tag_ids, model.train_base, config.chunk, config.z_loss)
-
-    def loss(params, frozen, scale, batch: StepBatch):
-        hidden_BTD, base_VD, tags_KD = model.forward(params, frozen, *batch[:-1])
-        sums = cross_entropy_on_mesh(placement, head, hidden_BTD, base_VD, tags_KD, batch.targets)
-        return sums.total * scale, sums
-
-    def gradients(params, frozen, scale, batch: StepBatch):
-        value = jax.value_and_grad(loss, has_aux=True)
-
-        def one(micro):
-            (_, sums), grads = value(params, frozen, scale, micro)
-            return sums, {name: placement.home(x, model.sharding(placement, name)) for name, x in grads.items()}
-
-        if batch.tokens_ABT.shape[0] == 1:
-            return one(jax.tree.map(lambda x: x[0], batch))
-        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batch))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        zeros = zeros[0], {name: placement.home(x, model.sharding(placement, name)) for name, x in zeros[1].items()}
-        return jax.lax.scan(lambda carry, micro: (jax.tree.map(jnp.add, carry, one(micro)), None), zeros, batch)[0]
-
-    def update(state: TrainState, frozen, batch: StepBatch):
-        weight = batch.targets.weight_BT.sum()
-        sums, grads = gradients(state.params, frozen, 1.0 / jnp.maximum(weight, 1e-9), batch)
-        norm = jnp.sqrt(sum(jnp.vdot(g, g, preferred_element_type=jnp.float32) for g in jax.tree.leaves(grads)))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        finite = jnp.isfinite(sums.total) & jnp.isfinite(norm)
-        after, before = (apply_updates(state.params, updates, state.step), opt_state), (state.params, state.opt_state)
-        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), after, before)
-        return TrainState(state.step + 1, *new), means(sums, weight) | {"gradient_norm": norm, "finite": finite}
-
-    state = jax.eval_shape(partial(make_state, optimizer), model.params)
-    at = model.state_sharding(placement, state)
-    inputs = at, model.frozen_sharding(placement), step_batch_sharding(placement)
-    return jax.jit(update, donate_argnums=0, in_shardings=inputs, out_shardings=(at, placement.whole))
-
-
-def means(sums: LossSums, weight: Array) -> dict[str, Array]:
-    """What a step reports, from its sums; a part without a target is nan."""
-    targets = sums.counts_P.sum()
-    parts = {}
-    for name, sum_P in (("loss", sums.parts_P), ("accuracy", sums.correct_P)):
-        parts |= {f"{name}_{part}": sum_P[i] / sums.counts_P[i] for i, part in enumerate(PARTS) if part != "prompt"}
-    return {
-        "loss": sums.total / jnp.maximum(weight, 1e-9),
-        **parts,
-        "accuracy": sums.correct_P.sum() / jnp.maximum(targets, 1),
-        "targets": targets,
-    }

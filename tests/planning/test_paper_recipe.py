@@ -11,7 +11,7 @@ import pytest
 
 from mvjax.data.curriculum import Curriculum
 from mvjax.data.encode import SUFFIXES
-from mvjax.training.train import make_schedule
+from mvjax.training.optimizer import make_schedule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDS = 1000

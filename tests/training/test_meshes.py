@@ -27,7 +27,8 @@ from mvjax.training.batch import shard_batch
 from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
 from mvjax.training.mesh import make_placement
 from mvjax.training.state import init_state
-from mvjax.training.train import make_optimizer, make_update
+from mvjax.training.optimizer import make_optimizer
+from mvjax.training.step import make_update
 
 SHAPE = {"tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
 

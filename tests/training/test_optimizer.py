@@ -9,7 +9,7 @@ from tiny_training import describe_tiny
 
 from mvjax.training.config import OptimizerConfig
 from mvjax.training.model import TAGS, TrainableModel, make_trainable
-from mvjax.training.train import make_optimizer, make_schedule
+from mvjax.training.optimizer import make_optimizer, make_schedule
 
 RATE = 0.01
 

@@ -13,8 +13,9 @@ from tiny_training import RandomBatches, make_model, make_simple_model
 from mvjax.training.batch import shard_batch
 from mvjax.training.config import LossConfig, MeshConfig, OptimizerConfig
 from mvjax.training.mesh import make_placement
+from mvjax.training.optimizer import make_optimizer
 from mvjax.training.state import init_state
-from mvjax.training.train import make_optimizer, make_update
+from mvjax.training.step import make_update
 
 
 @functools.cache
