@@ -16,7 +16,7 @@ from mvjax.models.export import gathered
 from mvjax.models.sharded_loading import flattened, load_sharded
 from mvjax.weights import Checkpoint
 
-LARGE = {"hidden_size": 1024, "intermediate_size": 16384, "vocab_size": 32768, "num_attention_heads": 8}
+LARGE = {"hidden_size": 1024, "vocab_size": 32768, "num_attention_heads": 8}
 QWEN_32B = {"hidden_size": 5120, "intermediate_size": 27648, "vocab_size": 151936, "num_attention_heads": 40}
 QWEN_32B |= {"num_key_value_heads": 8, "head_dim": 128}
 
@@ -146,10 +146,13 @@ def test_two_processes(tmp_path, mesh):
     same(load_checkpoint(tmp_path / "exported").tensors, tensors, np.float32)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_memory(tmp_path, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "ffn"),
+    [("float32", 4096), *(pytest.param(dtype, 16384, marks=pytest.mark.slow) for dtype in ("float32", "bfloat16"))],
+)
+def test_memory(tmp_path, dtype, ffn):
     """Loading, converting and exporting take at most twice the largest tensor beside the arrays of the model."""
-    hf_config = tiny_config("qwen2", tied=False, **LARGE)
+    hf_config = tiny_config("qwen2", tied=False, **LARGE, intermediate_size=ffn)
     write_sparse_model(tmp_path / "model", hf_config, max_shard_bytes=10**8)
     found = finish(start("memory", 8, str(tmp_path / "model"), (1, 4, 1, 2), dtype, str(tmp_path / "out")))
     assert found["arrays"] > 3e8
