@@ -1,17 +1,19 @@
 """A run whose model, data and files are in a bucket, with nothing on its host that lasts, ends as one left alone.
 
 The server is an imitation of Google Cloud Storage; the model comes there from a double of the hub. Here is a cut;
-`test_bucket_faults` has the rest.
+`test_bucket_faults` has the rest, and `tests/training/test_bucket_directory` a kill in the fast suite.
 """
 
 from pathlib import Path
 
+import pytest
 from bucket_host import STEPS, Host, ended, metrics, sha256
 from bucket_server import Bucket
 
 from mvjax.storage import StoragePath
 
 
+@pytest.mark.slow
 def test_killed_with_its_cache_wiped(tmp_path: Path, stocked_bucket: Bucket):
     whole, killed = f"{stocked_bucket.address}/whole", f"{stocked_bucket.address}/killed"
     hosts = [Host(tmp_path / name, stocked_bucket) for name in ("a", "b")]

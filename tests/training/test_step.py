@@ -48,8 +48,10 @@ def largest_difference(a, b):
     return max(np.abs(a[name] - b[name]).max() for name in a)
 
 
-@pytest.mark.parametrize(("lora_rank", "accumulation"), [(4, 4), pytest.param(0, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("lora_rank", "accumulation"), [(4, 4), (0, 2)])
 def test_accumulation_equals_the_big_batch(lora_rank, accumulation):
+    """So does a mesh's step in two parts, in the fast suite (`test_meshes`)."""
     batch = next(RandomBatches())
     before, whole, whole_metrics = one_step(batch, 1, lora_rank)
     _, parts, metrics = one_step(batch, accumulation, lora_rank)
