@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,8 @@ def load_model(
         return make_trainable(add_lora(nnx.clone(base), lora(config, tag_ids), seed=config.seed))
 
     model = adapted()
-    return replace(model, params=jax.eval_shape(lambda: model.params)), lambda: adapted().params
+    shapes: dict[str, Any] = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in model.params.items()}
+    return replace(model, params=shapes), lambda: adapted().params
 
 
 def options(config: TrainConfig, placement: Placement) -> dict:

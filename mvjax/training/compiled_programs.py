@@ -1,8 +1,8 @@
 """The compiled programs of a run, kept beside it: a start after the first one compiles nothing, on any host.
 
 A cache in the user's home is another directory for each process of a pod, is gone with the machine, and JAX lets only
-process 0 write into it. Here the processes keep what they have compiled where the runs are: process 0 the programs of
-all devices, each process those of its own devices alone. Every process begins with a copy of all of them.
+process 0 write into it. Here the processes keep what they have compiled where the runs are, and every process begins
+with a copy of all of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from pathlib import Path
 
 import jax
 from jax._src import compilation_cache as private_cache
@@ -19,9 +18,10 @@ from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
 
 from mvjax.errors import UserError
-from mvjax.storage import Mirror, StoragePath
+from mvjax.storage import StoragePath, copy_tree
 from mvjax.training.bucket_directory import QUICK
 from mvjax.training.config import TrainConfig
+from mvjax.training.distributed import is_first
 
 KEPT = ".compiled"
 """Directory of the runs' programs, beside the runs."""
@@ -47,16 +47,22 @@ def compiled_programs(config: TrainConfig) -> Generator[Keep]:
         return
     place = StoragePath(config.output.directory) / KEPT / config.name
     # A copy of this process's own: half-written programs of a process that is killed never come to the others.
-    with tempfile.TemporaryDirectory(prefix="mvjax-programs-", ignore_cleanup_errors=True) as here:
-        mirror = Mirror(Path(here), place)
+    with tempfile.TemporaryDirectory(prefix="mvjax-programs-", ignore_cleanup_errors=True) as directory:
+        here, known, again = StoragePath(directory), set[str](), is_first()
         with costs_time_alone(place):
-            mirror.pull()
+            copy_tree(place, here)
+            known |= {*here.walk()}
 
         def keep() -> None:
-            with costs_time_alone(place):
-                mirror.push(QUICK)
+            nonlocal again
+            if again:
+                with costs_time_alone(place):
+                    new = {*here.walk()} - known
+                    copy_tree(here, place.patient(QUICK), names=sorted(new))
+                    known.update(new)
+            again = True  # Process 0 comes first: what all have compiled is there then, and not sent again.
 
-        with jax_settings({**SETTINGS, "jax_compilation_cache_dir": here}), own_programs_written(place):
+        with jax_settings({**SETTINGS, "jax_compilation_cache_dir": directory}), every_process_writes(place):
             yield keep
         keep()
 
@@ -86,11 +92,12 @@ def jax_settings(settings: dict[str, object]) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def own_programs_written(place: StoragePath) -> Generator[None]:
-    """Programs of this process's devices alone go into its cache, too, where it is not process 0.
+def every_process_writes(place: StoragePath) -> Generator[None]:
+    """Each process writes into its cache what it compiles: programs of its own devices alone, which no other knows, and
+    those of all devices where processes know them by different keys, as on CPUs.
 
-    JAX (0.10) has no setting for that: its `_cache_write` returns at once there. A JAX without the function that is
-    replaced here compiles such programs again.
+    JAX (0.10) has no setting for that: its `_cache_write` returns at once but on process 0. A JAX without the function
+    that is replaced here compiles such programs again.
     """
     name = "_compile_and_write_cache"
     original = getattr(compiler, name, None)
@@ -101,7 +108,7 @@ def own_programs_written(place: StoragePath) -> Generator[None]:
     def compile_and_write(backend, computation, devices, options, host_callbacks, module_name, key):
         start = time.monotonic()
         program = original(backend, computation, devices, options, host_callbacks, module_name, key)
-        if devices.is_fully_addressable and not host_callbacks:
+        if not host_callbacks:
             seconds = int(time.monotonic() - start)
             with costs_time_alone(place):
                 private_cache.put_executable_and_time(key, module_name, program, backend, seconds)

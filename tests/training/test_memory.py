@@ -115,6 +115,6 @@ def test_on_a_restart_every_process_finds_all_of_its_programs(files, rank, tmp_p
             number, step, asked, found = map(int, said.splitlines()[-1].split())
             assert (number, step) == (process, begun + 1)
             if begun:
-                assert asked == found > 10
+                assert asked == found > 10, f"process {process}"
             else:
                 assert asked > found
