@@ -8,6 +8,7 @@ mesh, every parameter and activation lies where its logical axes say (`mvjax.mod
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ class VocabularyMatrix(nnx.Module):
     """
 
     def __init__(self, weight: ArraySpec, *, param: ParamFactory, placement: Placement | None):
+        if placement is not None:
+            weight = dataclasses.replace(weight, axes=placement.vocabulary_axes(weight.shape[0]))
         self.weight = param(weight)
         self.tag_rows = nnx.data(None)
         self.tag_ids: tuple[int, ...] = ()
@@ -116,7 +119,7 @@ class VocabularyMatrix(nnx.Module):
         if self.placement is None:
             rows = self.weight[...][tokens].astype(dtype)
         else:
-            rows = self.placement.lookup(whole(self.weight, ("vocab", "embed"), dtype, self.placement), tokens)
+            rows = self.placement.lookup(self.placement.vocabulary(self.weight[...].astype(dtype)), tokens)
         if self.tag_rows is None:
             return rows
         match = tokens[..., None] == jnp.asarray(self.tag_ids)

@@ -2,7 +2,8 @@
 
 Every parameter and activation names its axes by what they mean ("embed", "heads", "batch"); `RULES` alone says what
 that is on a mesh. Weights are split over "fsdp" (and "context") along their embed axis and over "tensor" along heads,
-feed-forward width and vocabulary; a layer gathers its own over "fsdp" while it runs. Rows of a batch lie over "data"
+feed-forward width and vocabulary (one whose size "tensor" does not divide lies over all of these by its columns, and is
+padded when it is used); a layer gathers its own over "fsdp" while it runs. Rows of a batch lie over "data"
 and "fsdp", the text over "context". Between layers the text is split over "tensor" too (sequence parallelism): what
 is kept for the backward pass, and the norms, are then split over every chip.
 """
@@ -30,6 +31,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     # Parameters.
     "vocab": ("tensor",),
     "embed": ("fsdp", "context"),
+    "columns": ("tensor", "fsdp", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "ffn": ("tensor",),
@@ -39,6 +41,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "between": ("context", "tensor"),
 }
 """Logical axis -> mesh axes that split it. An axis that is not here is whole on every chip."""
+
+UNEVEN = ("rows", "columns")
+"""Axes of a vocabulary's matrix whose rows do not split over "tensor": it lies by its columns."""
 
 GATHERED = ("embed",)
 """Axes of parameters that are whole while a layer runs."""
@@ -114,6 +119,28 @@ class Placement:
             return weight
         here = NamedSharding(self.mesh, self.spec(axes, gathered=True))
         return _moved(here, self.sharding(axes), weight)
+
+    def vocabulary_axes(self, rows: int) -> Axes:
+        """Logical axes of a vocabulary's matrix [rows, D]."""
+        return UNEVEN if rows % self.parts("vocab") else ("vocab", "embed")
+
+    def vocabulary(self, table_VD: Float[Array, "V D"]) -> Float[Array, "R D"]:
+        """A vocabulary's matrix as it is used: its rows over "tensor", each of them whole.
+
+        Where its rows do not split evenly, R is the next number that does, and rows of zeros are at the end: so the
+        parameter, its checkpoints and its exports have no row too many.
+        """
+        rows, columns = self.spec(("vocab",)), self.spec(UNEVEN)
+        parts = self.parts("vocab")
+        if not (missing := -table_VD.shape[0] % parts):
+            return self.gather(table_VD, ("vocab", "embed"))
+
+        def local(table_VD):
+            table_VD = jax.lax.all_gather(table_VD, RULES["embed"], axis=1, tiled=True)
+            table_RD = jnp.pad(table_VD, ((0, missing), (0, 0)))
+            return jax.lax.all_to_all(table_RD, RULES["vocab"], split_axis=0, concat_axis=1, tiled=True)
+
+        return jax.shard_map(local, mesh=self.mesh, in_specs=columns, out_specs=rows, check_vma=False)(table_VD)
 
     def splits_heads(self, heads: int, kv_heads: int) -> bool:
         """Whether attention is split by heads. Where "tensor" does not divide their number (weights are split by the

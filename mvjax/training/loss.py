@@ -62,6 +62,8 @@ class Head:
     """Targets whose logits exist at the same time."""
     z_loss: float = 0.0
     """Factor of the squared log of the softmax's denominator, which keeps logits near zero (arXiv 2204.02311, 5)."""
+    rows: int = 0
+    """Rows of the base matrix that stand for tokens; those behind them are padding. 0: all."""
     vocabulary_axes: tuple[str, ...] = ()
     """Mesh axes that the rows of the base matrix are split over; inside `shard_map` only."""
 
@@ -95,12 +97,14 @@ def cross_entropy_on_mesh(
 
     Args:
         hidden_BTD, targets: split over batch and length; along T in `placement.split.order`, predecessors too.
-        base_VD: split over the vocabulary only.
+        base_VD: split over the vocabulary only; where that does not split evenly, as `placement.vocabulary` takes it.
         tags_KD: whole.
     """
     if placement.mesh.size == 1:
         return cross_entropy(head, hidden_BTD, base_VD, tags_KD, targets)
-    head = replace(head, vocabulary_axes=RULES["vocab"])
+    head, rows = replace(head, vocabulary_axes=RULES["vocab"]), base_VD.shape[0]
+    if rows % placement.parts("vocab"):
+        head, base_VD = replace(head, rows=rows), placement.vocabulary(base_VD)
 
     def local(hidden_BTD, base_VD, tags_KD, targets):
         # A target's predecessor may lie on another chip: at the border of a chunk, or before the fork of a path.
@@ -190,16 +194,20 @@ def _chunk(head, h_CD, base_VD, tags_KD, token_C, weight_C, gradients):
     logits_CV = dot("CD,VD->CV", h_CD, base_VD.astype(h_CD.dtype))
     target_C = jnp.take_along_axis(logits_CV, jnp.clip(own_C, 0, V - 1)[:, None], axis=1)[:, 0]
     target_C = _sum(over, jnp.where((own_C >= 0) & (own_C < V), target_C, 0.0))
-    barred_V: Any = None
+    barred_V: Any = None  # Rows that give no logits.
+    if head.rows:
+        barred_V = chip * V + jnp.arange(V) >= head.rows
     tag_logits_CK: Any = None
     is_tag_CK: Any = None
     if tags_KD is not None:
         ids_K = jnp.asarray(head.tag_ids, jnp.int32)
-        barred_V = (ids_K[:, None] == chip * V + jnp.arange(V)).any(0)  # their logits come from the tag rows
-        logits_CV = jnp.where(barred_V, -jnp.inf, logits_CV)
+        replaced_V = (ids_K[:, None] == chip * V + jnp.arange(V)).any(0)  # their logits come from the tag rows
+        barred_V = replaced_V if barred_V is None else barred_V | replaced_V
         tag_logits_CK = dot("CD,KD->CK", h_CD, tags_KD.astype(h_CD.dtype))
         is_tag_CK = token_C[:, None] == ids_K
         target_C = jnp.where(is_tag_CK.any(1), jnp.sum(is_tag_CK * tag_logits_CK, 1), target_C)
+    if barred_V is not None:
+        logits_CV = jnp.where(barred_V, -jnp.inf, logits_CV)
     top_C = logits_CV.max(1)
     if over:
         top_C = jax.lax.pmax(top_C, over)
@@ -215,7 +223,7 @@ def _chunk(head, h_CD, base_VD, tags_KD, token_C, weight_C, gradients):
 
     pull_C = weight_C * (1.0 + 2.0 * head.z_loss * lse_C)  # Of the softmax.
     hit_CV = own_C[:, None] == jnp.arange(V)
-    if tags_KD is not None:
+    if barred_V is not None:
         hit_CV &= ~barred_V
     grad_CV = pull_C[:, None] * jnp.exp(logits_CV - lse_C[:, None]) - weight_C[:, None] * hit_CV
     grad_CV = grad_CV.astype(h_CD.dtype)

@@ -14,7 +14,10 @@ from jaxtyping import Array, Int
 
 from mvjax.models.decoder import Decoder, TagRows
 from mvjax.models.lora import TRAINABLE, is_adapted
-from mvjax.models.placement import Axes, Placement
+from mvjax.models.placement import UNEVEN, Axes, Placement
+
+VOCABULARY = {("vocab",), UNEVEN[:1]}
+"""First axes of the matrices that have a row for each token."""
 
 TAGS = "tags"
 """Group of the control tags' rows, which may learn faster than the rest."""
@@ -139,7 +142,7 @@ def make_trainable(decoder: Decoder, tag_ids: Sequence[int] = ()) -> TrainableMo
         frozen_axes=tuple(variable.axes for _, variable in nnx.to_flat_state(frozen)),
         forward=forward,
         tag_ids=tuple(decoder.head.tag_ids),
-        tag_rows={name: in_matrices for name, its in axes.items() if in_matrices and its[:1] == ("vocab",)},
+        tag_rows={name: in_matrices for name, its in axes.items() if in_matrices and its[:1] in VOCABULARY},
         train_base=not lora,
         join=lambda params: merge(params, frozen),
     )

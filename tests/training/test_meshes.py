@@ -30,13 +30,15 @@ from mvjax.training.state import init_state
 from mvjax.training.optimizer import make_optimizer
 from mvjax.training.step import make_update
 
-SHAPE = {"tied": False, "embed": 32, "heads": 8, "vocab_size": 52}
+SHAPE = {"embed": 32, "heads": 8}
 
-def train(devices, accumulation=1, rank=0, remat="none", scan=True, family="qwen2", kv_heads=4, **mesh):
+def train(devices, accumulation=1, rank=0, remat="none", scan=True, family="qwen2", kv_heads=4, vocab_size=52,
+          tied=False, **mesh):
     # With the usual epsilon Adam makes steps of full size out of gradients that are rounding alone.
     config = OptimizerConfig(epsilon=1e-3)
     placement = make_placement(MeshConfig(**mesh), jax.devices()[:devices])
-    model = make_model(rank, scan, placement, remat, family=family, kv_heads=kv_heads, **SHAPE)
+    model = make_model(rank, scan, placement, remat, family=family, kv_heads=kv_heads, vocab_size=vocab_size,
+                       tied=tied, **SHAPE)
     model.check(placement)
     optimizer = make_optimizer(config, lambda step: 1e-2, model)
     step = make_update(model, optimizer, placement, LossConfig(7, 1e-3))
@@ -65,17 +67,21 @@ for options in eval(sys.argv[1]):
 print("equal")
 """
 
-# The norms of olmo2 are over features that lie on several chips.
-FAST = ({"family": "olmo2", "fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "remat": "attention"},)
+# The norms of olmo2 are over features that lie on several chips; the vocabulary does not split over them.
+UNEVEN = {"family": "olmo2", "fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "remat": "attention"}
+FAST = (UNEVEN | {"vocab_size": 51},)
 REST = (
     {"fsdp": 2, "context": 2, "tensor": 2, "accumulation": 2, "rank": 4, "remat": "attention"},
     {"family": "olmo2", "fsdp": 4, "tensor": 2},
+    UNEVEN,
     {"data": 2, "fsdp": 2, "tensor": 2, "accumulation": 2},
     {"data": 8},
     {"fsdp": 8, "remat": "full"},
     {"tensor": 4, "data": 2, "scan": False},
     {"context": 4, "fsdp": 2},
     {"tensor": 4, "context": 2, "kv_heads": 2},  # Heads that do not split.
+    {"tensor": 4, "fsdp": 2, "tied": True, "vocab_size": 53, "accumulation": 2},
+    {"tensor": 4, "context": 2, "rank": 4, "vocab_size": 51},
     {"context": 2, "context_rounds": 3, "fsdp": 4, "rank": 4, "remat": "products"},
 )
 # OLMo-2 normalises after each sublayer, which makes the gradients of adapters in the feed-forward a hundred times as
