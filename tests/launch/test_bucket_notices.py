@@ -19,7 +19,7 @@ from mvjax.storage import StoragePath
 pytestmark = pytest.mark.slow
 NEVER = ("--checkpoints.every", "100000")
 """No checkpoint but those that somebody asks for."""
-MANY = 1000
+MANY = 300
 """Steps of a run that lasts until a notice has come, which may take five seconds."""
 
 MVJAX = """
