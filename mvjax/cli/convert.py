@@ -15,6 +15,7 @@ import tyro
 from mvjax.errors import UserError, caution
 
 if TYPE_CHECKING:
+    from mvjax.storage import StoragePath
     from mvjax.tokenizers import Tokenizer
     from mvjax.weights import Checkpoint
 
@@ -28,7 +29,7 @@ class ConvertArguments:
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """A Hugging Face directory with safetensors, a .gguf file or an Orbax directory written by mvjax."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
-    """Directory to write: it appears whole or not at all."""
+    """Directory to write: it appears whole or not at all. In a bucket (an address): file by file, config.json last."""
     to: Literal["safetensors", "orbax"] = "safetensors"
     """safetensors: what transformers and other programs load; orbax: an Orbax PyTree checkpoint."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
@@ -57,7 +58,9 @@ def main(argv: list[str]) -> int:
 def convert(arguments: ConvertArguments) -> None:
     """Load, change what is to be changed, save."""
     from mvjax.hub import card, local_path, resolve
+    from mvjax.hub.names import as_written
     from mvjax.models import load_checkpoint
+    from mvjax.storage import StoragePath
     from mvjax.weights import with_tag_rows
     from mvjax.weights.checkpoint import counted, listed
     from mvjax.weights.finite import watched
@@ -70,7 +73,10 @@ def convert(arguments: ConvertArguments) -> None:
         adapter=local_path(arguments.adapter, "adapter"),
         tokenizer=local_path(arguments.tokenizer, "tokenizer"),
     )
-    refuse_target(arguments.target, arguments.source, arguments.overwrite)
+    target = StoragePath(as_written(arguments.target))
+    if base.address == str(target):
+        raise UserError(f"{target} is the source, which would be deleted before it is read: name another directory")
+    refuse_target(target, arguments.source, arguments.overwrite)
     strange: set[str] = set()
     checkpoint = watched(load_checkpoint(arguments.source), strange)
     wants_tags = arguments.add_tags or arguments.adapter is not None
@@ -86,27 +92,27 @@ def convert(arguments: ConvertArguments) -> None:
         checkpoint = merged(checkpoint, arguments.adapter, tokenizer.fingerprint)
     checkpoint = checkpoint.astype(arguments.dtype)
     text = card(base.pinned, "Converted") if base.repository else ""
-    write(arguments, checkpoint, tokenizer if carried else None, text, shard_bytes)
+    write(target, arguments.to, checkpoint, tokenizer if carried else None, text, shard_bytes)
     if strange:
         caution(
             f"{arguments.source}: {counted(list(strange))} with values that are not finite: {listed(sorted(strange))}; "
             'they are written as they are, and answers of this model will end as "not finite": fetch it again'
         )
     print(
-        f"{arguments.target}: {len(checkpoint.tensors)} tensors, {checkpoint.nbytes / 1e6:,.1f} MB, "
+        f"{target}: {len(checkpoint.tensors)} tensors, {checkpoint.nbytes / 1e6:,.1f} MB, "
         f"{checkpoint.config['vocab_size']} rows of vocabulary, {arguments.to}"
     )
 
 
 def write(
-    arguments: ConvertArguments, checkpoint: Checkpoint, tokenizer: Tokenizer | None, card: str, shard_bytes: int
+    target: StoragePath, to: str, checkpoint: Checkpoint, tokenizer: Tokenizer | None, card: str, shard_bytes: int
 ) -> None:
     """Write the target directory with a progress bar on standard error."""
     from mvjax.models import save_checkpoint
 
-    with progress_bar(f"writing {arguments.to}", checkpoint.nbytes) as progress:
+    with progress_bar(f"writing {to}", checkpoint.nbytes) as progress:
         options = {"tokenizer": tokenizer, "card": card, "max_shard_bytes": shard_bytes, "progress": progress}
-        save_checkpoint(arguments.target, checkpoint, arguments.to, **options)
+        save_checkpoint(target, checkpoint, to, **options)
 
 
 @contextlib.contextmanager
@@ -130,17 +136,17 @@ def parse_size(text: str) -> int:
     return size
 
 
-def refuse_target(target: Path, source: Path, overwrite: bool) -> None:
+def refuse_target(target: StoragePath, source: Path, overwrite: bool) -> None:
     """Raise `UserError` where writing the target would destroy what nobody asked to destroy."""
     if target.is_file():
         raise UserError(f"{target} is a file: name a directory to write")
-    if not target.is_dir() or not any(target.iterdir()):
+    if not target.children():
         return
     if not overwrite:
         raise UserError(f"{target} is not empty: name another directory, or --overwrite to replace it")
     if not (target / "config.json").is_file():
         raise UserError(f"{target} holds files that are no model, which --overwrite does not replace: name another")
-    if target.resolve() in source.resolve().parents:
+    if target.local is not None and target.local.resolve() in source.resolve().parents:
         raise UserError(f"{target} holds the source {source}, which would be deleted: name another directory")
 
 

@@ -40,7 +40,7 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
             tied = HEAD not in entries
         if tied:
             entries.pop(HEAD, None)
-        config = normalised({**files.config, "tie_word_embeddings": tied}, Path(path) / "config.json")
+        config = normalised({**files.config, "tie_word_embeddings": tied}, f"{files.source}/config.json")
         checkpoint = dataclasses.replace(files, config=config, tensors=LazyTensors(entries))
     else:
         checkpoint = gguf_checkpoint(files)

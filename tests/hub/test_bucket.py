@@ -141,6 +141,16 @@ def test_verbs_take_addresses(model, tmp_path):
     convert.main([str(model), str(tmp_path / "converted")])
     wanted, found = load_checkpoint(tmp_path / "local").tensors, load_checkpoint(tmp_path / "converted").tensors
     assert {name: x.tobytes() for name, x in found.items()} == {name: x.tobytes() for name, x in wanted.items()}
+    there = model.parent / "anew"
+    for words in ((), ("--overwrite",)):
+        convert.main([str(tmp_path / "converted"), str(there), *words])
+    with pytest.raises(UserError, match=f"{there} is not empty: name another directory, or --overwrite"):
+        convert.main([str(tmp_path / "converted"), str(there)])
+    with pytest.raises(UserError, match=f"{there} is the source, which would be deleted"):
+        convert.main([str(there), str(there), "--overwrite"])
+    copy_tree(there, StoragePath(str(tmp_path / "back")))
+    for file in (tmp_path / "converted").iterdir():
+        assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes()
     shape = find_shape(str(model), "qwen2.5-0.5b")
     assert (shape.config.embed, shape.source) == (32, str(model))
     tokenizer, decoder = load_with_tags(Path(str(model)))
