@@ -25,7 +25,7 @@ class EvaluateArguments:
     model: Path = DEFAULT_MODEL
     """Weights: a GGUF file, a Hugging Face directory, an Orbax directory, or a training run or checkpoint."""
     checkpoint: str = "latest"
-    """Which checkpoint of a run: latest, or the number of a step."""
+    """Which checkpoint of a run: latest, best (the least loss on held-out text), or the number of a step."""
     tokenizer: Path | None = None
     """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
     adapter: Path | None = None

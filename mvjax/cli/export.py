@@ -38,7 +38,7 @@ class ExportArguments:
     """Directory to write, or its address in a bucket: it appears whole or not at all. Where it is not given:
     exports/NAME-STEP-FORMAT."""
     checkpoint: str = "latest"
-    """Which checkpoint of the run: latest, or the number of a step."""
+    """Which checkpoint of the run: latest, best (the least loss on held-out text), or the number of a step."""
     base: Path | None = None
     """The model that the run began from, where it is no longer where the run says."""
     tokenizer: Path | None = None

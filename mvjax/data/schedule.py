@@ -221,8 +221,11 @@ class RowSchedule(Schedule):
         return Position(window, row)
 
     def batches_in(self, passes: int) -> int:
-        rows = sum(self.count(window) for window in range(passes * self.windows_per_pass))
-        return -(-rows // self.config.rows)
+        return -(-self.rows_in(passes) // self.config.rows)
+
+    def rows_in(self, passes: int) -> int:
+        """Rows that hold all documents of the first passes, and no other."""
+        return sum(self.count(window) for window in range(passes * self.windows_per_pass))
 
     def check(self, steps: int) -> None:
         """Rows are filled as far as they go: there is nothing that does not fit."""

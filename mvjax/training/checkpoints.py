@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from mvjax.training.hashes import GOLDEN, mixed, places
 from mvjax.training.model import TrainState
 
 STATE, RECORD = "state", "record"
+BEST = "best"
+"""The field of a record that names the step with the least loss on held-out text, where one was measured."""
 CLOSING = 15.0
 """Seconds that the end of a run waits for what is still being written to a bucket."""
 COMMITTED = "commit_success.txt"
@@ -51,6 +53,8 @@ class Checkpoints:
         self.directory = epath.Path(str(self._place)) if self._place.local is None else self._place.local.absolute()
         logging.getLogger("absl").addFilter(raised_again)
         self.keep, self.keep_every = keep, keep_every
+        self.best: int | None = None
+        """A step whose checkpoint is not removed."""
         self._sync = sync or HostSync()
         self._writing: int | None = None
         if self._place.local is not None:
@@ -61,13 +65,19 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
+        kept: list[ocp.checkpoint_managers.PreservationPolicy] = [ocp.checkpoint_managers.LatestN(self.keep), self]
+        if self.keep_every:
+            kept.append(ocp.checkpoint_managers.EveryNSteps(self.keep_every))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.keep,
-            keep_period=self.keep_every or None,
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=self._place.local is not None,
         )
         handlers = {STATE: ocp.StandardCheckpointHandler(), RECORD: ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Orbax's question which checkpoints stay: the best one."""
+        return [checkpoint.step == self.best for checkpoint in checkpoints]
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, rising."""

@@ -10,15 +10,16 @@ from pathlib import Path
 
 from mvjax.files import atomic_path
 
-PHASES = ("start", "compile", "data", "step", "checkpoint", "sample", "profile")
+PHASES = ("start", "compile", "data", "step", "checkpoint", "sample", "held_out", "profile")
 """What a start's time is spent on; what belongs to none of them is "other".
 
 start: before the loop, as far as it is nothing else; compile: waiting for the compiler; data: waiting for the next
 batch and putting it on the devices; step: training; checkpoint: restoring and saving, as far as the loop waits for it;
-sample: generating one; profile: starting JAX's profiler, and writing what it recorded.
+sample: generating one; held_out: measuring the loss on held-out text; profile: starting JAX's profiler, and writing
+what it recorded.
 """
 OTHER = "other"
-OUTSIDE = ("start", "compile", "checkpoint", "sample", "profile")
+OUTSIDE = ("start", "compile", "checkpoint", "sample", "held_out", "profile")
 """Phases that are no part of the loop's own time."""
 
 FIRST = "first_start"

@@ -190,6 +190,21 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutConfig:
+    """Text that is not trained on, whose loss is measured during the run."""
+
+    files: tuple[str, ...] = free(())
+    """Data that is measured, as in data.files and of its format; none of its records should be among those. Empty:
+    nothing is measured."""
+    every: int = free(0, at_least=0)
+    """Steps between two measurements; 0: those between two checkpoints. The last step is measured in any case."""
+    batches: int = free(0, at_least=0)
+    """Batches, of the size of a step's, that are measured at most; 0: all records once."""
+    keep_best: bool = free(True)
+    """Keep the checkpoint with the least loss, beside the newest ones: `mvjax export RUN --checkpoint best`."""
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     """Where the run is kept, and what it reports."""
 
@@ -202,6 +217,9 @@ class OutputConfig:
     """Steps between two lines of metrics."""
     tensorboard: bool = free(True)
     """Write TensorBoard event files beside metrics.jsonl."""
+    tracker: Literal["", "wandb", "trackio"] = free("")
+    """Send the lines of metrics to Weights & Biases (wandb, with the extra of that name) or Trackio (trackio) too, as
+    their environment variables say; the run's id there is in DIRECTORY/NAME/tracker.json. It never stops a run."""
     profile_start: int = free(0, at_least=0)
     """First step that JAX's profiler records, into DIRECTORY/NAME/profile; 0: none."""
     profile_steps: int = free(3, at_least=1)
@@ -231,6 +249,7 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     steps: StepsConfig = field(default_factory=StepsConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def conflict(self) -> str:

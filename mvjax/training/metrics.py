@@ -25,11 +25,20 @@ this start, without the time for compiling, saving and sampling; null: not known
     compile_seconds       of this start so far
     checkpoint_seconds    of this start so far, as far as the loop waited
     sample_seconds        of this start so far
+    held_out_seconds      of this start so far
     seconds               of this start so far, all in all
     goodput               share of the wall time since the run's first start, pauses included, that was spent in steps
                           that count; those that were lost and done again do not (`mvjax.training.clock`)
     memory, memory_peak   bytes in use on the fullest device of process 0; on a CPU its resident memory
     skipped               steps that changed nothing, because loss or gradient was not finite
+
+After a step whose parameters were measured on held-out text (`held_out.files`):
+
+    held_out_loss         mean cross-entropy of its targets in nats, without z-loss
+    held_out_loss_PART    the same by part
+    held_out_accuracy     share of targets whose token has the largest logit
+    held_out_accuracy_PART  the same by part
+    held_out_targets      tokens that were measured
 """
 
 from __future__ import annotations
@@ -50,7 +59,7 @@ from mvjax.files import atomic_path
 
 TIMES = (
     *("tokens_per_second", "room_per_second", "mfu", "data_wait", "step_seconds", "data_seconds", "compile_seconds"),
-    *("checkpoint_seconds", "sample_seconds", "seconds", "goodput", "memory", "memory_peak"),
+    *("checkpoint_seconds", "sample_seconds", "held_out_seconds", "seconds", "goodput", "memory", "memory_peak"),
 )
 """Fields that two equal runs may differ in."""
 
@@ -60,7 +69,10 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int):
         """Lines of steps beyond `first_step`, which a crash may have left, are dropped: they will be made again."""
-        kept = [line for line in read_metrics(path) if line.get("step", 0) <= first_step]
+        lines = read_metrics(path)
+        self.written = max((line.get("step", 0) for line in lines), default=0)
+        """The last step that was written before."""
+        kept = [line for line in lines if line.get("step", 0) <= first_step]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file: TextIO = path.open("a", encoding="utf-8")

@@ -27,6 +27,8 @@ class Origins:
     """Tokenizer; often the same."""
     data: tuple[Source, ...]
     """Data, in the order of `data.files`."""
+    held_out: tuple[Source, ...] = ()
+    """Data that is only measured, in the order of `held_out.files`."""
     commits: Mapping[str, str] = field(default_factory=dict)
     """For each field that names a repository of the hub, REPOSITORY@COMMIT."""
 
@@ -55,10 +57,13 @@ def _find(config: TrainConfig, known: Mapping[str, str]) -> Origins:
     if config.model.tokenizer:
         tokenizer = resolve(config.model.tokenizer, "tokenizer", cache=cache, commit=commit("model.tokenizer"))
         found["model.tokenizer"] = tokenizer
-    data: Sequence[Source] = [
-        find_data(name, cache=cache, commit=commit(f"data.files.{number}"))
-        for number, name in enumerate(config.data.files)
-    ]
-    found |= {f"data.files.{number}": source for number, source in enumerate(data)}
+
+    def data(section: str, names: Sequence[str]) -> tuple[Source, ...]:
+        fields = {f"{section}.files.{number}": name for number, name in enumerate(names)}
+        sources = {field: find_data(name, cache=cache, commit=commit(field)) for field, name in fields.items()}
+        found.update(sources)
+        return tuple(sources.values())
+
+    trained, measured = data("data", config.data.files), data("held_out", config.held_out.files)
     commits = {field: source.pinned for field, source in found.items() if source.repository}
-    return Origins(model.path, tokenizer.path, tuple(data), commits)
+    return Origins(model.path, tokenizer.path, trained, measured, commits)

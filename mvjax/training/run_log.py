@@ -16,8 +16,10 @@ from mvjax.training.checkpoints import Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import is_first
+from mvjax.training.held_out import LOSS
 from mvjax.training.metrics import Display, MetricsFile, TensorBoard, duration
 from mvjax.training.step_metrics import StepMetrics
+from mvjax.training.tracker import Tracker
 
 
 class RunLog:
@@ -49,13 +51,16 @@ class RunLog:
     ):
         self._config, self._clock, self._checkpoints, self._last = config, clock, checkpoints, last
         self._lines, self._bad = lines, bad
-        self._writers: list[MetricsFile | TensorBoard] = []
+        self._display = Display(config.name, steps, first, console, quiet=not is_first())
+        self._writers: list[MetricsFile | TensorBoard | Tracker] = []
         if is_first():
             clock.resume(directory / "clock.json", record.get("clock"))
-            self._writers.append(MetricsFile(directory / "metrics.jsonl", first))
+            file = MetricsFile(directory / "metrics.jsonl", first)
+            self._writers.append(file)
             if config.output.tensorboard:
                 self._writers.append(TensorBoard(directory / "tensorboard", first))
-        self._display = Display(config.name, steps, first, console, quiet=not is_first())
+            if config.output.tracker:
+                self._writers.append(Tracker(config.output.tracker, config, directory, file.written, self.say))
 
     def say(self, text: str) -> None:
         """Print a text of its own."""
@@ -74,7 +79,7 @@ class RunLog:
         """
         good = metrics.pop("finite")
         line = self._lines.step(number, metrics, batch, facts, good=good)
-        log = number % self._config.output.log_every == 0 or number == self._last or not good
+        log = number % self._config.output.log_every == 0 or number == self._last or not good or LOSS in metrics
         for writer in self._writers if log else ():
             writer.write(line)
         self._display.step(line, self._lines.seconds_left, log)

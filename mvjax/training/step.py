@@ -1,4 +1,4 @@
-"""The training step: gradients of a batch, and what becomes of the state."""
+"""The training step: gradients of a batch, and what becomes of the state; the same loss without a gradient."""
 
 from __future__ import annotations
 
@@ -64,6 +64,24 @@ def make_update(
     at = model.state_sharding(placement, state)
     inputs = at, model.frozen_sharding(placement), step_batch_sharding(placement)
     return jax.jit(update, donate_argnums=0, in_shardings=inputs, out_shardings=(at, placement.whole))
+
+
+def make_evaluation(model: TrainableModel, placement: Placement, config: LossConfig) -> Any:
+    """-> evaluate(params, frozen, batch: StepBatch) -> LossSums of the batch, jit-compiled with shardings, not yet
+    compiled. Without a z-loss."""
+    head = Head(model.tag_ids, model.train_base, config.chunk)
+
+    def evaluate(params, frozen, batch: StepBatch) -> LossSums:
+        def one(micro):
+            hidden_BTD, base_VD, tags_KD = model.forward(params, frozen, *micro[:-1])
+            return cross_entropy_on_mesh(placement, head, hidden_BTD, base_VD, tags_KD, micro.targets)
+
+        sums = jax.lax.map(one, batch)
+        return jax.tree.map(lambda x: x.sum(0), sums)
+
+    params = {name: model.sharding(placement, name) for name in model.params}
+    inputs = params, model.frozen_sharding(placement), step_batch_sharding(placement)
+    return jax.jit(evaluate, in_shardings=inputs, out_shardings=placement.whole)
 
 
 def means(sums: LossSums, weight: Array) -> dict[str, Array]:

@@ -129,6 +129,7 @@ class StepMetrics:
             "compile_seconds": seconds["compile"],
             "checkpoint_seconds": seconds["checkpoint"],
             "sample_seconds": seconds["sample"],
+            "held_out_seconds": seconds["held_out"],
             "seconds": clock.elapsed,
             "goodput": clock.goodput,
             "memory": used,

@@ -19,31 +19,29 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from mvjax.data.build import build_store
-from mvjax.data.corpus import Corpus
 from mvjax.data.packing import Batch
-from mvjax.data.pipeline import BatchIterator, PackedBatches
-from mvjax.data.schedule import BatchFacts, Document, PipelineConfig
-from mvjax.data.sources import describe, open_data
-from mvjax.data.store import open_store, pull_store, push_store, store_path
+from mvjax.data.pipeline import BatchIterator
+from mvjax.data.schedule import BatchFacts, Document
 from mvjax.errors import UserError
-from mvjax.hub import Source, card
+from mvjax.hub import card
 from mvjax.models import load_checkpoint, save_adapter, to_checkpoint
 from mvjax.models.export import fetch, save_checkpoint
 from mvjax.models.hf_config import from_hf
 from mvjax.models.placement import Placement
-from mvjax.storage import StoragePath, UnreachableError, cache_directory
+from mvjax.storage import StoragePath, UnreachableError
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.training.bad_batches import BadBatches
 from mvjax.training.base_model import Initial, load_model
 from mvjax.training.batch import abstract_batch, batch_words, check_rows, shard_batch
 from mvjax.training.bucket_directory import StorageAway
-from mvjax.training.checkpoints import Checkpoints
+from mvjax.training.checkpoints import BEST, Checkpoints
 from mvjax.training.clock import Clock
 from mvjax.training.compiled_programs import Keep, compiled_programs
 from mvjax.training.config import TrainConfig, to_dict
+from mvjax.training.dataset import load_data
 from mvjax.training.distributed import Heartbeat, HostSync, is_first, versions
 from mvjax.training.flops import ModelFlops, adapter_weights, peak_flops
+from mvjax.training.held_out import LOSS, Best, HeldOut
 from mvjax.training.interrupt import Interrupt
 from mvjax.training.mesh import local_rows, make_placement, mesh_notes, mesh_words
 from mvjax.training.model import TrainableModel, TrainState
@@ -59,9 +57,6 @@ from mvjax.training.state import abstract_state, init_state
 from mvjax.training.step import make_update
 from mvjax.training.step_metrics import StepMetrics
 from mvjax.weights import Checkpoint, with_tag_rows
-
-BUILD_PATIENCE = 24 * 3600.0
-"""Seconds that the other processes wait for process 0 to encode the records."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,9 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
         dataset = load_data(config, origins.data, tokenizer, placement, sync, console)
         steps = config.steps.total or dataset.batches_in(config.steps.passes)
         dataset.schedule.check(steps)
+        measured = None
+        if config.held_out.files:
+            measured = load_data(config, origins.held_out, tokenizer, placement, sync, console, held_out=True)
 
         # ------------------------------------------------------------------------------------------------------ Model
         # The tokenizer as loaded tells which tags the base model has already: their rows are trained ones.
@@ -122,6 +120,7 @@ def train(config: TrainConfig, *, restart: bool = False, console: Console | None
             steps,
             initial=initial,
             keep_programs=keep_programs,
+            held_out=HeldOut(config, measured, model, placement) if measured is not None else None,
             clock=clock,
             sync=sync,
             restart=restart,
@@ -177,6 +176,7 @@ def fit(
     *,
     initial: Initial | None = None,
     keep_programs: Keep = lambda: None,
+    held_out: HeldOut | None = None,
     clock: Clock | None = None,
     sync: HostSync | None = None,
     restart: bool = False,
@@ -196,6 +196,7 @@ def fit(
     Args:
         initial: makes the parameters to start from, where there is no checkpoint; see `init_state`.
         keep_programs: called when programs have been compiled; see `compiled_programs`.
+        held_out: measures the loss on held-out text.
         belongs_to: fingerprints of what a checkpoint belongs to (tokenizer, data), kept with it and compared.
         origins: what `origins.Origins.commits` says, for the run's config.json.
         notes: lines to print at the beginning.
@@ -225,6 +226,7 @@ def fit(
             state, record = found
             check_origin(directory, record, belongs_to)
             batches.set_state(record["data"])
+        best = find_best(record, checkpoints)
         first = int(state.step)
         if first > steps:
             raise UserError(f"{directory}: has done {first} steps, more than the {steps} asked for; use --restart")
@@ -269,6 +271,8 @@ def fit(
         if first < last:
             with clock("compile"):
                 update = update.lower(state, frozen, abstract_batch(config.data)).compile()
+                if held_out is not None:
+                    held_out.compile(state.params, frozen)
             keep_programs()
 
         # ------------------------------------------------------------------------------------------------------- Loop
@@ -281,16 +285,29 @@ def fit(
             with clock("step"), profile(number):
                 state, metrics = update(state, frozen, sharded)
                 metrics = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            improved = False
+            if held_out is not None and held_out.due(number, number == steps):
+                with clock("held_out"):
+                    metrics |= held_out(state.params, frozen)
+                improved = best is None or metrics[LOSS] < best.loss
+                log.say(f"step {number}: held-out loss {metrics[LOSS]:.4f}{', the least so far' if improved else ''}")
             log.step(number, metrics, batch, batches.facts)
             ended = interrupt.stops(number)
+            due = due or (improved and config.held_out.keep_best)
             due = interrupt.saves(number) or due or number % config.checkpoints.every == 0
             if due or number == last or ended:
                 record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to}
+                candidate = Best(number, metrics[LOSS]) if improved and config.held_out.keep_best else best
                 record |= {"data": batches.get_state()} | log.record()
+                if candidate is not None:
+                    record[BEST] = candidate._asdict()
                 with clock("checkpoint"):
+                    checkpoints.best = candidate.step if candidate is not None else None
                     due = not save(checkpoints, place, state, record, insist=number == last or ended)
                     if not due:
+                        best = candidate
                         keep_programs()
+                    checkpoints.best = best.step if best is not None else None
             if ended:
                 break
             if sampler is not None and sampler.due(number):
@@ -312,6 +329,15 @@ def fit(
     return result
 
 
+def find_best(record: Mapping[str, Any], checkpoints: Checkpoints) -> Best | None:
+    """The best checkpoint that a restored one knows of, if it is still there: from now on it is kept."""
+    best = Best(**record[BEST]) if record.get(BEST) else None
+    if best is None or best.step not in checkpoints.steps():
+        return None
+    checkpoints.best = best.step
+    return best
+
+
 def save(checkpoints: Checkpoints, place: RunPlace, state: TrainState, record: dict[str, Any], *, insist: bool) -> bool:
     """Save a checkpoint where the place is ready for it; returns whether it was. `insist`: wait for that, and until it
     is complete; else a bucket that is away keeps nobody waiting."""
@@ -326,51 +352,6 @@ def save(checkpoints: Checkpoints, place: RunPlace, state: TrainState, record: d
             if not insist:
                 return False
     return False
-
-
-# ================================================================================================================ Data
-
-
-def load_data(
-    config: TrainConfig,
-    sources: Sequence[Source],
-    tokenizer: Tokenizer,
-    placement: Placement,
-    sync: HostSync,
-    console: Console | None = None,
-) -> PackedBatches:
-    """The endless packed dataset of the configuration, this process's rows of it; the tokenizer has the control tags.
-
-    Process 0 encodes the records once, or fetches what an earlier run has left in the bucket; all read what it has.
-    """
-    data = config.data
-    files = open_data(sources, data.format, suffix=data.suffix)
-    kept = StoragePath(data.store) if data.store else StoragePath(config.output.directory) / ".tokens"
-    path = store_path(files, tokenizer, kept.local or cache_directory() / "tokens")
-    sync.same("the data or the tokenizer", path.name, "give all hosts the same files")
-    if is_first():
-        console = console or Console(highlight=False, soft_wrap=True)
-        for line in describe(files, [source.name for source in sources]):
-            console.print(line, markup=False)
-        pull_store(kept / path.name, path)
-        build_store(path, files, tokenizer, console=console)
-        push_store(path, kept / path.name)
-    sync.gather("the encoded records", None, patience=BUILD_PATIENCE)
-    pull_store(kept / path.name, path)
-    pipeline = PipelineConfig(
-        row_length=data.row_length,
-        rows=data.rows,
-        levels=data.levels,
-        shares=data.curriculum if data.form == "multiverse" else (0.0,),
-        seed=config.seed,
-        equal_records=data.equal_records,
-        max_bad_share=data.max_bad_share,
-        transcripts=data.transcripts_per_step,
-        tokens=data.tokens_per_step,
-    )
-    corpus = Corpus(open_store(path, patience=60.0), pipeline)
-    repeat = corpus.repeat([data.repeat[file.entry] for file in files]) if data.repeat else None
-    return PackedBatches(corpus, pipeline, repeat, local_rows(placement, data.rows, data.accumulation))
 
 
 # =============================================================================================================== Model

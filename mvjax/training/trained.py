@@ -21,7 +21,7 @@ from mvjax.models.load import step_model
 from mvjax.models.tensors import expected_shapes, hf_names, is_stacked
 from mvjax.storage import StoragePath
 from mvjax.tokenizers import Tokenizer, load_tokenizer
-from mvjax.training.checkpoints import COMMITTED, RECORD, STATE
+from mvjax.training.checkpoints import BEST, COMMITTED, RECORD, STATE
 from mvjax.training.config import values_of
 from mvjax.training.run_config import CONFIG, ORIGINS, read_config
 from mvjax.training.verified import verified
@@ -105,7 +105,7 @@ def open_trained(
 
     Args:
         path: of the run's directory or of a checkpoint, local or in a bucket.
-        step: which checkpoint of a run: "latest", or the number of a step.
+        step: which checkpoint of a run: "latest", "best" (the least loss on held-out text), or the number of a step.
         base, tokenizer: where the model and the tokenizer that it began from are now, if not where the run says.
     Raises:
         UserError: there is no such checkpoint, or the base model or its tokenizer are absent or others.
@@ -113,10 +113,7 @@ def open_trained(
     run, there = find_checkpoints(StoragePath(as_written(path)))
     if not there:
         raise UserError(f"{path}: is no run of `mvjax train`, or has no checkpoint yet")
-    if step != "latest" and not (step.isdecimal() and int(step) in there):
-        known = ", ".join(map(str, there))
-        raise UserError(f"{path}: has no checkpoint {step!r}; there are those of the steps {known}, and latest")
-    place = there[max(there) if step == "latest" else int(step)]
+    place = there[choose_step(path, step, there)]
     record = read_record(place)
     values = values_of(record["config"])
     commits = commits_of(run)
@@ -185,11 +182,27 @@ def load_run(
     return trained, step_model(trained.checkpoint())
 
 
+def choose_step(path: str | os.PathLike, step: str, there: Mapping[int, StoragePath]) -> int:
+    """The step of the checkpoint that is asked for, see `open_trained`."""
+    if step == "latest":
+        return max(there)
+    best = (read_record(there[max(there)])[BEST] or {}).get("step")
+    if step == "best" and best is None:
+        raise UserError(f"{path}: no checkpoint is known as the best: the run has no held_out.files, or none was kept")
+    chosen = best if step == "best" else int(step) if step.isdecimal() else None
+    if chosen not in there:
+        known = ", ".join(map(str, there))
+        others = "latest" if best is None else "latest and best"
+        raise UserError(f"{path}: has no checkpoint {step!r}; there are those of the steps {known}, and {others}")
+    return chosen
+
+
 def read_record(place: StoragePath) -> dict[str, Any]:
     """The record of a checkpoint (`Checkpoints.save`); UserError where it is damaged."""
     try:
         record = json.loads((place / RECORD / "metadata").read_text())
-        return {key: record[key] for key in ("config", "step", "belongs_to", "fingerprints")}
+        fields = {key: record[key] for key in ("config", "step", "belongs_to", "fingerprints")}
+        return fields | {BEST: record.get(BEST)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place}: the checkpoint is damaged ({type(error).__name__}); name another one") from error
 

@@ -69,7 +69,7 @@ FLAT = {
 }
 """config.json of a run of mvjax 0.1."""
 NEW = {"output.patience", "data.format", "data.suffix", "data.transcripts_per_step", "data.tokens_per_step"}
-NEW |= {"model.cache"}
+NEW |= {"model.cache", "output.tracker", *(f"held_out.{name}" for name in ("files", "every", "batches", "keep_best"))}
 """Fields that it had not."""
 SAME = TrainConfig(name="old", seed=3).replace(
     model={"path": "tiny.gguf"},
