@@ -9,8 +9,8 @@ What differs, and why: the weights that Adam works on are float32 (at this learn
 change). Every pass has an order of its own, which is a function of seed and position, where the released code draws one
 order for the sequential passes. The loss is the mean over all targets of a step. Positions and hidden intervals are
 those of the language: a path never sees the newline after a sibling, and no two tokens in sight of each other share a
-position. The text is that of the records: the sequential form of the Curator's has no <Think> tags, and no "Answer: "
-is put before an answer, as the released code does.
+position. The text is that of the records, which the Curator writes as the released code does: <Think> around the
+reasoning in both forms, an empty line, and "Answer: " before an answer that has none.
 
 Rows that hold one transcript of 10,000 tokens are two thirds padding. The same steps run in fewer rows with
 `--data.rows 8 --data.accumulation 1`, if no 16 transcripts need more (the start says so). Batches that are packed full,

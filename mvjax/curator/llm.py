@@ -161,13 +161,20 @@ def _rejected(cause: Finding, log: Log) -> Outcome:
     return Outcome(None, cause.check, str(cause), tuple(log.findings), log.stages)
 
 
+def thought(reasoning: str, attempt: str) -> str:
+    """A response whose answer follows its reasoning, as the released code writes it, "Answer: " put in front of an
+    answer that has none; the reasoning alone where there is no answer."""
+    answer = attempt if "Answer:" in attempt else f"Answer: {attempt}"
+    return f"<Think>\n{reasoning}\n</Think>\n\n{answer}" if attempt else reasoning
+
+
 def _as_record(problem: Problem, body: str, meta: dict[str, Any]) -> Record:
     reasoning, attempt = problem.reasoning.strip(), problem.attempt.strip()
     return Record(
         id=problem.id,
         messages=({"role": "user", "content": problem.question.strip()},),
-        response=f"<Think>\n{body}\n</Think>\n{attempt}" if attempt else body,
-        autoregressive=f"{reasoning}\n\n{attempt}" if attempt else reasoning,
+        response=thought(body, attempt),
+        autoregressive=thought(reasoning, attempt),
         answer=problem.answer,
         source=problem.source,
         meta={**problem.meta, **meta},

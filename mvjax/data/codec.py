@@ -16,7 +16,7 @@ from mvjax.language import Layout, tags
 from mvjax.language.grammar import Block
 from mvjax.language.scan import HEADED, Structure
 
-FORMAT = 2
+FORMAT = 3
 """Version of the bytes."""
 
 _HEADER = 7

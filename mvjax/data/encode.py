@@ -67,10 +67,12 @@ def encode_tokens(tokenizer: Tokenizer, record: Record, form: Form = "multiverse
         raise UserError("the tokenizer has no end-of-text token; name eos_token in its tokenizer_config.json")
     form = "autoregressive" if record.sequential else form
     prompt = tokenizer.render_chat(prompt_messages(record, form), plain_answers=record.sequential)
-    # The sequential form has no tags: text that looks like one stays text.
-    response = (
-        tokenizer.encode_response(record.response) if form == "multiverse" else tokenizer.encode(record.autoregressive)
-    )
+    if form == "multiverse":
+        response = tokenizer.encode_response(record.response)
+    elif record.sequential:
+        response = tokenizer.encode(record.autoregressive)
+    else:
+        response = tokenizer.encode_sequential(record.autoregressive)
     return [*prompt, *response, *([] if record.cut else tokenizer.eos_ids[:1])], len(prompt)
 
 

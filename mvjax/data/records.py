@@ -28,7 +28,8 @@ class Record:
     response: str
     """The answer in the Multiverse language (plain text where nothing is parallel)."""
     autoregressive: str
-    """The same answer as sequential text without tags."""
+    """The same answer as sequential text. <Think> at its start and the </Think> that closes it are control tokens, as
+    in the response; other tags in it are text."""
     answer: str
     """The final answer, as graded."""
     source: str

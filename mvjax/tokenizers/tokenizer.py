@@ -225,6 +225,17 @@ class Tokenizer:
             after = part
         return ids
 
+    def encode_sequential(self, text: str) -> list[int]:
+        """Ids of a response without blocks. <Think> at its very start, and the </Think> that closes it, are control
+        tokens, cut as `encode_response` cuts them; all else is text, tags too."""
+        text = text.replace("\r\n", "\n")
+        match = _THINKING.fullmatch(text)
+        if match is None:
+            return self.encode(text)
+        tags = self._tags()
+        ids = [tags["<Think>"], *self._after("<Think>", match[1])]
+        return [*ids, tags["</Think>"], *self._after("</Think>", match[2])]
+
     def _after(self, tag: str | None, text: str, *, start: bool = False) -> list[int]:
         """Text, given the control tag that it follows directly, if any."""
         if tag not in _TAG_SET:
@@ -366,6 +377,7 @@ class Tokenizer:
 
 _TAG_SET = frozenset(TAGS)
 _TAG = re.compile("(" + "|".join(map(re.escape, TAGS)) + ")")
+_THINKING = re.compile("<Think>(.*?)</Think>(.*)", re.DOTALL)
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:

@@ -78,8 +78,10 @@ def test_an_attempt_stands_behind_the_thinking():
     outcome, _ = curate(made=given)
     assert outcome.state == "parallel"
     assert outcome.record.response.startswith("<Think>\nThis is about")
-    assert outcome.record.response.endswith(f"\n</Think>\n{given.attempt}")
-    assert outcome.record.autoregressive == f"{given.reasoning}\n\n{given.attempt}"
+    assert outcome.record.response.endswith(f"\n</Think>\n\nAnswer: {given.attempt}")
+    assert outcome.record.autoregressive == f"<Think>\n{given.reasoning}\n</Think>\n\nAnswer: {given.attempt}"
+    assert llm.thought("So it is 2.", "The Answer: 2.") == "<Think>\nSo it is 2.\n</Think>\n\nThe Answer: 2."
+    assert llm.thought("So it is 2.", "") == "So it is 2."
 
 
 @pytest.mark.parametrize(("stage", "name"), [("groups", "nothing"), ("structure", "all sequential")])

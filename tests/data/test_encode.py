@@ -38,6 +38,28 @@ def test_the_sequential_form_has_one_segment_and_full_loss(tokenizer, records):
     assert example.loss[example.layout.prompt_length :].all()
 
 
+def test_think_is_a_control_token_in_the_sequential_form_too(tokenizer, records):
+    """The tokens that the interpreter and `encode_response` make; other tags in it stay text."""
+    text = "<Think>\nA <Path> is a tag.\n</Think>\n\nAnswer: a </Think> tag."
+    record = replace(records[0], response="<Think>\nIt is a tag.\n</Think>\n\nAnswer: a tag.", autoregressive=text)
+    think, close = tokenizer.tag_ids[:2]
+    example = encode_record(tokenizer, record, "autoregressive")
+    start = example.layout.prompt_length
+    assert tokenizer.decode(example.tokens[start:-1]) == text
+    assert [token for token in example.tokens if token in tokenizer.tag_ids] == [think, close]
+    assert example.tokens[start : start + 2].tolist() == [think, tokenizer.separator_id]
+    assert set(example.layout.segment) == {0}
+    plain = replace(record, autoregressive=record.response)
+    tokens = encode_record(tokenizer, plain, "autoregressive").tokens
+    of_both = encode_record(tokenizer, plain, "multiverse").tokens
+    assert tokens[start:].tolist() == of_both[len(of_both) - len(tokens) + start :].tolist()
+    for other in ("It is <Think>\na\n</Think>\nb", "<Think> without an end"):
+        example = encode_record(tokenizer, replace(record, autoregressive=other), "autoregressive")
+        assert not set(example.tokens) & set(tokenizer.tag_ids)
+    sequential = replace(record, sequential=True)
+    assert not set(encode_record(tokenizer, sequential).tokens) & set(tokenizer.tag_ids)
+
+
 def test_no_loss_on_what_the_interpreter_writes(tokenizer, records):
     record = next(record for record in records if record.meta["parallel"])
     example = encode_record(tokenizer, record)

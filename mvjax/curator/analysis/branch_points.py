@@ -17,6 +17,7 @@ from mvjax.language import parse_text, tree
 
 PROMPT = -1
 """Place of the prompt's last token."""
+THINK = ("<Think>", "</Think>")
 ALIKE = 0.6
 """Share of two lines that must be the same for one to count as the other reworded."""
 CONTAINED = 12
@@ -58,8 +59,10 @@ def points(record: Record, form: Form) -> list[Point]:
     lines = list(_lines(parse_text(record.response, complete=True, record=record.id).children))
     if form == "multiverse":
         return [_point(line, line.place) for line in lines]
-    written = [(text, place) for text, place in _split(record.autoregressive, 0) if text]
-    return [_point(line, place) for line in lines if (place := _find(line, written)) is not None]
+    text = record.autoregressive
+    written = [(line, place) for line, place in _split(text, 0) if line and line not in THINK]
+    start = len(THINK[0]) if text.startswith(f"{THINK[0]}\n") else PROMPT
+    return [_point(line, place) for line in lines if (place := _find(line, written, start)) is not None]
 
 
 def _point(line: _Line, place: int) -> Point:
@@ -118,15 +121,18 @@ def _bare(line: str) -> str:
     return rest.strip() if colon and label.replace(".", "").isdigit() else line.strip()
 
 
-def _find(line: _Line, written: Sequence[tuple[str, int | None]]) -> int | None:
-    """Where in the autoregressive form the line ends and the same follows; None unless there is just one such place."""
+def _find(line: _Line, written: Sequence[tuple[str, int | None]], start: int) -> int | None:
+    """Where in the autoregressive form the line ends and the same follows; None unless there is just one such place.
+
+    start: place where its text begins.
+    """
     if line.text:
         found = [number for number, (text, _) in enumerate(written) if _same(line.text, text)]
         if len(found) != 1 or found[0] + 1 >= len(written):
             return None
         place, following = written[found[0]][1], written[found[0] + 1][0]
     else:
-        place, following = PROMPT, written[0][0] if written else ""
+        place, following = start, written[0][0] if written else ""
     wanted = list(_path_lines(line.next)) if isinstance(line.next, tree.Block) else [line.next]
     return place if any(_alike(text, following) for text in wanted) else None
 

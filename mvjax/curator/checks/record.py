@@ -51,7 +51,7 @@ def check(record: Record) -> list[Finding]:
         findings.append(Finding("grammar", "", "a block has one path only"))
     if record.meta.get("parallel", bool(blocks)) != bool(blocks):
         findings.append(Finding("grammar", "", 'meta["parallel"] does not say whether there is a block'))
-    if match := _TAG.search(record.autoregressive):
+    if match := _TAG.search(_without_thinking(record.autoregressive)):
         findings.append(Finding("control tag", "", f"the sequential form contains {match[0]} as text"))
     for name, text in _answers(record):
         if reached(text, record.answer) is False:
@@ -61,13 +61,22 @@ def check(record: Record) -> list[Finding]:
 
 def _answers(record: Record):
     """The texts that must reach the answer, each with its name."""
-    yield "sequential form", record.autoregressive
+    yield "sequential form", _without_thinking(record.autoregressive)
     yield "response", _TAG.sub("", record.response)
-    think = _THINK.fullmatch(record.response)
-    if think and record.autoregressive.endswith(attempt := think["attempt"].strip()):
-        before = record.autoregressive[: len(record.autoregressive) - len(attempt)]
-        if reached(before, record.answer):
-            yield "thinking", _TAG.sub("", think["body"])
+    think, plain = (_THINK.fullmatch(text) for text in (record.response, record.autoregressive))
+    if think and reached(plain["body"] if plain else _before(record.autoregressive, think["attempt"]), record.answer):
+        yield "thinking", _TAG.sub("", think["body"])
+
+
+def _before(text: str, attempt: str) -> str:
+    """What of sequential text stands before the attempt that ends it; empty where it ends otherwise."""
+    return text.removesuffix(attempt.strip()) if text.endswith(attempt.strip()) else ""
+
+
+def _without_thinking(text: str) -> str:
+    """Sequential text without the tags around its reasoning."""
+    think = _THINK.fullmatch(text)
+    return text if think is None else think["body"] + think["attempt"]
 
 
 def _whole(problem: Problem) -> str:

@@ -85,6 +85,14 @@ def test_a_block_without_its_announcement_and_thought():
     assert [point[3] for point in found] == [False, True, False, True, False, False]
 
 
+def test_thought_in_both_forms():
+    response = f"<Think>\n{multiverse(BODY)}\n</Think>\n\nAnswer: 3."
+    made = record(sequential=("<Think>", *SEQUENTIAL, "</Think>", "", "Answer: 3."), response=response)
+    found, bare = told(made, "autoregressive"), told(record(BODY), "autoregressive")
+    assert found[0] == ("start", "<Think>", *bare[0][2:])
+    assert found[1 : len(bare)] == bare[1:]
+
+
 def test_another_order_gives_no_point():
     turned = (SEQUENTIAL[0], *SEQUENTIAL[-2:], *SEQUENTIAL[1:-2])
     found = told(record(BODY, turned), "autoregressive")

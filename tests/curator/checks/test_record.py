@@ -51,6 +51,11 @@ def test_thinking_must_reach_what_the_reasoning_reached():
     (finding,) = check(made)
     assert finding.reason == "the thinking does not reach the answer 9"
     assert check(replace(made, response=made.response.replace("is 8", "is 9"))) == []
+    tagged = replace(made, autoregressive=f"<Think>\n{reasoning}\n</Think>\n\n{attempt}")
+    assert check(tagged) == [finding]
+    assert check(replace(tagged, response=tagged.response.replace("is 8", "is 9"))) == []
+    (other,) = check(replace(tagged, autoregressive=f"<Think>\n{reasoning} <Path>\n</Think>\n\n{attempt}"))[:1]
+    assert other.reason == "the sequential form contains <Path> as text"
 
 
 @pytest.mark.parametrize(
