@@ -64,7 +64,7 @@ docs-pictures: $(MODEL) ## draw the documentation's pictures from a run of the d
 	$(BIN)/mvjax inspect docs/demo.txt --tokenizer $(MODEL) --picture docs/mask.png
 
 test: $(VENV)/.test ## the fast test suite
-	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) -n 2 --dist loadgroup
+	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) -n 2 --dist loadgroup --no-loadscope-reorder
 
 $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
 	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) tests/$*

@@ -1,13 +1,13 @@
-"""The paper's recipe (arXiv 2506.09991, section 6, and its released code) on a pod slice: half a cube of v5p.
+"""The paper's recipe (arXiv 2506.09991, section 6, and its released code) on a pod slice: a cube of v5p.
 
-The steps are those of configs/paper_32b_b200.py, number by number: 16 transcripts, one a row and not cut, 500 steps. What
-differs from the paper, and why, is said there.
+The steps are those of configs/paper_32b_b200.py, number by number: 16 transcripts, one a row and not cut, 500 steps.
+What differs from the paper, and why, is said there.
 
 Prepare as for configs/multiverse_32b_v5p.py.
 
 Command: mvjax train configs/paper_32b_v5p.py --output.directory gs://BUCKET/runs, on all hosts (by launch/tpu_pod)
 Hardware: v5p:4x4x4, 64 chips.
-HBM: PLAN (`mvjax plan configs/paper_32b_v5p.py`).
+HBM: 24.69 GiB of 95.74 on each chip (`mvjax plan configs/paper_32b_v5p.py`).
 Result: not run.
 """
 

@@ -39,7 +39,8 @@ def bar(report, beginning):
     return found.value
 
 
-@pytest.mark.parametrize("sampling", [SAMPLED, pytest.param(engine.GREEDY, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [SAMPLED, engine.GREEDY])
 def test_a_script_is_followed_to_the_letter(loaded, scripts, sampling):
     tokenizer, _ = loaded
     made, (plain, block) = scripts

@@ -118,7 +118,8 @@ def check(stage: Stage, problems, kills: int) -> Counter:
                 assert outcome.reason
                 continue
             assert checked(outcome.record).findings == ()
-            assert content.distance(entry.reasoning, outcome.record.autoregressive.removesuffix(entry.attempt)) < 0.05
+            written = outcome.record.autoregressive.removesuffix(f"\n</Think>\n\nAnswer: {entry.attempt}")
+            assert content.distance(entry.reasoning, written.removeprefix("<Think>\n")) < 0.05
     # What was answered and is not in the store was in flight at a kill.
     assert 0 <= stage.answered() - asked <= kills * stage.concurrency
     return states

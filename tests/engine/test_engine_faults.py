@@ -157,7 +157,7 @@ def check_faults(paged, where, at, after, error, streams):
     usable(engine)
 
 
-@pytest.mark.parametrize("paged", [False, True])
+@pytest.mark.parametrize("paged", [pytest.param(False, marks=pytest.mark.slow), True])
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(**FAULTS)
 @example(where="decode", at={3}, after=True, error=MemoryError("no memory"), streams=True)

@@ -133,7 +133,8 @@ def run_processes(tmp_path, mesh):
     return [finish(process) for process in running]
 
 
-@pytest.mark.parametrize("mesh", [(1, 2, 1, 4), pytest.param((1, 4, 2, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(1, 2, 1, 4), (1, 4, 2, 1)])
 def test_two_processes(tmp_path, mesh):
     """Each reads half of the files whatever the mesh; one writes, and its trouble is the trouble of both."""
     hf_config = tiny_config("qwen2", tied=False, vocab_size=1024, num_attention_heads=16, num_key_value_heads=8)
@@ -148,8 +149,9 @@ def test_two_processes(tmp_path, mesh):
 
 @pytest.mark.parametrize(
     ("dtype", "ffn"),
-    [("float32", 4096), *(pytest.param(dtype, 16384, marks=pytest.mark.slow) for dtype in ("float32", "bfloat16"))],
+    [("float32", 4096), ("float32", 16384), ("bfloat16", 16384)],
 )
+@pytest.mark.slow
 def test_memory(tmp_path, dtype, ffn):
     """Loading, converting and exporting take at most twice the largest tensor beside the arrays of the model."""
     hf_config = tiny_config("qwen2", tied=False, **LARGE, intermediate_size=ffn)

@@ -18,7 +18,7 @@ RECORDS = 1000
 """Transcripts of Multiverse-1K [P]."""
 
 
-@pytest.fixture(params=["paper_32b_b200", "paper_autoregressive_32b_b200"])
+@pytest.fixture(params=["paper_32b_b200", "paper_autoregressive_32b_b200", "paper_32b_v5p"])
 def preset(request):
     return runpy.run_path(str(CONFIGS / f"{request.param}.py"))
 

@@ -66,11 +66,12 @@ def files(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {"mesh": {"fsdp": 4, "tensor": 2}},
-        pytest.param({"mesh": {"data": 2, "fsdp": 4}, "lora": {"rank": 8}, "name": "lora"}, marks=pytest.mark.slow),
+        {"mesh": {"data": 2, "fsdp": 4}, "lora": {"rank": 8}, "name": "lora"},
     ],
     ids=["full", "lora"],
 )
