@@ -19,11 +19,12 @@ import jax
 
 from mvjax.errors import UserError
 from mvjax.storage import Lease, LeaseLost, Mirror, StoragePath, cache_directory, check_bucket
+from mvjax.training.checkpoints import CHECKPOINTS
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.run_config import CONFIG, check_unchanged, write_config
 
-LEASE, START, CHECKPOINTS, MODEL = "lease.json", ".start", "checkpoints", "model"
+LEASE, START, MODEL = "lease.json", ".start", "model"
 QUICK = 5.0
 """Seconds that training waits for the server at a save that can be made later."""
 AGAIN, PAUSE = 10.0, 1.0

@@ -24,6 +24,8 @@ from mvjax.training.distributed import HostSync, is_first
 from mvjax.training.hashes import GOLDEN, mixed, places
 from mvjax.training.model import TrainState
 
+CHECKPOINTS = "checkpoints"
+"""Directory of a run's checkpoints."""
 STATE, RECORD = "state", "record"
 BEST = "best"
 """The field of a record that names the step with the least loss on held-out text, where one was measured."""

@@ -11,12 +11,14 @@ from pathlib import Path
 from mvjax.errors import UserError
 from mvjax.files import atomic_directory
 from mvjax.hub import card
+from mvjax.hub.card import CARD
 from mvjax.models import Adapter, merge_adapter, save_checkpoint
 from mvjax.models.adapter import TABLES
 from mvjax.models.lora import LoraConfig
 from mvjax.models.peft import CONFIG, write_peft
 from mvjax.storage import StoragePath, copy_tree
-from mvjax.training.trained import CHECKPOINTS, TrainedModel
+from mvjax.training.checkpoints import CHECKPOINTS
+from mvjax.training.trained import TrainedModel
 from mvjax.weights.huggingface import MAX_SHARD_BYTES
 
 Progress = Callable[[str, int], None]
@@ -124,7 +126,7 @@ def write_adapter(directory: Path, adapter: Adapter, trained: TrainedModel, base
     adapter.check(trained.shape, trained.tokenizer.fingerprint)
     write_peft(directory, adapter, base)
     trained.tokenizer.save(directory)
-    (directory / "README.md").write_text(
+    (directory / CARD).write_text(
         card(base, "Adapter trained", trained.how, library="peft", body=usage(adapter, trained, base)), encoding="utf-8"
     )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mvjax.storage import StoragePath, check_bucket
 from mvjax.training.bucket_directory import bucket_directory
+from mvjax.training.checkpoints import CHECKPOINTS
 from mvjax.training.config import TrainConfig
 from mvjax.training.distributed import HostSync
 from mvjax.training.run_directory import run_directory
@@ -44,7 +45,7 @@ class LocalPlace:
 
     def __init__(self, directory: Path):
         self.directory, self.results = directory, StoragePath(str(directory))
-        self.checkpoints = self.results / "checkpoints"
+        self.checkpoints = self.results / CHECKPOINTS
 
     def ready(self, insist: bool) -> bool:
         return True

@@ -21,7 +21,7 @@ from mvjax.models.load import step_model
 from mvjax.models.tensors import expected_shapes, hf_names, is_stacked
 from mvjax.storage import StoragePath
 from mvjax.tokenizers import Tokenizer, load_tokenizer
-from mvjax.training.checkpoints import BEST, COMMITTED, RECORD, STATE
+from mvjax.training.checkpoints import BEST, CHECKPOINTS, COMMITTED, RECORD, STATE
 from mvjax.training.config import values_of
 from mvjax.training.run_config import CONFIG, ORIGINS, read_config
 from mvjax.training.verified import verified
@@ -29,7 +29,6 @@ from mvjax.weights import Checkpoint, with_tag_rows
 from mvjax.weights.checkpoint import LazyTensor, LazyTensors
 from mvjax.weights.orbax import read_tree
 
-CHECKPOINTS = "checkpoints"
 PARAMETER = re.compile(r"\.params\['(.+)'\]")
 """Names of the trained parameters among the arrays of a checkpoint (`checkpoints.named_arrays`)."""
 
@@ -233,19 +232,15 @@ def find_base(
 def named_tensors(arrays: Mapping[str, LazyTensor], config: ModelConfig) -> dict[str, LazyTensor]:
     """The trained parameters of a checkpoint under their Hugging Face names, a tensor for each layer.
 
-    Stacked layers follow one another, so that what of a file was read for one serves the next. Rows with which a
-    vocabulary was filled up to the size of a mesh are left out.
+    Stacked layers follow one another, so that what of a file was read for one serves the next.
     """
-    shapes, tensors = expected_shapes(config), {}
+    tensors = {}
     for key, entry in arrays.items():
         match = PARAMETER.fullmatch(key)
         assert match is not None
         path = tuple(match[1].split("/"))
         for layer, name in enumerate(hf_names(path, config)):
             tensors[name] = layer_of(entry, layer) if is_stacked(path, config) else entry
-            rows = shapes.get(name, entry.shape)[:1]
-            if not is_stacked(path, config) and entry.shape[:1] > rows:
-                tensors[name] = first_rows(entry, rows[0])
     return tensors
 
 
@@ -254,10 +249,3 @@ def layer_of(entry: LazyTensor, layer: int) -> LazyTensor:
     read_rows = entry.read_rows
     assert read_rows is not None
     return LazyTensor(entry.shape[1:], entry.dtype, lambda: read_rows(layer, layer + 1)[0])
-
-
-def first_rows(entry: LazyTensor, rows: int) -> LazyTensor:
-    """An array without its last rows."""
-    read_rows = entry.read_rows
-    assert read_rows is not None
-    return LazyTensor((rows, *entry.shape[1:]), entry.dtype, lambda: read_rows(0, rows), read_rows)
