@@ -8,6 +8,7 @@ any batches. Beside it: `mesh` and `batch` (what lies where), `model`, `optimize
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -289,15 +290,15 @@ def fit(
             if held_out is not None and held_out.due(number, number == steps):
                 with clock("held_out"):
                     metrics |= held_out(state.params, frozen)
-                improved = best is None or metrics[LOSS] < best.loss
+                # Not a loss that is nan, of which nothing is less.
+                improved = config.held_out.keep_best and metrics[LOSS] < (math.inf if best is None else best.loss)
                 log.say(f"step {number}: held-out loss {metrics[LOSS]:.4f}{', the least so far' if improved else ''}")
             log.step(number, metrics, batch, batches.facts)
             ended = interrupt.stops(number)
-            due = due or (improved and config.held_out.keep_best)
-            due = interrupt.saves(number) or due or number % config.checkpoints.every == 0
+            due = interrupt.saves(number) or due or improved or number % config.checkpoints.every == 0
             if due or number == last or ended:
                 record = {"config": to_dict(config), "versions": versions(), "belongs_to": belongs_to}
-                candidate = Best(number, metrics[LOSS]) if improved and config.held_out.keep_best else best
+                candidate = Best(number, metrics[LOSS]) if improved else best
                 record |= {"data": batches.get_state()} | log.record()
                 if candidate is not None:
                     record[BEST] = candidate._asdict()

@@ -73,13 +73,20 @@ def test_the_best_checkpoint_is_kept_beside_the_newest_and_after_a_resumption(ma
 
 def test_without_keep_best_no_checkpoint_more_is_made(make_config):
     config = make_config(checkpoints={"every": 5, "keep": 1}, held_out={"keep_best": False})
-    start(config, [5.0, 4.0, 3.0, 2.0, 1.0])
+    assert "least so far" not in start(config, [5.0, 4.0, 3.0, 2.0, 1.0])
     run = StoragePath(config.output.directory) / config.name
     there = find_checkpoints(run)[1]
     assert sorted(there) == [10]
     assert "best" not in json.loads((there[10] / RECORD / "metadata").read_text())
     with pytest.raises(UserError, match="no checkpoint is known as the best"):
         choose_step(run, "best", there)
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(make_config):
+    config = make_config(checkpoints={"every": 5, "keep": 1})
+    assert start(config, [math.nan, 3.0, math.nan, 4.0], 8).count("least so far") == 1
+    there = find_checkpoints(StoragePath(config.output.directory) / config.name)[1]
+    assert choose_step("run", "best", there) == 4
 
 
 def test_measuring_changes_nothing_of_the_training(make_config):
