@@ -61,7 +61,9 @@ def main(argv: list[str]) -> int:
             f"{arguments.run}: is no run of `mvjax train` (none of its checkpoints is complete); mvjax convert changes "
             "the format of a model"
         )
-    trained = open_trained(arguments.run, arguments.checkpoint, base=arguments.base, tokenizer=arguments.tokenizer)
+    merging = arguments.merge or arguments.tags_in_base or arguments.format in ("hf", "orbax")
+    options = {"base": arguments.base, "tokenizer": arguments.tokenizer, "merging": merging}
+    trained = open_trained(arguments.run, arguments.checkpoint, **options)
     kind = format_of(arguments, trained)
     target = StoragePath(arguments.output or f"exports/{trained.name}-{trained.step}-{kind}")
     refuse_target(target, arguments.overwrite)

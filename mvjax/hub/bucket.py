@@ -32,7 +32,7 @@ def model_copy(place: StoragePath, kind: Kind, cache: str = "") -> Path:
         names = beside(place, SMALL)
         if place.name not in names:
             raise absent(place)
-        if kind == "model" and place.name.endswith(".safetensors"):
+        if kind in ("model", "config") and place.name.endswith(".safetensors"):
             raise UserError(f"{place} is one file of a model: name its directory, {place.parent}")
         chosen = choose_files(names, Path(), kind, place.name, written)
         small = [name for name in SMALL if name in names and name not in chosen]

@@ -10,7 +10,8 @@ from typing import Literal
 from mvjax.errors import UserError
 from mvjax.numbered_files import NUMBERED
 
-Kind = Literal["model", "tokenizer", "adapter"]
+Kind = Literal["model", "config", "tokenizer", "adapter"]
+"""What is needed. A model's configuration and tokenizer come without weights, except from a GGUF file."""
 
 INDEX = "model.safetensors.index.json"
 SMALL = (
@@ -54,6 +55,8 @@ def choose_files(names: Sequence[str], folder: Path, kind: Kind, path: str, writ
     if kind == "tokenizer" and (whole or not ggufs):
         return small
     tensors = [name for name in inside if name.endswith(".safetensors") and not name.endswith(ADAPTERS)]
+    if kind == "config" and (tensors or not ggufs):
+        return small
     if kind == "model" and tensors:
         return small + of_index(tensors, folder / head, head)
     if ggufs and all(same_model(name, ggufs[0]) for name in ggufs):

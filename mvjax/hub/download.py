@@ -51,7 +51,7 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
     Args:
       name: a path, OWNER/NAME[@REVISION], hf://OWNER/NAME[@REVISION][/FILE], or the address of a directory or a file in
         gs:// or s3://.
-      kind: what is needed; a tokenizer comes without weights.
+      kind: what is needed; a configuration or a tokenizer comes without safetensors.
       cache: directory of the cache; "": as HF_HUB_CACHE and HF_HOME say, for buckets `storage.cache_directory`.
       commit: read this one, whatever the revision is by now.
     Raises:

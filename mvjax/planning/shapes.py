@@ -50,7 +50,7 @@ def find_shape(model: str, fallback: str = "", tokenizer: str = "") -> Shape:
         return _of_files(path, tokenizer)
     on_hub = parse_name(model) is not None and (not fallback or model.startswith("hf:/"))
     if on_hub or address_of(model) is not None:
-        elsewhere = resolve(model, "tokenizer")  # no weights: the configuration tells the shape
+        elsewhere = resolve(model, "config")
         return replace(_of_files(elsewhere.path, tokenizer), source=elsewhere.pinned)
     if fallback:
         shape = named(fallback)

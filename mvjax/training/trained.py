@@ -7,16 +7,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mvjax.errors import UserError
 from mvjax.hub import Source, as_written, resolve
+from mvjax.hub.choose import Kind
 from mvjax.models import Adapter, DecoderStepModel, LoraConfig, load_checkpoint, merge_adapter
 from mvjax.models.adapter import adapter_shapes
 from mvjax.models.config import ModelConfig
-from mvjax.models.hf_config import read
+from mvjax.models.hf_config import normalised, read
 from mvjax.models.load import step_model
 from mvjax.models.tensors import expected_shapes, hf_names, is_stacked
 from mvjax.storage import StoragePath
@@ -27,6 +29,7 @@ from mvjax.training.run_config import CONFIG, ORIGINS, read_config
 from mvjax.training.verified import verified
 from mvjax.weights import Checkpoint, with_tag_rows
 from mvjax.weights.checkpoint import LazyTensor, LazyTensors
+from mvjax.weights.huggingface import with_configs
 from mvjax.weights.orbax import read_tree
 
 PARAMETER = re.compile(r"\.params\['(.+)'\]")
@@ -99,6 +102,7 @@ def open_trained(
     *,
     base: str | os.PathLike | None = None,
     tokenizer: str | os.PathLike | None = None,
+    merging: bool = True,
 ) -> TrainedModel:
     """Open a run or one of its checkpoints.
 
@@ -106,6 +110,8 @@ def open_trained(
         path: of the run's directory or of a checkpoint, local or in a bucket.
         step: which checkpoint of a run: "latest", "best" (the least loss on held-out text), or the number of a step.
         base, tokenizer: where the model and the tokenizer that it began from are now, if not where the run says.
+        merging: an adapter is going to be merged. Otherwise the base model's weights are not needed and, where they
+            are on the hub or in a bucket, not fetched.
     Raises:
         UserError: there is no such checkpoint, or the base model or its tokenizer are absent or others.
     """
@@ -116,23 +122,25 @@ def open_trained(
     record = read_record(place)
     values = values_of(record["config"])
     commits = commits_of(run)
-    model = find_base(run, values, commits, "model.path", base)
+    adapted = bool(values["lora.rank"])
+    saved = {key: value for key, value in record["fingerprints"].items() if PARAMETER.fullmatch(key)}
+    find = partial(find_base, run, values, commits)
+    untied = any("lm_head/" in key for key in saved)
+    model, plain = open_base(partial(find, "model.path", base), adapted, adapted and merging, untied)
     words = model
     if tokenizer is not None or (base is None and values["model.tokenizer"]):
-        words = find_base(run, values, commits, "model.tokenizer", tokenizer)
-    plain = load_checkpoint(model.path)
+        words = find("model.tokenizer", tokenizer, "tokenizer")
     checkpoint, tagged = with_tag_rows(plain, load_tokenizer(words.path))
     trained_with = record["belongs_to"].get("tokenizer", tagged.fingerprint)
     if trained_with != tagged.fingerprint:
         raise UserError(f"{words.name}: is another tokenizer than that of {run}: name that with --tokenizer")
     shape = dataclasses.replace(read(checkpoint.config, model.name), scan_layers=values["model.scan_layers"])
-    saved = {key: value for key, value in record["fingerprints"].items() if PARAMETER.fullmatch(key)}
     arrays = read_tree(place / STATE)
     if absent := next((key for key in saved if key not in arrays), None):
         raise UserError(f"{place}: the checkpoint is damaged: {absent} is absent; name another one")
     tensors = named_tensors({key: verified(arrays[key], saved[key], f"{place}: {key}") for key in saved}, shape)
     adapter, expected = None, expected_shapes(shape)
-    if values["lora.rank"]:
+    if adapted:
         lora = LoraConfig(
             values["lora.rank"], values["lora.alpha"], tuple(values["lora.targets"]), tuple(tagged.tag_ids or ())
         )
@@ -140,13 +148,7 @@ def open_trained(
         facts = {"tokenizer": tagged.fingerprint, "run": values["name"], "steps": str(record["step"])}
         facts |= {"base_model": model.pinned} if model.repository else {}
         adapter = Adapter(lora, tensors, shape.shape(), facts, place)
-    for name in {**expected, **tensors}:
-        found = tensors[name].shape if name in tensors else None
-        if found != expected.get(name):
-            raise UserError(
-                f"{model.name}: is not the model that {run} began with: {name} is {found or 'absent'} in the run, "
-                f"{expected.get(name) or 'absent'} by the model's configuration; name that model with --base"
-            )
+    check_shapes(f"{model.name}: is not the model that {run} began with", tensors, expected)
     return TrainedModel(
         values["name"],
         int(record["step"]),
@@ -196,6 +198,17 @@ def choose_step(path: str | os.PathLike, step: str, there: Mapping[int, StorageP
     return chosen
 
 
+def check_shapes(where: str, tensors: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """UserError, which begins with `where`, for tensors that are not those of the base model's configuration."""
+    for name in {**expected, **tensors}:
+        found = tensors[name].shape if name in tensors else None
+        if found != expected.get(name):
+            raise UserError(
+                f"{where}: {name} is {found or 'absent'} in the run, {expected.get(name) or 'absent'} by the model's "
+                "configuration; name that model with --base"
+            )
+
+
 def read_record(place: StoragePath) -> dict[str, Any]:
     """The record of a checkpoint (`Checkpoints.save`); UserError where it is damaged."""
     try:
@@ -217,16 +230,43 @@ def commits_of(run: StoragePath) -> Mapping[str, str]:
 
 
 def find_base(
-    run: StoragePath, values: Mapping[str, Any], commits: Mapping[str, str], field: str, given: str | os.PathLike | None
+    run: StoragePath,
+    values: Mapping[str, Any],
+    commits: Mapping[str, str],
+    field: str,
+    given: str | os.PathLike | None,
+    kind: Kind,
 ) -> Source:
-    """The base model or its tokenizer: where the user says, else as the run has it, at the commit it began with."""
+    """What is needed of the base model or its tokenizer: where the user says, else as the run has it, at the commit it
+    began with."""
     what, option = ("model", "--base") if field == "model.path" else ("tokenizer", "--tokenizer")
     name = values[field] if given is None else given
     commit = "" if given is not None else commits.get(field, "").rpartition("@")[2]
-    source = resolve(name, "model" if what == "model" else "tokenizer", cache=values["model.cache"], commit=commit)
+    source = resolve(name, kind, cache=values["model.cache"], commit=commit)
     if not source.path.exists():
         raise UserError(f"{source.path}: the {what} that {run} began with is not here; name it with {option}")
     return source
+
+
+def open_base(find: Callable[[Kind], Source], adapted: bool, merging: bool, untied: bool) -> tuple[Source, Checkpoint]:
+    """The base model. Where it is on the hub or in a bucket its weights are fetched only to merge an adapter into them;
+    also where all weights were trained and the base model's configuration does not say of which type its own are.
+
+    Args:
+        find: where what is needed of it is.
+        adapted, merging: an adapter was trained, and is to be merged.
+        untied: the run says that it has an output matrix of its own.
+    """
+    source = find("model" if merging else "config")
+    if not merging and (source.repository or source.address) and source.path.is_dir():
+        plain = with_configs(source.path, {})
+        if plain.config.get("tie_word_embeddings") is None:
+            plain = dataclasses.replace(plain, config={**plain.config, "tie_word_embeddings": not untied})
+        config = normalised(plain.config, source.path / "config.json")
+        if adapted or config.get("torch_dtype"):
+            return source, dataclasses.replace(plain, config=config)
+        source = find("model")
+    return source, load_checkpoint(source.path)
 
 
 def named_tensors(arrays: Mapping[str, LazyTensor], config: ModelConfig) -> dict[str, LazyTensor]:

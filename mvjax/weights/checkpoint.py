@@ -163,8 +163,9 @@ class Checkpoint:
 
     @property
     def dtype(self) -> str:
-        """Name of the type of its weights: that of the embedding."""
-        return lazily(self.tensors)["model.embed_tokens.weight"].dtype.name
+        """Name of the type of its weights: that of the embedding; where there are none, what the configuration says."""
+        embedding = lazily(self.tensors).get("model.embed_tokens.weight")
+        return self.config.get("torch_dtype") or "float32" if embedding is None else embedding.dtype.name
 
     @property
     def nbytes(self) -> int:

@@ -91,6 +91,11 @@ def test_full_run_in_bfloat16_leaves_a_model_directory(place):
     assert np.abs(np.asarray(checkpoint.tensors[name]) - np.asarray(start.tensors[name])).max() > 1e-3
     _, decoder = load_with_tags(place / "runs" / "tiny" / "model")
     assert decoder.config.vocab_size == 272
+    assert main(["export", "runs/tiny", "--output", "exported"]) == 0
+    assert {path.name for path in trained.iterdir()} == {path.name for path in (place / "exported").iterdir()}
+    exported = load_checkpoint("exported")
+    assert (exported.config, exported.generation) == (checkpoint.config, checkpoint.generation)
+    assert all(np.array_equal(exported.tensors[name], tensor) for name, tensor in checkpoint.tensors.items())
 
 
 @pytest.mark.slow

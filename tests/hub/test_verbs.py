@@ -5,16 +5,21 @@ import json
 import numpy as np
 import pytest
 from safetensors import safe_open
+from tiny_run import write_run
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
 from mvjax.data.sources import describe, find_data, open_data
 from mvjax.errors import UserError
+from mvjax.models import save_checkpoint
 from mvjax.planning.shapes import find_shape
+from mvjax.tokenizers import load_tokenizer
+from mvjax.training.config import TrainConfig
 from mvjax.training.config_file import load_config
 from mvjax.training.distributed import HostSync
 from mvjax.training.origins import find_origins
 from mvjax.training.run_directory import run_directory
+from mvjax.weights import Checkpoint
 
 CHAT = [
     {"messages": [{"role": "user", "content": f"{n}+1?"}, {"role": "assistant", "content": f"{n + 1}."}]}
@@ -142,3 +147,27 @@ def test_a_shape_needs_no_weights(hub, place):
     shape = find_shape("owner/shape")
     assert shape.source.startswith("owner/shape@")
     assert not any(path.endswith(".safetensors") for _, path in hub.log)
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_export_fetches_the_base_model_s_weights_only_to_merge(hub, place, rank):
+    """Those of a full run are all in its checkpoint, and an adapter is exported without them."""
+    config = tiny_config("qwen2", tied=False, hidden_size=32, intermediate_size=64)
+    write_gguf_model(place / "words.gguf", tiny_config(), tiny_tensors(tiny_config()))
+    checkpoint = Checkpoint(config, tiny_tensors(config), "made up", {"eos_token_id": [2, 0]}).astype("bfloat16")
+    save_checkpoint("base", checkpoint, tokenizer=load_tokenizer("words.gguf"))
+    settings = TrainConfig(name="mine").replace(model={"path": "base"}, lora={"rank": rank})
+    run, _, _ = write_run(settings)
+    commit = hub.add("owner/base", {path.name: path.read_bytes() for path in (place / "base").iterdir()})
+    assert main(["export", str(run), "--output", "here"]) == 0
+    assert main(["export", str(run), "--output", "there", "--base", "owner/base"]) == 0
+    assert not [path for _, path in hub.log if path.endswith(".safetensors")]
+    names = {path.name for path in (place / "here").iterdir()}
+    assert names == {path.name for path in (place / "there").iterdir()}
+    for name in names - {"README.md", "adapter_config.json"}:
+        same = (place / "here" / name).read_bytes() == (place / "there" / name).read_bytes()
+        assert same or name == "adapter_model.safetensors"  # its header names the commit
+    assert f"commit `{commit}`" in (place / "there/README.md").read_text()
+    if rank:
+        assert main(["export", str(run), "--merge", "--output", "merged", "--base", "owner/base"]) == 0
+        assert [path for _, path in hub.log if path.endswith(".safetensors")]
