@@ -61,11 +61,15 @@ def convert(arguments: ConvertArguments) -> None:
     from mvjax.hub.names import as_written
     from mvjax.models import load_checkpoint
     from mvjax.storage import StoragePath
+    from mvjax.training.trained import is_run
     from mvjax.weights import with_tag_rows
     from mvjax.weights.checkpoint import counted, listed
     from mvjax.weights.finite import watched
+    from mvjax.weights.formats import run_instead
 
     shard_bytes = parse_size(arguments.max_shard_size)
+    if is_run(arguments.source):
+        raise UserError(f"{as_written(arguments.source)}{run_instead(as_written(arguments.source))}")
     base = resolve(arguments.source)
     arguments = dataclasses.replace(
         arguments,

@@ -56,10 +56,15 @@ def read_files(path: str | os.PathLike) -> Checkpoint | GGUFModel:
     raise UserError(f"{path} is of an unknown or damaged format: name {KNOWN}")
 
 
+def run_instead(path: object) -> str:
+    """The way out where a training run is named for a model."""
+    return f": it is a training run; use mvjax export {path}, which makes weights of it"
+
+
 def instead(path: Path) -> str:
     """What a directory without weights that can be read holds, and the way out."""
     if (path / "checkpoints").is_dir() or (path / "record" / "metadata").is_file():
-        return f": it is a training run; use mvjax export {path}, which makes weights of it"
+        return run_instead(path)
     if inside := sorted(file.name for file in path.glob("*.gguf")):
         return f"; did you mean {path / inside[0]}?"
     if (path / "adapter_config.json").is_file():

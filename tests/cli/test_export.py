@@ -222,5 +222,8 @@ def test_from_a_bucket_and_into_one(place, gcs_bucket, capsys):
     capsys.readouterr()
     assert export(run, "--output", bucket / "peft") == 2
     assert "is there already" in one_error(capsys)
+    for there in (bucket / "mine", bucket / "mine" / "checkpoints" / "3"):
+        assert main(["convert", str(there), "x"]) == 2
+        assert f"{there}: it is a training run; use mvjax export {there}," in one_error(capsys)
     assert export(run, "--output", bucket / "mine", "--overwrite") == 2
     assert "holds files that are no export" in one_error(capsys)
