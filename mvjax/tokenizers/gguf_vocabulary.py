@@ -61,8 +61,7 @@ def pre_tokenizer_of(path: Path, data: Mapping[str, Any]) -> PreTokenizer:
             f"{architecture} models are; if answers are poor, {WAY_OUT}"
         )
     if name not in PRE_TOKENIZERS:
-        known = ", ".join(sorted(PRE_TOKENIZERS))
-        raise UserError(f"{path}: unknown pre-tokenizer {name!r} (known: {known}); {WAY_OUT}")
+        raise UserError(f"{path}: how the pre-tokenizer {name!r} cuts text is not known to mvjax; {WAY_OUT}")
     return PRE_TOKENIZERS[name]
 
 

@@ -8,11 +8,10 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvjax.errors import Caution, UserError
+from mvjax.errors import UserError
 from mvjax.language.tags import TAGS
 from mvjax.tokenizers import Settings, Tokenizer, load_tokenizer, sentencepiece_schema
 from mvjax.tokenizers.gguf_metadata import read_metadata
-from mvjax.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 from mvjax.tokenizers.sentencepiece_model import train_sentencepiece
 
 CHATML = (
@@ -54,75 +53,6 @@ def plain_ids(reference, text):
     return ids
 
 
-SPLITS = {
-    # What each published pre-tokenizer makes of one text.
-    "gpt-2": "I|'ll| pay| $|1234|.|50| DON|'|T|\n\n | x|_|y|!!|\n",
-    "qwen2": "I|'ll| pay| $|1|2|3|4|.|5|0| DON|'T|\n\n| | x|_y|!!\n",
-    "llama-bpe": "I|'ll| pay| $|123|4|.|50| DON|'T|\n\n| | x|_y|!!\n",
-    "dbrx": "I|'ll| pay| $|123|4|.|50| DON|'T|\n\n| | x|_y|!!\n",
-    "tekken": "I|'ll| pay| $|1|2|3|4|.|5|0| DON|'T|\n\n| | x|_y|!!\n",
-    "gpt-4o": "I'll| pay| $|123|4|.|50| DON'T|\n\n| | x|_y|!!\n",
-    "deepseek-coder": "I|'|ll| pay| $|1|2|3|4|.|5|0| DON|'|T|\n|\n| | x|_|y|!!|\n",
-    "smollm": "I|'ll| pay| $|1|2|3|4|.|5|0| DON|'|T|\n\n | x|_|y|!!|\n",
-}
-
-
-class TestPreTokenizers:
-    @pytest.mark.parametrize("name", SPLITS)
-    def test_where_they_cut(self, name):
-        import tokenizers
-
-        definition = {"version": "1.0", "added_tokens": [], "pre_tokenizer": PRE_TOKENIZERS[name].words}
-        definition["model"] = {"type": "BPE", "vocab": {}, "merges": []}
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(definition))
-        text = "I'll pay $1234.50 DON'T\n\n  x_y!!\n"
-        cuts = [text[a:b] for _, (a, b) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
-        assert cuts == SPLITS[name].split("|")
-
-    @pytest.mark.parametrize(
-        ("architecture", "name"),
-        [("llama", "llama-bpe"), ("qwen2", "qwen2"), ("qwen3", "qwen2"), ("olmo2", "dbrx"), ("phi2", "gpt-2")],
-    )
-    def test_without_a_name_it_is_that_of_the_architecture(self, tmp_path, write_vocabulary, architecture, name):
-        text = "I'll pay $1234.50 DON'T\n\n  x_y!!\n"
-        named = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre=name))
-        for other in (None, "default"):
-            path = write_vocabulary(tmp_path / "b.gguf", pre=other, architecture=architecture)
-            with pytest.warns(Caution, match=f"no tokenizer.ggml.pre.*read as {name}, as most {architecture} models"):
-                assert load_tokenizer(path).encode(text) == named.encode(text)
-
-    @pytest.mark.parametrize(
-        ("name", "as_"),
-        [("deepseek-r1-qwen", "qwen2"), ("megrez", "qwen2"), ("llama-v3", "llama-bpe"), ("olmo", "gpt-2")],
-    )
-    def test_names_that_mean_the_same(self, name, as_):
-        assert PRE_TOKENIZERS[name] == PRE_TOKENIZERS[as_]
-
-    @pytest.mark.parametrize("name", {id(kind): name for name, kind in PRE_TOKENIZERS.items()}.values())
-    def test_each_kind_loads_and_keeps_text(self, tmp_path, write_vocabulary, corpus, name):
-        tokenizer = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre=name))
-        text = corpus[:400] + " 12345 fooBar's \u00e9\u4e2d\u6587 \n\n"
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-    def test_whole_words_are_not_merged_in_llama(self, tmp_path, write_vocabulary, vocabulary):
-        tokens, types, merges = vocabulary
-        changes = {"tokens": [*tokens, "zqxj"], "types": [*types, 1], "merges": merges}
-        llama = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre="llama-bpe", **changes))
-        assert llama.encode("zqxj") == [len(tokens)]
-        smollm = load_tokenizer(write_vocabulary(tmp_path / "b.gguf", **changes))
-        assert len(smollm.encode("zqxj")) > 1
-
-    def test_whole_words_that_are_control_tokens(self, tmp_path, write_vocabulary, vocabulary):
-        tokens, types, merges = vocabulary
-        changes = {"tokens": [*tokens, "stop"], "types": [*types, 3], "merges": merges}
-        llama = load_tokenizer(write_vocabulary(tmp_path / "a.gguf", pre="llama-bpe", **changes))
-        assert len(tokens) not in llama.encode("stop")
-        assert llama.decode(llama.encode("stop")) == "stop"
-
-    def test_qwen_normalises(self, qwen):
-        assert qwen.encode("e\u0301") == qwen.encode("\u00e9")
-
-
 class TestGGUF:
     def test_metadata_as_the_gguf_package_reads_it(self, smollm_gguf):
         fields = gguf.GGUFReader(smollm_gguf).fields
@@ -152,7 +82,7 @@ class TestGGUF:
     @pytest.mark.parametrize(
         ("parts", "reason"),
         [
-            ({"pre": "tolkien"}, r"unknown pre-tokenizer 'tolkien' \(known: a.x-4.0, .*gpt-2.*; give --tokenizer"),
+            ({"pre": "gemma4"}, "pre-tokenizer 'gemma4' cuts text is not known to mvjax; give --tokenizer"),
             ({"model": "rwkv"}, "of kind 'rwkv'; byte-level BPE .* and SentencePiece .*: give --tokenizer"),
             ({"model": "llama"}, "has no unknown token; give --tokenizer"),
             ({"merges": ["zq xj"]}, "does not fit its vocabulary"),
