@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from mvjax.engine.k_largest import k_largest, ordered
 from mvjax.engine.limits import UNLIMITED
 from mvjax.engine.sampling_params import SamplingParams
 
@@ -120,8 +121,7 @@ def _drawn(logits_WV, uniform_W, params_W):
     least_W = jnp.ceil(jnp.asarray(params_W.min_p) * WEIGHT_ONE).astype(jnp.int32)
     rows, vocab_size = logits_WV.shape
     width = min(CANDIDATES, vocab_size)
-    # The barrier keeps slices of the result away from it: XLA:CPU would fall back to a sort of the vocabulary (200 ms).
-    value_WC, token_WC = lax.optimization_barrier(lax.top_k(logits_WV, width))
+    value_WC, token_WC = k_largest(logits_WV, width)
     warm_W = temperature_W > 0
     temperature_W = jnp.where(warm_W, temperature_W, 1.0)
     weight_WC = _weights(value_WC, value_WC[:, :1], temperature_W[:, None])
@@ -201,8 +201,7 @@ def _total(weight_WBX: Int[Array, "*rows Blocks 128"]) -> Float[Array, "*rows"]:
 
 def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p, least_weight) -> Int[Array, ""]:
     """Draw one row over the whole vocabulary: thresholds by bisection, then the inverse of the running sum."""
-    ordered_V = lax.bitcast_convert_type(logits_V, jnp.int32)
-    ordered_V = ordered_V ^ ((ordered_V >> 31) & 0x7FFFFFFF)  # Ordered as the floats are.
+    ordered_V = ordered(logits_V)
 
     def largest_that(holds, low, high):
         """Largest threshold in [low, high) that holds, where `low` does and holding falls as it rises."""
