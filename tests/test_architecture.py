@@ -41,7 +41,7 @@ ARROWS: Mapping[str, set[str]] = {
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
     "bench": GROUND
     | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "tokenizers", "training"}
-    | {"weights"},
+    | {"hub", "weights"},
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}

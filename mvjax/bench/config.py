@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from mvjax.errors import UserError
+from mvjax.files import DEFAULT_MODEL
+from mvjax.hub.cache import Cached
 
 SYNC = 8
 """Steps of one stay in a loop, the engine's or the bare one: timings are taken stay by stay."""
@@ -36,11 +39,20 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class ModelBench(Bench):
+class ModelBench(Bench, Cached):
     """A benchmark of a model."""
 
-    model: Path = Path("downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+    model: Path = DEFAULT_MODEL
     """Weights: a GGUF file, a Hugging Face directory or an Orbax directory."""
+    tokenizer: Path | None = None
+    """The tokenizer, where it is not beside or inside the weights: a directory, a tokenizer.json or a .model file."""
+
+    def here(self) -> Self:
+        """With paths of this machine in place of names."""
+        from mvjax.hub import local_path
+
+        model, tokenizer = local_path(self.model), local_path(self.tokenizer, "tokenizer")
+        return replace(self, model=model, tokenizer=tokenizer)
 
 
 @dataclass(frozen=True)

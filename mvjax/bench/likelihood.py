@@ -70,7 +70,7 @@ def measure(config: LikelihoodBench, report: Report, say: Callable[[str], None])
     from mvjax.bench.parallel import find_adapter
 
     say("loading the model")
-    model = LocalModel.load(config.model, find_adapter(config.adapter))
+    model = LocalModel.load(config.model, find_adapter(config.adapter), config.tokenizer)
     tuning = planted("tuning", config.tuning, config.seed).judge(model, say)
     limits = {name: threshold(tuning, name) for name in MEASURES}
     held_out = planted("held_out", config.blocks, config.seed).judge(model, say)

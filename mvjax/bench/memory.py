@@ -35,7 +35,9 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
     from mvjax.tokenizers import load_tokenizer
     from mvjax.weights import with_tag_rows
 
-    checkpoint, tokenizer = with_tag_rows(load_checkpoint(config.model), load_tokenizer(config.model))
+    checkpoint, tokenizer = with_tag_rows(
+        load_checkpoint(config.model), load_tokenizer(config.tokenizer or config.model)
+    )
     layers = checkpoint.config["num_hidden_layers"]
     sizes: dict[str, list[float]] = {"mvjax": [], "transformers": []}
     with tempfile.TemporaryDirectory(prefix="mvjax-bench-") as directory:
@@ -81,7 +83,8 @@ def compiled_bytes(config: MemoryBench, length: int) -> float:
 
     lora, data = {"rank": config.rank, "alpha": ALPHA}, {"row_length": length, "rows": 1}
     chosen = TrainConfig().replace(model={"remat": config.remat}, lora=lora, data=data)
-    return compile_step(describe_step(chosen, find_shape(str(config.model)), machine("cpu:1"))).temporaries
+    shape = find_shape(str(config.model), tokenizer=str(config.tokenizer or ""))
+    return compile_step(describe_step(chosen, shape, machine("cpu:1"))).temporaries
 
 
 def torch_bytes(training: torch_model.TorchTraining) -> float:

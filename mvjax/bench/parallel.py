@@ -62,7 +62,7 @@ def measure(config: ParallelBench, report: Report, say: Callable[[str], None]) -
 
     adapter = find_adapter(config.adapter)
     say("loading the model")
-    tokenizer, model = load_for_generation(config.model, adapter)
+    tokenizer, model = load_for_generation(config.model, adapter, tokenizer=config.tokenizer)
     if adapter is None:
         plans = [(degree, config.path_steps) for degree in config.degrees]
         engine, scripts = scripted_engine(
@@ -145,16 +145,19 @@ def bound(rows: Sequence[int], steps: dict[int, float], config: EngineConfig) ->
 
 
 def find_adapter(name: str) -> Path | None:
-    """The adapter's file; None for scripted transcripts. UserError where it is not there."""
+    """The adapter's file or directory; None for scripted transcripts. UserError where it is not there."""
+    from mvjax.hub import local_path
+
     if name == "none":
         return None
     if name == "demo":
         from mvjax.models.load import demo_adapter
 
         return demo_adapter()
-    if not Path(name).is_file():
-        raise UserError(f"{name}: there is no such adapter; --adapter takes a file, demo or none")
-    return Path(name)
+    path = local_path(name, "adapter")
+    if not path.exists():
+        raise UserError(f"{name}: there is no such adapter; --adapter takes a file, a name on the hub, demo or none")
+    return path
 
 
 def synthetic_items(config: ParallelBench, tokenizer, degree: int) -> list[Item]:

@@ -29,7 +29,9 @@ def measure(config: TrainingBench, report: Report, say: Callable[[str], None]) -
     from mvjax.tokenizers import load_tokenizer
 
     say("loading the model")
-    checkpoint, tokenizer = with_tag_rows(load_checkpoint(config.model), load_tokenizer(config.model))
+    checkpoint, tokenizer = with_tag_rows(
+        load_checkpoint(config.model), load_tokenizer(config.tokenizer or config.model)
+    )
     batch, tokens = packed_row(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="mvjax-bench-") as directory:
         save_checkpoint(Path(directory) / "model", checkpoint.astype("float32"))

@@ -12,6 +12,7 @@ import tyro
 
 from mvjax.bench import config as settings
 from mvjax.bench.config import Bench
+from mvjax.cli.options import parse
 from mvjax.errors import UserError
 
 BENCHES: dict[str, type[Bench]] = {
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
     union = commands[0]
     for command in commands[1:]:
         union = union | command
-    chosen = tyro.cli(union, args=argv, prog="mvjax bench", description="Time mvjax against its bounds.")
+    chosen = parse(union, argv, "bench", description="Time mvjax against its bounds.")
     chosen.check()
     if isinstance(chosen, settings.AllBench):
         run_all(chosen)
@@ -63,7 +64,8 @@ def run(chosen: Bench) -> None:
         print(f"{name} {time.monotonic() - began:6.1f} s  {what}", file=sys.stderr, flush=True)
 
     try:
-        importlib.import_module(f"mvjax.bench.{name}").measure(chosen, report, say)
+        here = chosen.here() if isinstance(chosen, settings.ModelBench) else chosen
+        importlib.import_module(f"mvjax.bench.{name}").measure(here, report, say)
     except KeyboardInterrupt:
         if report.rows:
             console.print(report.table())
@@ -81,7 +83,7 @@ def run_all(chosen: settings.AllBench) -> None:
         if chosen.repeat is not None:
             own["repeat"] = chosen.repeat
         if issubclass(kind, settings.ModelBench):
-            own["model"] = chosen.model
+            own |= {"model": chosen.model, "tokenizer": chosen.tokenizer, "cache": chosen.cache}
         if kind in (settings.ParallelBench, settings.LikelihoodBench):
             own["adapter"] = chosen.adapter
         if reason := lacking(name, chosen):

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from mvjax.cli.options import parse
 from mvjax.errors import UserError, caution
+from mvjax.hub.cache import Cached
 
 if TYPE_CHECKING:
     from mvjax.storage import StoragePath
@@ -23,7 +25,7 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "m
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertArguments:
+class ConvertArguments(Cached):
     """Turn model weights from one format into another, with the tokenizer and its chat template."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
@@ -50,7 +52,7 @@ class ConvertArguments:
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    arguments = tyro.cli(ConvertArguments, args=argv, prog="mvjax convert")
+    arguments = parse(ConvertArguments, argv, "convert")
     convert(arguments)
     return 0
 

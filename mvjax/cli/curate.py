@@ -6,8 +6,7 @@ import importlib
 import sqlite3
 import sys
 
-import tyro
-
+from mvjax.cli.options import parse
 from mvjax.errors import UserError
 
 VERBS = {
@@ -43,7 +42,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"curate: there is no {verb!r}; mvjax curate --help lists what there is")
     module, options, runs, _ = VERBS[verb]
     module = importlib.import_module(f"mvjax.cli.curate_{module}")
-    command = tyro.cli(getattr(module, options), args=rest, prog=f"mvjax curate {verb}")
+    command = parse(getattr(module, options), rest, f"curate {verb}")
     try:
         return getattr(module, runs)(command)
     except sqlite3.Error as error:

@@ -12,6 +12,7 @@ import tyro
 
 from mvjax.cli.curate_output import check_not_negative, say
 from mvjax.errors import UserError
+from mvjax.hub.cache import Cached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ SQLITE = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True)
-class Analyze:
+class Analyze(Cached):
     """How much of traces is parallelisable: kinds of branches beside the paper's, and the attainable # parallel.
 
     A store tells what its stages, or its labels, found; a file of records tells what its transcripts hold; both without
@@ -56,7 +57,7 @@ class Analyze:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Cached):
     """Whether a model's hidden states at the ends of lines predict that what follows is parallel.
 
     A logistic regression on the states, judged on problems that it has not seen, beside chance.

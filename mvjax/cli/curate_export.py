@@ -10,10 +10,11 @@ import tyro
 
 from mvjax.cli.curate_output import check_files, write, write_rejected
 from mvjax.errors import UserError
+from mvjax.hub.cache import Cached
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Cached):
     """Write a store's accepted records, exact duplicates once; a run may be working on the store meanwhile."""
 
     store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]

@@ -15,10 +15,11 @@ from mvjax.cli.curate_output import (
     write,
     write_rejected,
 )
+from mvjax.hub.cache import Cached
 
 
 @dataclass(frozen=True)
-class Gsm8k:
+class Gsm8k(Cached):
     """Turn GSM8K solutions into parallel transcripts: independent steps become paths, the rest stays sequential."""
 
     input: tyro.conf.Positional[Path]

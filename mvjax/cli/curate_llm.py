@@ -16,6 +16,7 @@ from mvjax.curator.store.stored import Added
 from mvjax.curator.totals import BUDGET, INTERRUPTED, Totals
 from mvjax.data.records import Fault
 from mvjax.errors import UserError
+from mvjax.hub.cache import Cached
 
 if TYPE_CHECKING:
     from mvjax.curator.checks.likelihood import LikelihoodCheck
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Llm:
+class Llm(Cached):
     """Turn reasoning traces into parallel transcripts with a chat model: any OpenAI-compatible endpoint serves.
 
     The form of every reply is checked exactly. Whether paths are independent is not: rules on words filter those that

@@ -9,10 +9,11 @@ from typing import Literal
 
 from mvjax.cli.curate_output import EXIT_INTERRUPTED, check_files, report_stopped, write
 from mvjax.errors import UserError
+from mvjax.hub.cache import Cached
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Cached):
     """Make items of the synthetic family: lists of short calculations. Ranges are LOW-HIGH or one number."""
 
     output: Path

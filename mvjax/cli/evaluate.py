@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 import tyro
 
+from mvjax.cli.options import parse
 from mvjax.engine.limits import Limits
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
+from mvjax.hub.cache import Cached
 
 
 @dataclass(frozen=True)
-class EvaluateArguments:
+class EvaluateArguments(Cached):
     """Run a benchmark file through the engine and report the totals."""
 
     data: tyro.conf.Positional[Path]
@@ -53,7 +55,7 @@ class EvaluateArguments:
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
 
-    arguments = tyro.cli(EvaluateArguments, args=argv, prog="mvjax evaluate", config=(tyro.conf.OmitArgPrefixes,))
+    arguments = parse(EvaluateArguments, argv, "evaluate", config=(tyro.conf.OmitArgPrefixes,))
     if not arguments.data.exists():
         raise UserError(f"{arguments.data}: there is no such file")
     from mvjax.evaluation.problems import read_problems

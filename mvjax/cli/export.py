@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from mvjax.cli.convert import parse_size, progress_bar
+from mvjax.cli.options import parse
 from mvjax.errors import UserError
+from mvjax.hub.cache import Cached
 
 if TYPE_CHECKING:
     from mvjax.storage import StoragePath
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportArguments:
+class ExportArguments(Cached):
     """Make weights of a training run: a whole model, or the adapter of a LoRA run as PEFT keeps it.
 
     Tokenizer, chat template, the base model's generation_config and a model card go with them."""
@@ -51,7 +53,7 @@ class ExportArguments:
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    arguments = tyro.cli(ExportArguments, args=argv, prog="mvjax export")
+    arguments = parse(ExportArguments, argv, "export")
     from mvjax.storage import StoragePath
     from mvjax.training.trained import is_run, open_trained
 

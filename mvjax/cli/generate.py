@@ -10,10 +10,12 @@ from typing import Literal
 
 import tyro
 
+from mvjax.cli.options import parse
 from mvjax.engine.limits import Limits
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
+from mvjax.hub.cache import Cached
 
 DEMO_PROMPT = (
     "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. "
@@ -29,7 +31,7 @@ ROOM = 512
 
 
 @dataclass(frozen=True)
-class GenerateArguments:
+class GenerateArguments(Cached):
     """Answer prompts with a Multiverse model, branches in parallel."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -63,7 +65,7 @@ class GenerateArguments:
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
 
-    arguments = tyro.cli(GenerateArguments, args=argv, prog="mvjax generate", config=(tyro.conf.OmitArgPrefixes,))
+    arguments = parse(GenerateArguments, argv, "generate", config=(tyro.conf.OmitArgPrefixes,))
     from rich.console import Console
 
     from mvjax.data.encode import with_suffix

@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from mvjax.cli.options import parse
 from mvjax.errors import UserError
+from mvjax.hub.cache import Cached
 
 if TYPE_CHECKING:
     from mvjax.display.document import Document
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectArguments:
+class InspectArguments(Cached):
     """Show a transcript: its tree, layout, measures and faults. Exit status 2 if it has faults."""
 
     file: str
@@ -46,13 +48,8 @@ def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status."""
     import tyro
 
-    arguments = tyro.cli(
-        Annotated[InspectArguments, tyro.conf.arg(name="")],
-        args=argv,
-        prog="mvjax inspect",
-        config=(tyro.conf.PositionalRequiredArgs,),
-    )
-    return inspect(arguments)
+    options = Annotated[InspectArguments, tyro.conf.arg(name="")]
+    return inspect(parse(options, argv, "inspect", config=(tyro.conf.PositionalRequiredArgs,)))
 
 
 def inspect(arguments: InspectArguments) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import importlib
 import logging
 import os
@@ -99,7 +100,8 @@ def run_verb(argv: list[str]) -> int:
     log_backend()
     try:
         with cautions_in_one_line():
-            return importlib.import_module(f"mvjax.cli.{verb}").main(rest)
+            # What the verb sets for itself ends with it.
+            return contextvars.copy_context().run(importlib.import_module(f"mvjax.cli.{verb}").main, rest)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -91,7 +91,7 @@ def train(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]) -
     from mvjax.planning.report import to_json, to_text
     from mvjax.planning.shapes import find_shape
 
-    model = find_shape(config.model.path, shape, config.model.tokenizer)
+    model = find_shape(config.model.path, shape, config.model.tokenizer, cache=config.model.cache)
     step = describe_step(config, model, machine(topology, config.mesh.slices))
     if step.possible:
         say(f"compiling the step of {config.name} for {step.machine.title}")
@@ -109,7 +109,8 @@ def generate(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]
     from mvjax.planning.machines import machine
     from mvjax.planning.shapes import find_shape
 
-    model, chips = find_shape(config.model.path, shape, config.model.tokenizer), machine(topology)
+    model = find_shape(config.model.path, shape, config.model.tokenizer, cache=config.model.cache)
+    chips = machine(topology)
     load = Load(**{name: own[name] for name in LOAD if name in own})
     settings.validate(load, "plan: --")
     say(f"compiling the generation loop for one chip of {topology}")

@@ -15,7 +15,8 @@ from mvjax.data.readers import CHUNK, SUFFIXES, DataFile, kind_of
 from mvjax.data.records import Fault, Record, check_share, open_input
 from mvjax.errors import UserError
 from mvjax.hub import Source, download_files, parse_name
-from mvjax.hub.bucket import absent, cache_of
+from mvjax.hub.bucket import absent
+from mvjax.hub.cache import bucket_cache
 from mvjax.hub.names import address_of, as_written, path_of
 from mvjax.storage import StoragePath, snapshot
 
@@ -67,7 +68,7 @@ def copy_of(place: StoragePath, cache: str = "") -> Path:
     """A file or folder of data in a bucket, copied to this machine; `cache` as for `hub.bucket.model_copy`."""
     if place.is_file():
         refuse_suffix(PurePath(place.name), place)
-        return snapshot(place.parent, [place.name], cache_of(cache)) / place.name
+        return snapshot(place.parent, [place.name], bucket_cache(cache)) / place.name
     names = [*place.walk()]
     if not names:
         raise absent(place)
@@ -75,7 +76,7 @@ def copy_of(place: StoragePath, cache: str = "") -> Path:
     saved = [name for name in names if PurePath(name).name in SAVED]
     if not rows:
         raise UserError(f"{place}: no {', '.join(SUFFIXES)} file in it")
-    return snapshot(place, [*rows, *saved] if saved else choose_split(rows), cache_of(cache))
+    return snapshot(place, [*rows, *saved] if saved else choose_split(rows), bucket_cache(cache))
 
 
 def open_data(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvjax.errors import UserError
+from mvjax.hub.cache import bucket_cache
 from mvjax.hub.choose import FILE_SUFFIXES, SMALL, Kind, choose_files
 from mvjax.numbered_files import NUMBERED
-from mvjax.storage import StoragePath, cache_directory, in_parallel, snapshot
+from mvjax.storage import StoragePath, in_parallel, snapshot
 
 ORIGIN = "origin.json"
 """Says which commit of the hub a fetched model is."""
@@ -23,11 +24,11 @@ def model_copy(place: StoragePath, kind: Kind, cache: str = "") -> Path:
 
     Args:
         place: a directory, or a file in one.
-        cache: directory that the copies are kept in; "": `storage.cache_directory`.
+        cache: directory that the copies are kept in; "": as `hub.cache` says.
     Raises:
         UserError: nothing is there that can be used, or it cannot be reached.
     """
-    written, kept = str(place), cache_of(cache)
+    written, kept = str(place), bucket_cache(cache)
     if place.name.endswith(FILE_SUFFIXES):
         names = beside(place, SMALL)
         if place.name not in names:
@@ -47,11 +48,6 @@ def model_copy(place: StoragePath, kind: Kind, cache: str = "") -> Path:
         return snapshot(place, small, kept, link=True)
     large = [name for name in chosen if name not in small]
     return snapshot(place, [*small, *large], kept) / large[0] if large else folder
-
-
-def cache_of(named: str) -> Path:
-    """Where copies of what is in buckets are kept, in a cache directory or where none is named."""
-    return Path(named) / "buckets" if named else cache_directory()
 
 
 def absent(place: StoragePath) -> UserError:

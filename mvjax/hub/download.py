@@ -12,6 +12,7 @@ from typing import overload
 
 from mvjax.errors import UserError
 from mvjax.hub.bucket import check_commit, model_copy
+from mvjax.hub.cache import hub_cache
 from mvjax.hub.choose import ADAPTERS, SMALL, Kind, choose_files, some
 from mvjax.hub.faults import explained
 from mvjax.hub.names import HubName, address_of, as_written, parse_name, path_of
@@ -52,7 +53,8 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
       name: a path, OWNER/NAME[@REVISION], hf://OWNER/NAME[@REVISION][/FILE], or the address of a directory or a file in
         gs:// or s3://.
       kind: what is needed; a configuration or a tokenizer comes without safetensors.
-      cache: directory of the cache; "": as HF_HUB_CACHE and HF_HOME say, for buckets `storage.cache_directory`.
+      cache: directory of the cache; "": that of the command (`hub.cache.NAMED`), else as HF_HUB_CACHE and HF_HOME say,
+        for buckets `storage.cache_directory`.
       commit: read this one, whatever the revision is by now.
     Raises:
       UserError: gated, absent, no such revision, unreachable and not cached, nothing in it that can be used; or the
@@ -80,14 +82,14 @@ def resolve(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "", c
 
 
 @overload
-def local_path(name: str | os.PathLike, kind: Kind = "model") -> Path: ...
+def local_path(name: str | os.PathLike, kind: Kind = "model", *, cache: str = "") -> Path: ...
 @overload
-def local_path(name: None, kind: Kind = "model") -> None: ...
-def local_path(name: str | os.PathLike | None, kind: Kind = "model") -> Path | None:
+def local_path(name: None, kind: Kind = "model", *, cache: str = "") -> None: ...
+def local_path(name: str | os.PathLike | None, kind: Kind = "model", *, cache: str = "") -> Path | None:
     """The path of `resolve`, for verbs; what came from the hub is said aloud on standard error. None stays None."""
     if name is None:
         return None
-    source = resolve(name, kind)
+    source = resolve(name, kind, cache=cache)
     if source.repository:
         print(f"{source.name}: {source.pinned}", file=sys.stderr)
     return source.path
@@ -115,7 +117,7 @@ def download_files(
     import huggingface_hub
     from huggingface_hub import constants
 
-    kind, cache = "dataset" if name.dataset else "model", cache or constants.HF_HUB_CACHE
+    kind, cache = "dataset" if name.dataset else "model", hub_cache(cache)
 
     def fetch(revision: str, files: Sequence[str]) -> Path:
         patterns = [glob.escape(file) for file in files]

@@ -35,10 +35,10 @@ SHAPES: dict[str, tuple[ModelConfig, int]] = {
 """Model configuration and number of tokens of the tokenizer, by name."""
 
 
-def find_shape(model: str, fallback: str = "", tokenizer: str = "") -> Shape:
+def find_shape(model: str, fallback: str = "", tokenizer: str = "", *, cache: str = "") -> Shape:
     """The shape of `shape:NAME`, of a model's directory or file, or of `fallback` (a name) where there is none yet.
 
-    tokenizer: where it is, if not beside or inside the weights.
+    tokenizer: where it is, if not beside or inside the weights. cache: as for `hub.resolve`.
 
     Raises:
         UserError: no such name; nothing at the path and no fallback; not a model that can be trained.
@@ -47,11 +47,11 @@ def find_shape(model: str, fallback: str = "", tokenizer: str = "") -> Shape:
         return named(model.removeprefix(PREFIX))
     path = Path(model)
     if model and path.exists():
-        return _of_files(path, tokenizer)
+        return _of_files(path, tokenizer, cache)
     on_hub = parse_name(model) is not None and (not fallback or model.startswith("hf:/"))
     if on_hub or address_of(model) is not None:
-        elsewhere = resolve(model, "config")
-        return replace(_of_files(elsewhere.path, tokenizer), source=elsewhere.pinned)
+        elsewhere = resolve(model, "config", cache=cache)
+        return replace(_of_files(elsewhere.path, tokenizer, cache), source=elsewhere.pinned)
     if fallback:
         shape = named(fallback)
         return replace(shape, source=f"{shape.source} ({model or 'no model'} is not here)")
@@ -73,7 +73,7 @@ def _with_tags(config: ModelConfig, tag_ids: tuple[int, ...], source: str) -> Sh
     return Shape(replace(config, vocab_size=max(config.vocab_size, max(tag_ids) + 1)), tag_ids, source)
 
 
-def _of_files(path: Path, tokenizer: str) -> Shape:
+def _of_files(path: Path, tokenizer: str, cache: str) -> Shape:
     """Of a model's files; a directory needs config.json only, the tags then get rows of their own."""
     if path.is_dir() and (path / "config.json").exists():
         try:
@@ -86,7 +86,7 @@ def _of_files(path: Path, tokenizer: str) -> Shape:
     try:
         from mvjax.tokenizers import load_tokenizer
 
-        tag_ids = load_tokenizer(local_path(tokenizer or path, "tokenizer")).with_control_tags().tag_ids
+        tag_ids = load_tokenizer(local_path(tokenizer or path, "tokenizer", cache=cache)).with_control_tags().tag_ids
     except UserError:
         tag_ids = None
     return _with_tags(config, tag_ids or tuple(range(config.vocab_size, config.vocab_size + len(TAGS))), str(path))

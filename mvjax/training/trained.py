@@ -14,6 +14,7 @@ from typing import Any
 
 from mvjax.errors import UserError
 from mvjax.hub import Source, as_written, resolve
+from mvjax.hub.cache import NAMED
 from mvjax.hub.choose import Kind
 from mvjax.models import Adapter, DecoderStepModel, LoraConfig, load_checkpoint, merge_adapter
 from mvjax.models.adapter import adapter_shapes
@@ -242,7 +243,7 @@ def find_base(
     what, option = ("model", "--base") if field == "model.path" else ("tokenizer", "--tokenizer")
     name = values[field] if given is None else given
     commit = "" if given is not None else commits.get(field, "").rpartition("@")[2]
-    source = resolve(name, kind, cache=values["model.cache"], commit=commit)
+    source = resolve(name, kind, cache=NAMED.get() or values["model.cache"], commit=commit)
     if not source.path.exists():
         raise UserError(f"{source.path}: the {what} that {run} began with is not here; name it with {option}")
     return source

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from tiny_run import write_run
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
+from mvjax.bench.config import EngineBench
 from mvjax.cli.main import main
 from mvjax.data.sources import describe, find_data, open_data
 from mvjax.errors import UserError
@@ -124,15 +125,20 @@ def test_datasets_by_name(hub):
             find_data(name)
 
 
-def test_a_model_is_converted_and_its_card_names_the_commit(hub, place, capsys):
+def test_a_model_is_converted_and_its_card_names_the_commit(hub, place, cache, capsys):
     commit = hub.add("owner/tiny", gguf(place, 0))
-    assert main(["convert", "hf://owner/tiny", "out"]) == 0
+    assert main(["convert", "hf://owner/tiny", "out", "--cache", "kept"]) == 0
+    assert [*(place / "kept").rglob("*.gguf")]
+    assert not cache.exists()
     card = (place / "out/README.md").read_text()
     assert "base_model: owner/tiny\n" in card
     assert f"commit `{commit}`" in card
     capsys.readouterr()
     assert main(["inspect", "--tokenizer", "owner/tiny", str(transcript(place)), "--json"]) == 0
     assert f"owner/tiny: owner/tiny@{commit}" in capsys.readouterr().err
+    assert [*cache.rglob("*.gguf")]  # the next command has its own
+    named = EngineBench(model="owner/tiny", tokenizer="owner/tiny").here()
+    assert (named.model.name, named.tokenizer.name) == ("tiny.gguf", "tiny.gguf")
     assert main(["convert", "owner/tiny", "other", "--tokenizer", "owner/absent"]) == 2
     assert "error: owner/absent: no such file or directory here, and no such model" in capsys.readouterr().err
 
