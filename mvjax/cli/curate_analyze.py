@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from mvjax.cli.curate_output import check_not_negative, say
+from mvjax.data.formats import FormatName
 from mvjax.errors import UserError
 from mvjax.hub.cache import Cached
 
@@ -38,6 +39,8 @@ class Analyze(Cached):
     """Name of the model there."""
     key_name: str = "OPENAI_API_KEY"
     """Environment variable that holds the endpoint's key."""
+    format: FormatName = "auto"
+    """What the rows of a file of records are, as for `mvjax train --data.format`; auto: by the keys of the first."""
     store: Path = Path("labels.sqlite")
     """Where the labels are kept: the same command goes on where it was stopped, and asks nothing twice."""
     retries: int = 2
@@ -73,6 +76,8 @@ class Probe(Cached):
     """LoRA adapter (safetensors)."""
     layers: tuple[int, ...] = ()
     """Layers whose states are looked at; 0 is the embedding. By default five, from the first to the last."""
+    format: FormatName = "auto"
+    """What the rows of the file are, as for `mvjax train --data.format`; auto: by the keys of the first."""
     forms: tuple[Literal["multiverse", "autoregressive"], ...] = ("multiverse", "autoregressive")
     """In which form the records are read."""
     points: tuple[Literal["start", "line"], ...] = ("start", "line")
@@ -158,7 +163,7 @@ def traces(command: Analyze, measure: Measure) -> Iterator[Trace]:
         is_store = file.read(len(SQLITE)) == SQLITE
     limit = command.limit or None
     if not is_store:
-        yield from (of_record(record, measure) for record in islice(read_records(command.input), limit))
+        yield from (of_record(record, measure) for record in islice(read_records(command.input, command.format), limit))
         return
     from mvjax.curator.store import Store
 
@@ -181,7 +186,7 @@ def run_probe(command: Probe) -> int:
     check_plot(command.plot, command.records)
     if not command.forms or not command.points:
         raise UserError("--forms and --points need one value at least")
-    records = read_records(command.records)[: command.limit or None]
+    records = read_records(command.records, command.format)[: command.limit or None]
     say("loading the model")
     model = LocalModel.load(command.model, command.adapter, command.tokenizer)
     deepest = model.decoder.config.layers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mvjax.cli.options import parse
+from mvjax.data.formats import FormatName
 from mvjax.errors import UserError
 from mvjax.hub.cache import Cached
 
@@ -24,6 +25,9 @@ class InspectArguments(Cached):
     file: str
     """A transcript as text; a JSON record or JSON lines, with "response" (text) or "tokens" (strings or ids); - reads
     standard input. Several records are shown as a table; pick one with --record."""
+    format: FormatName | None = None
+    """Read training data, whose answers are the transcripts, as `mvjax train --data.format` reads it: files, folders
+    and datasets of the hub. auto: by the keys of the first row."""
     record: str | None = None
     """The record to show: its id or name, or its number in the file, from 1."""
     prompt_length: int = 0
@@ -56,12 +60,16 @@ def inspect(arguments: InspectArguments) -> int:
     """Read, check, show. Returns 0, or 2 where a transcript has faults."""
     from rich.console import Console
 
-    from mvjax.cli.transcript_files import read_sources, select
+    from mvjax.cli.transcript_files import read_data, read_sources, select
     from mvjax.display.document import examine
     from mvjax.display.measures import as_json
     from mvjax.display.terminal_view import show, show_many, summary
 
-    sources = select(read_sources(arguments.file, arguments.prompt_length), arguments.record, arguments.file)
+    if arguments.format is None:
+        sources = read_sources(arguments.file, arguments.prompt_length)
+    else:
+        sources = read_data(arguments.file, arguments.format)
+    sources = select(sources, arguments.record, arguments.file)
     if arguments.picture is not None and len(sources) != 1:
         raise UserError(f"{arguments.file}: has {len(sources)} records; pick the one to draw with --record")
     if arguments.picture is not None and arguments.picture.suffix.lower() != ".png":

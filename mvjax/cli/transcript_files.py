@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from mvjax.data.formats import FormatName
 from mvjax.display.document import Source
 from mvjax.errors import UserError
 
@@ -39,6 +40,33 @@ def read_sources(file: str, prompt_length: int = 0) -> list[Source]:
     if records is None:
         return [Source(name, text, _fitting(prompt_length, text, name))]
     return [_source(record, place, name, prompt_length) for place, record in records]
+
+
+def read_data(name: str, format: FormatName) -> list[Source]:
+    """The answers of training data: of each row that which training would learn.
+
+    Args:
+        name, format: as for `data.sources.open_data`.
+    Raises:
+        UserError: nothing that can be read is there, or a row is malformed; names the first such row.
+    """
+    from mvjax.data.records import Record
+    from mvjax.data.sources import open_data
+
+    found: list[Source] = []
+    bad: list[str] = []
+    for file in open_data([name], format):
+        for number, record in enumerate(file.records(), 1):
+            if isinstance(record, Record):
+                found.append(Source(record.id, record.response, 0))
+            elif record is not None:
+                bad.append(f"{file.name}:{number}: {record}")
+    if bad:
+        more = f" (and {len(bad) - 1} more rows)" if bad[1:] else ""
+        raise UserError(f"{bad[0]}{more}")
+    if not found:
+        raise UserError(f"{name}: holds no rows")
+    return found
 
 
 def _records(text: str) -> list[tuple[str, dict]]:

@@ -194,8 +194,9 @@ class HeldOutConfig:
     """Text that is not trained on, whose loss is measured during the run."""
 
     files: tuple[str, ...] = free(())
-    """Data that is measured, as in data.files and of its format; none of its records should be among those. Empty:
-    nothing is measured."""
+    """Data that is measured, as in data.files, with none of its records. Empty: nothing is measured."""
+    format: FormatName = free("auto")  # noqa: RUF009
+    """What its rows are, as in data.format. auto: what data.format says."""
     every: int = free(0, at_least=0)
     """Steps between two measurements; 0: those between two checkpoints. The last step is measured in any case."""
     batches: int = free(0, at_least=0)

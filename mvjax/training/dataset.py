@@ -41,8 +41,8 @@ def load_data(
 
     Process 0 encodes the records once, or fetches what an earlier run has left in the bucket; all read what it has.
     """
-    data = config.data
-    files = open_data(sources, data.format, suffix=data.suffix)
+    data, form = config.data, config.held_out.format if held_out else "auto"
+    files = open_data(sources, data.format if form == "auto" else form, suffix=data.suffix)
     kept = StoragePath(data.store) if data.store else StoragePath(config.output.directory) / ".tokens"
     path = store_path(files, tokenizer, kept.local or cache_directory() / "tokens")
     sync.same("the data or the tokenizer", path.name, "give all hosts the same files")

@@ -172,6 +172,8 @@ def test_a_probe_of_too_few_records_says_so(records, toy, capsys):
         (["analyze", "{records}", "--limit", "9" * 400], "--limit 99999999999999999999...: must be at most"),
         (["analyze", "{records}", "--plot", "{records}"], "--plot is the input"),
         (["analyze", "{records}", "--plot", "{folder}"], "is a directory"),
+        (["analyze", "{records}", "--format", "sharegpt"], "a turn from None; known are"),
+        (["probe", "{records}", "--format", "sharegpt"], "a turn from None; known are"),
         (["probe", "missing.jsonl"], "missing.jsonl: No such file"),
         (["probe", "{records}", "--model", "nowhere.gguf"], "nowhere.gguf does not exist"),
         (["probe", "{records}", "--model", "{toy}", "--layers", "9"], "--layers 9: the model has layers 0"),

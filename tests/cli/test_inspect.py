@@ -131,6 +131,22 @@ def test_records_and_one_of_them(tmp_path, capsys):
     assert (status, err) == (2, f"error: {file}: has no record 'nope'; give an id, or a number from 1 to 2\n")
 
 
+def test_training_data_of_other_formats(tmp_path, capsys):
+    file = tmp_path / "chat.jsonl"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "so\nit is"}]
+    rows = [{"id": "one", "messages": turns}, {"messages": turns[:1]}, {"prompt": "?", "response": TEXT}]
+    file.write_text(json.dumps(rows[0]))
+    status, out, _ = run(capsys, file, "--format", "auto")
+    assert status == 0
+    assert "it is" in out
+    file.write_text("\n".join(map(json.dumps, rows)))
+    status, _, err = run(capsys, file, "--format", "messages")
+    assert (status, err) == (
+        2,
+        "error: chat.jsonl:2: the last message is the user's, not the assistant's (and 1 more rows)\n",
+    )
+
+
 def test_all_faults_are_shown_with_their_places(tmp_path, capsys):
     file = tmp_path / "bad.txt"
     file.write_text(TEXT.replace("</Path>\n<Path>", "</Path>\nnext\n<Path>").replace("</Think>", "</Think> x"))

@@ -69,7 +69,8 @@ FLAT = {
 }
 """config.json of a run of mvjax 0.1."""
 NEW = {"output.patience", "data.format", "data.suffix", "data.transcripts_per_step", "data.tokens_per_step"}
-NEW |= {"model.cache", "output.tracker", *(f"held_out.{name}" for name in ("files", "every", "batches", "keep_best"))}
+NEW |= {"model.cache", "output.tracker"}
+NEW |= {f"held_out.{name}" for name in ("files", "format", "every", "batches", "keep_best")}
 """Fields that it had not."""
 SAME = TrainConfig(name="old", seed=3).replace(
     model={"path": "tiny.gguf"},

@@ -116,6 +116,9 @@ def test_every_record_counts_once_whatever_the_size_of_a_batch(make_config, tmp_
         measure.compile(model.params, model.frozen)
         found.append(measure(model.params, model.frozen))
         assert measure(model.params, model.frozen) == found[-1]  # the same batches each time
+    chat = config.replace(held_out={"format": "messages"})
+    with pytest.raises(UserError, match="none of its 7 records can be used"):
+        load_data(chat, sources, tokenizer, placement, HostSync(), quiet, held_out=True)
     index = [(record, "multiverse") for record in range(len(dataset.corpus))]
     targets = sum(int(example.loss.sum()) for example in dataset.corpus.examples(index))
     assert found[0]["held_out_targets"] == found[1]["held_out_targets"] == targets
