@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 
 import jax
 from jax._src import compilation_cache as private_cache
@@ -31,6 +32,14 @@ SETTINGS = {
     "jax_persistent_cache_enable_xla_caches": "none",  # Its path would be part of what a program is known by.
 }
 
+MOST_BYTES = 8 * 2**30
+"""Bytes that are kept of a run's programs. Beyond that JAX deletes those which were not used for the longest time, as
+those of earlier versions and configurations."""
+PROGRAM, USED = "-cache", "-atime"
+"""How JAX ends the name of a program's file, and of the file with the time (in ns) at which it was last used."""
+DAY = 24 * 3600 * 10**9
+"""In ns: a program that was used later than this before is not noted as used again."""
+
 Keep = Callable[[], None]
 """Sends the programs that have been compiled since the last call to where they are kept."""
 
@@ -39,7 +48,7 @@ Keep = Callable[[], None]
 def compiled_programs(config: TrainConfig) -> Generator[Keep]:
     """While entered, JAX looks for compiled programs among those of the run's earlier starts.
 
-    They lie in OUTPUT.DIRECTORY/.compiled/NAME. Nothing changes where JAX has a cache already
+    They lie in OUTPUT.DIRECTORY/.compiled/NAME, MOST_BYTES of them. Nothing changes where JAX has a cache already
     (JAX_COMPILATION_CACHE_DIR). A place that cannot be read or written costs time alone.
     """
     if jax.config.jax_compilation_cache_dir:  # pyrefly: ignore[missing-attribute]  (made at run time)
@@ -48,23 +57,57 @@ def compiled_programs(config: TrainConfig) -> Generator[Keep]:
     place = StoragePath(config.output.directory) / KEPT / config.name
     # A copy of this process's own: half-written programs of a process that is killed never come to the others.
     with tempfile.TemporaryDirectory(prefix="mvjax-programs-", ignore_cleanup_errors=True) as directory:
-        here, known, again = StoragePath(directory), set[str](), is_first()
+        here, known, again = Path(directory), dict[str, int](), is_first()
         with costs_time_alone(place):
-            copy_tree(place, here)
-            known |= {*here.walk()}
+            copy_tree(place, StoragePath(directory))
+            known |= uses(here)
 
         def keep() -> None:
             nonlocal again
             if again:
                 with costs_time_alone(place):
-                    new = {*here.walk()} - known
-                    copy_tree(here, place.patient(QUICK), names=sorted(new))
-                    known.update(new)
+                    known.update(send(here, place.patient(QUICK), known))
             again = True  # Process 0 comes first: what all have compiled is there then, and not sent again.
 
-        with jax_settings({**SETTINGS, "jax_compilation_cache_dir": directory}), every_process_writes(place):
+        settings = {"jax_compilation_cache_dir": directory, "jax_compilation_cache_max_size": MOST_BYTES}
+        with jax_settings(SETTINGS | settings), every_process_writes(place):
             yield keep
         keep()
+
+
+def uses(directory: Path) -> dict[str, int]:
+    """When each program in a directory was last used, in ns; where no file says it, one is written that says 0."""
+    found = {}
+    for program in directory.glob(f"*{PROGRAM}"):
+        name = program.name.removesuffix(PROGRAM)
+        used = directory / (name + USED)
+        if not used.is_file():
+            used.write_bytes(bytes(8))
+        found[name] = int.from_bytes(used.read_bytes(), "little")
+    return found
+
+
+def send(here: Path, place: StoragePath, known: dict[str, int]) -> dict[str, int]:
+    """Send programs that are not in `known`, with the times of their use, to where they are kept.
+
+    Process 0 also sends the times of programs that are used again, and deletes what JAX has deleted here.
+
+    Args:
+        known: the programs there with the times of their last use; what was deleted is taken out.
+    Returns:
+        Those that were sent.
+    """
+    now = uses(here)
+    new = {name: used for name, used in now.items() if name not in known}
+    again = {name: used for name, used in now.items() if is_first() and name in known and used > known[name] + DAY}
+    files = [*(name + PROGRAM for name in new), *(name + USED for name in {**new, **again})]
+    copy_tree(StoragePath(str(here)), place, names=sorted(files), last=lambda name: name.endswith(USED))
+    for name in [name for name in known if name not in now]:
+        if is_first():
+            (place / (name + PROGRAM)).delete()
+            (place / (name + USED)).delete()
+        del known[name]
+    return new | again
 
 
 @contextlib.contextmanager
@@ -77,7 +120,7 @@ def costs_time_alone(place: StoragePath) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def jax_settings(settings: dict[str, object]) -> Generator[None]:
+def jax_settings(settings: Mapping[str, object]) -> Generator[None]:
     """JAX's configuration with some settings of its compilation cache, and that cache opened anew before and after."""
     before = {name: getattr(jax.config, name) for name in settings}
     try:

@@ -29,9 +29,21 @@ def config(tmp_path):
     return TrainConfig().replace(name="one", output={"directory": f"memory://{tmp_path.name}-{id(tmp_path)}/runs"})
 
 
-def compile_one() -> None:
-    """A new function each time, of the same program."""
-    jax.jit(lambda x: jnp.sin(x) * 0.625 + 7.5)(np.float32(1)).block_until_ready()
+def compile_one(constant=7.5) -> None:
+    """A new function each time, of the same program for the same constant."""
+    jax.jit(lambda x: jnp.sin(x) * 0.625 + constant)(np.float32(1)).block_until_ready()
+
+
+def found_at(config) -> dict[str, int]:
+    """The programs that are kept, with the times of their last use."""
+    place = StoragePath(config.output.directory) / ".compiled" / config.name
+    names = {*place.walk()}
+    programs = {name.removesuffix(kept.PROGRAM) for name in names if name.endswith(kept.PROGRAM)}
+    times = {name.removesuffix(kept.USED) for name in names if name.endswith(kept.USED)}
+    assert times <= programs
+    return {
+        name: int.from_bytes((place / (name + kept.USED)).read_bytes(), "little") for name in times
+    } | dict.fromkeys(programs - times, 0)
 
 
 def test_what_one_start_has_compiled_the_next_finds(config, no_cache):
@@ -40,7 +52,7 @@ def test_what_one_start_has_compiled_the_next_finds(config, no_cache):
     with compiled_programs(config) as keep:
         compile_one()
         keep()
-        found = [*(StoragePath(config.output.directory) / ".compiled/one").walk()]
+        found = [*found_at(config)]
     first = programs.take()
     with compiled_programs(config):
         compile_one()
@@ -49,6 +61,31 @@ def test_what_one_start_has_compiled_the_next_finds(config, no_cache):
     assert found[0].startswith("jit__lambda")
     assert jax.config.jax_compilation_cache_dir is None
     assert jax.config.jax_persistent_cache_min_compile_time_secs == settings
+
+
+def test_programs_that_nobody_uses_any_more_make_room(config, no_cache, monkeypatch):
+    place = StoragePath(config.output.directory) / ".compiled" / config.name
+    for constant in (1.5, 2.5):
+        with compiled_programs(config):
+            compile_one(constant)
+    (first, _), (second, used) = sorted(found_at(config).items(), key=lambda entry: entry[1])
+    size = (place / (first + kept.PROGRAM)).size()
+    (place / (second + kept.USED)).delete()  # as in runs of earlier versions
+    (place / (first + kept.USED)).write_bytes((used - 2 * kept.DAY).to_bytes(8, "little"))
+    with compiled_programs(config):
+        compile_one(1.5)  # used again after two days
+    assert found_at(config)[first] > used > found_at(config)[second] == 0
+    monkeypatch.setattr(kept, "MOST_BYTES", int(2.5 * size))
+    programs = Programs()
+    with compiled_programs(config):
+        compile_one(3.5)
+    assert programs.take() == (1, 0)
+    assert len(found_at(config)) == 2
+    assert second not in found_at(config)
+    with compiled_programs(config):
+        compile_one(1.5)
+        compile_one(3.5)
+    assert programs.take() == (2, 2)
 
 
 def test_a_place_that_cannot_be_reached_costs_time_alone(config, no_cache, monkeypatch, capsys):
