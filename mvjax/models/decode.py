@@ -6,8 +6,8 @@ reads the whole stream once, whatever the number of rows of the request; visibil
 (arXiv 2506.09991, section 5, without its KV copies).
 
 Activations are features first, [D, rows], and products are W[out, in] @ x[in, rows]: on a CPU that is several times
-faster at a few rows than x @ W. The same computation has two layouts: unrolled over a list of per-layer arrays (CPU,
-where a scan copies every slice of the stacked weights), or scanned over stacked ones (accelerators: small programs).
+faster at a few rows than x @ W. The same computation has two layouts (`unrolls` chooses): unrolled over a list of
+per-layer arrays, or scanned over stacked ones.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import mvjax_kernels
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt
+from mvjax_kernels import backends
 
 from mvjax.models.config import ModelConfig
 from mvjax.models.decode_params import decode_params, packed_rows
@@ -33,6 +34,15 @@ from mvjax.models.rotary import rotary_tables, rotate
 
 PAGE = 128
 """Slots of a page: a TPU's lanes, and a few of a GPU's tiles."""
+
+
+def unrolls(platform: str) -> bool:
+    """Whether decoding on a platform ("cpu", "tpu", "gpu") has an array and a piece of program for each layer.
+
+    On CPUs and GPUs a scan copies the slice of a stacked weight before its product: three times the weights' traffic.
+    TPU programs read it where it lies; scanned they are smaller and compiled sooner.
+    """
+    return platform != "tpu"
 
 
 class KVArrays(NamedTuple):
@@ -65,7 +75,9 @@ class DecoderStepModel:
     ):
         """Take over the weights of a decoder (which is left as it is).
 
-        unroll: one array and one piece of program per layer; None means on a CPU only.
+        What is left to the platform goes by JAX's default device, which may be a described one (`jax.default_device`).
+
+        unroll: one array and one piece of program per layer; None means where `unrolls` says so.
         dtype: of weights, activations and streams; None means the decoder's compute dtype.
         backend: of the attention, as `mvjax_kernels` takes it.
         page_size: slots of a page; None for contiguous streams; "auto" means those on a CPU, where a page has to be
@@ -73,13 +85,13 @@ class DecoderStepModel:
         """
         if is_adapted(decoder):
             decoder = merge(nnx.clone(decoder))
-        on_cpu = jax.default_backend() == "cpu"
+        platform = backends.platform()
         self.config: ModelConfig = decoder.config.served()
         self.vocab_size, self.max_position = decoder.config.vocab_size, decoder.config.reach
-        self.unroll = on_cpu if unroll is None else unroll
+        self.unroll = unrolls(platform) if unroll is None else unroll
         self.dtype = decoder.dtype if dtype is None else jnp.dtype(dtype)
         self.backend = backend
-        self.page_size = (None if on_cpu else PAGE) if page_size == "auto" else page_size
+        self.page_size = (None if platform == "cpu" else PAGE) if page_size == "auto" else page_size
         self.params = decode_params(decoder, unroll=self.unroll, dtype=self.dtype)
 
     @property

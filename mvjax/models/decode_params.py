@@ -31,17 +31,18 @@ def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
     for array in layer_arrays(config):
         packs.setdefault(f"{array.pack or array.module}.{array.kind}", []).append(array)
 
-    def block(layer: Block) -> dict[str, jax.Array]:
-        return {name: joined(layer, arrays).astype(dtype) for name, arrays in packs.items()}
+    def block(layer: Block, index: int | None = None) -> dict[str, jax.Array]:
+        return {name: joined(layer, arrays, index).astype(dtype) for name, arrays in packs.items()}
 
-    if config.scan_layers:
-        layers = block(decoder.layers)
-        if unroll:
-            layers = [{name: weight[i] for name, weight in layers.items()} for i in range(config.layers)]
-    else:
+    layers: Any
+    if not config.scan_layers:
         layers = [block(layer) for layer in decoder.layers]
         if not unroll:
             layers = {name: jnp.stack([layer[name] for layer in layers]) for name in layers[0]}
+    elif unroll:
+        layers = [block(decoder.layers, index) for index in range(config.layers)]
+    else:
+        layers = block(decoder.layers)
     params = {
         "embed": decoder.embed_tokens.weight[...].astype(dtype),
         "layers": layers,
@@ -52,7 +53,10 @@ def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
     return params
 
 
-def joined(layer: Block, arrays: Sequence[ArraySpec]) -> jax.Array:
-    """Arrays of a layer (or of stacked layers), one after the other along their first axis."""
+def joined(layer: Block, arrays: Sequence[ArraySpec], index: int | None = None) -> jax.Array:
+    """Arrays of a layer, of stacked layers, or of one (`index`) among stacked layers, one after the other along their
+    first axis."""
     found = [getattr(layer.find(array.module), array.kind)[...] for array in arrays]
+    if index is not None:  # Before they are joined, so that the joined arrays of all layers never lie beside them.
+        found = [array[index] for array in found]
     return found[0] if len(found) == 1 else jnp.concatenate(found, axis=-len(arrays[0].shape))

@@ -8,15 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from mvjax_kernels import backends
 
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub import local_path
 from mvjax.models.adapter_files import load_adapter
 from mvjax.models.checkpoint import from_checkpoint
-from mvjax.models.decode import DecoderStepModel
+from mvjax.models.decode import DecoderStepModel, unrolls
 from mvjax.models.decoder import Decoder
 from mvjax.models.gguf_checkpoint import gguf_checkpoint
 from mvjax.models.hf_config import normalised
@@ -95,9 +95,9 @@ def step_model(checkpoint: Checkpoint, dtype=None) -> DecoderStepModel:
 
 def generation_options(dtype=None) -> dict[str, Any]:
     """Options of `from_checkpoint` for a decoder that generates."""
-    on_cpu = jax.default_backend() == "cpu"
-    dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
-    return {"dtype": dtype, "param_dtype": dtype, "scan_layers": not on_cpu}
+    platform = backends.platform()
+    dtype = dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16)
+    return {"dtype": dtype, "param_dtype": dtype, "scan_layers": not unrolls(platform)}
 
 
 def demo_adapter() -> Path:

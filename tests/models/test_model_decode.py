@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mvjax_kernels import backends
 from naive_layout import dense_mask
 from random_trees import TreeConfig, random_transcript, token_facts
 
 from mvjax.engine.model import PagedStepModel, RowPlacement
 from mvjax.language.layout import lay_out
 from mvjax.models import DecoderStepModel, DynamicScaling, LoraConfig, YarnScaling, add_lora
+from mvjax.models.load import generation_options
 
 SLOTS, LANES, CHUNK, PROMPT = 256, 3, 4, 7
 YARN = {"max_position": 16, "rope_scaling": YarnScaling(4.0, 16, attention=1.4)}
@@ -136,6 +138,19 @@ def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, page_
         assert set(fed) == set(range(PROMPT - 1, len(ids)))
         for token, row in fed.items():
             assert np.abs(row - wanted[token]).max() <= 2e-5 * np.abs(wanted[: len(ids)]).max(), token
+
+
+@pytest.mark.parametrize(
+    ("platform", "unrolled", "page"), [("cpu", True, None), ("gpu", True, 128), ("tpu", False, 128)]
+)
+def test_the_platform_decides_on_the_layout(platform, unrolled, page, tiny, monkeypatch):
+    """Of the decoder that is loaded too, so that no weight is stacked or sliced."""
+    monkeypatch.setattr(backends, "platform", lambda: platform)
+    model = DecoderStepModel.described(tiny().config)
+    assert isinstance(model.params["layers"], list) == unrolled == (not generation_options()["scan_layers"])
+    assert model.page_size == page
+    if page:
+        assert isinstance(jax.eval_shape(lambda: model.init_pages(3)).k, list) == unrolled
 
 
 @pytest.mark.parametrize("unroll", [True, False])

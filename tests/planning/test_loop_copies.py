@@ -1,4 +1,4 @@
-"""Finding buffers of the stream's size that a compiled loop makes."""
+"""Finding buffers of the size of a stream or of weights that a compiled loop makes."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from mvjax.planning.hlo import parse
-from mvjax.planning.loop_copies import dimensions, loop_copies
+from mvjax.planning.loop_copies import dimensions, loop_buffers, loop_copies
 
 SHAPE = (1, 3, 64, 16)
 
@@ -39,10 +39,122 @@ def test_an_update_in_place_is_no_copy():
 def test_what_makes_a_new_stream_is_found(body):
     found = loop_copies(program(body), SHAPE)
     assert found
-    assert all("[" in line for line in found)
+    assert all("[" in str(copy) for copy in found)
 
 
 def test_other_sizes_do_not_count():
     text = program(lambda s, i: lax.dynamic_update_slice(s, jnp.full((1, 3, 1, 16), i * 1.0), (0, 0, i, 0)))
     assert loop_copies(text, (1, 3, 65, 16)) == []
-    assert dimensions("1,64,3,16") == dimensions("3,16,64") == (3, 16, 64)
+    assert dimensions((1, 64, 3, 16)) == dimensions((3, 16, 64)) == (3, 16, 64)
+
+
+def loop(fused, body):
+    """A loop of unknown rounds, as text, over pages and a weight, with a fused computation and an inner loop of three
+    rounds that makes a matrix."""
+    return f"""HloModule m
+
+%fused (param_0: bf16[9,64], param_1: bf16[2,64], param_2: s32[2,1]) -> bf16[9,64] {{
+  %param_0 = bf16[9,64]{{1,0}} parameter(0)
+  %param_1 = bf16[2,64]{{1,0}} parameter(1)
+  %param_2 = s32[2,1]{{1,0}} parameter(2)
+{fused}
+}}
+
+%inner_body (state: (s32[], bf16[9,64])) -> (s32[], bf16[9,64]) {{
+  %state = (s32[], bf16[9,64]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %w = bf16[9,64]{{1,0}} get-tuple-element(%state), index=1
+  %sliced = bf16[1,9,64]{{2,1,0}} fusion(%w), kind=kLoop, calls=%other
+  ROOT %next = (s32[], bf16[9,64]{{1,0}}) tuple(%i, %w)
+}}
+
+%test (state: (s32[], bf16[9,64])) -> pred[] {{
+  %state = (s32[], bf16[9,64]{{1,0}}) parameter(0)
+  ROOT %no = pred[] constant(false)
+}}
+
+%other (param_0: bf16[9,64]) -> bf16[1,9,64] {{
+  %param_0 = bf16[9,64]{{1,0}} parameter(0)
+  %inside = f32[9,64]{{1,0}} convert(%param_0)
+  %narrow = bf16[9,64]{{1,0}} convert(%inside)
+  ROOT %out = bf16[1,9,64]{{2,1,0}} bitcast(%narrow)
+}}
+
+%body (state: (s32[], bf16[9,64])) -> (s32[], bf16[9,64]) {{
+  %state = (s32[], bf16[9,64]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %w = bf16[9,64]{{1,0}} get-tuple-element(%state), index=1
+{body}
+  ROOT %next = (s32[], bf16[9,64]{{1,0}}) tuple(%i, %w)
+}}
+
+ENTRY %main (start: (s32[], bf16[9,64])) -> (s32[], bf16[9,64]) {{
+  %start = (s32[], bf16[9,64]{{1,0}}) parameter(0)
+  %outside = bf16[9,64]{{1,0}} copy(%start)
+  ROOT %while = (s32[], bf16[9,64]{{1,0}}) while(%start), condition=%test, body=%body
+}}
+"""
+
+
+SCATTER = "  ROOT %out = bf16[9,64]{1,0} scatter(%param_0, %param_2, %param_1), to_apply=%add"
+UPDATE = "  %w2 = bf16[9,64]{1,0} fusion(%w, %u, %i2), kind=kInput, calls=%fused"
+CALL = "  %w2 = (f32[2]{0}, bf16[9,64]{1,0}) custom-call(%i, %w), custom_call_target="
+INNER = """  %inner = (s32[], bf16[9,64]{1,0}) while(%state), condition=%test, body=%inner_body, backend_config={\
+"known_trip_count":{"n":"3"}}"""
+
+
+@pytest.mark.parametrize(
+    ("fused", "body"),
+    [
+        (SCATTER, UPDATE),  # Pages are written in place.
+        (SCATTER, "  %w2 = bf16[9,64]{1,0} scatter(%w, %i2, %u), to_apply=%add"),
+        (
+            "  %s = bf16[9,64]{1,0} scatter(%param_0, %param_2, %param_1)\n  ROOT %out = bf16[9,64]{1,0} bitcast(%s)",
+            UPDATE,
+        ),
+        # One of the two parts of a result is updated, the other one is small.
+        (
+            "  %new = bf16[2,64]{1,0} negate(%param_1)\n"
+            + SCATTER.replace("ROOT %out", "%s")
+            + "\n  ROOT %out = (bf16[2,64]{1,0}, bf16[9,64]{1,0}) tuple(%new, %s)",
+            "  %w2 = (bf16[2,64]{1,0}, bf16[9,64]{1,0}) fusion(%w, %u, %i2), kind=kInput, calls=%fused",
+        ),
+        (SCATTER, CALL + '"write", output_to_operand_aliasing={{1}: (1, {})}'),
+        # A piece on its way into the chip's own memory.
+        (
+            SCATTER,
+            "  %p = (bf16[9,64]{1,0:S(1)}, bf16[9,64]{1,0}, u32[]) copy-start(%w)\n"
+            "  %q = bf16[9,64]{1,0:S(1)} copy-done(%p)",
+        ),
+    ],
+)
+def test_what_stays_in_its_place_is_no_copy(fused, body):
+    assert loop_buffers(loop(fused, body), 2 * 9 * 64) == []
+    assert loop_copies(loop(fused, body), (64, 9)) == []
+
+
+@pytest.mark.parametrize(
+    ("fused", "body", "nbytes"),
+    [
+        (SCATTER, "  %w2 = bf16[9,64]{1,0} copy(%w)", 1152),
+        (SCATTER, "  %w2 = f32[64,9]{1,0} transpose(%w), dimensions={1,0}", 2304),
+        (SCATTER, CALL + '"gemm"', 1152),
+        (SCATTER, CALL + '"write", output_to_operand_aliasing={{0}: (1, {})}', 1152),
+        (SCATTER, INNER, 3 * 1152),
+        # A scatter into something new, and one of two parts that is new.
+        ("  %zero = bf16[9,64]{1,0} broadcast(%c)\n" + SCATTER.replace("(%param_0", "(%zero"), UPDATE, 1152),
+        ("  %s = bf16[9,64]{1,0} add(%param_0, %param_0)\n  ROOT %out = bf16[9,64]{1,0} bitcast(%s)", UPDATE, 1152),
+        (
+            "  %new = bf16[9,64]{1,0} negate(%param_0)\n"
+            + SCATTER.replace("ROOT %out", "%s")
+            + "\n  ROOT %out = (bf16[9,64]{1,0}, bf16[9,64]{1,0}) tuple(%s, %new)",
+            "  %w2 = (bf16[9,64]{1,0}, bf16[9,64]{1,0}) fusion(%w, %u, %i2), kind=kInput, calls=%fused",
+            1152,
+        ),
+    ],
+)
+def test_a_copy_of_a_weight_is_found_with_its_bytes(fused, body, nbytes):
+    text = loop(fused, body)
+    for found in (loop_buffers(text, 2 * 9 * 64), loop_copies(text, (5, 5), (9, 64))):
+        assert [copy.nbytes for copy in found] == [nbytes]
+    assert loop_buffers(text, 2304 + 1) == loop_copies(text, (9, 65)) == []
