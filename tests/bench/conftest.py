@@ -42,5 +42,5 @@ def shared(monkeypatch, loaded, scripts):
 
     for room in ("engine", "parallel"):
         monkeypatch.setattr(f"mvjax.bench.{room}.scripted_engine", give)
-    monkeypatch.setattr(loading, "load_for_generation", lambda *_: loaded)
+    monkeypatch.setattr(loading, "load_for_generation", lambda *_, **__: loaded)
     return {"slots": SLOTS, "max_branches": ROWS, "row_counts": (ROWS,), "repeat": 2}

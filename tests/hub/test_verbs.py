@@ -103,7 +103,8 @@ def test_a_resumed_run_reads_the_same_commits(hub, place, capsys):
     assert main(["train", "preset.py"]) == 0
     assert "resumed at step 2" in capsys.readouterr().out
     assert main(["train", "preset.py", "--model.path", "owner/other", "--name", "other"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: owner/other: {hub.url} answers 503, and the")
+    absent = f"error: owner/other: no such file or directory here; {hub.url} answers 503, and the"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(absent)
 
 
 def test_datasets_by_name(hub):
