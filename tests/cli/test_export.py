@@ -14,12 +14,13 @@ from tiny_run import write_run
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli.main import main
+from mvjax.hub import Source
 from mvjax.models import load_checkpoint, read_adapter, save_checkpoint, to_checkpoint
 from mvjax.models.load import load_for_generation
 from mvjax.storage import StoragePath, copy_tree
 from mvjax.tokenizers import load_tokenizer
 from mvjax.training.config import TrainConfig
-from mvjax.training.trained import load_run, open_trained
+from mvjax.training.trained import load_run, open_base, open_trained
 from mvjax.weights import Checkpoint
 
 EMBED, HEAD, UP = "model.embed_tokens.weight", "lm_head.weight", "model.layers.1.mlp.up_proj.weight"
@@ -204,6 +205,34 @@ def test_what_cannot_be_exported_is_one_line(place, capsys):
     assert export(full) == 2
     assert "the checkpoint is damaged" in one_error(capsys)
     assert not [*(place / "exports").iterdir()]
+
+
+def test_when_the_weights_of_a_base_model_on_the_hub_are_needed(place):
+    """To merge an adapter, or where nothing else says of which type they are."""
+    asked = []
+
+    def find(kind):
+        asked.append(kind)
+        return Source(place / "untied", "owner/name", repository="owner/name")
+
+    def opened(adapted, merging):
+        asked.clear()
+        return open_base(find, adapted, merging, untied=True)[1]
+
+    whole = load_checkpoint("untied")
+    for adapted in (True, False):
+        found = opened(adapted, merging=False)
+        assert (asked, len(found.tensors), found.dtype) == (["config"], 0, "bfloat16")
+        assert (found.config, found.generation) == (whole.config, whole.generation)
+    assert len(opened(adapted=True, merging=True).tensors) == len(whole.tensors)
+    assert asked == ["model"]
+    path = place / "untied/config.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({key: kept[key] for key in kept if key not in ("torch_dtype", "tie_word_embeddings")}))
+    assert opened(adapted=True, merging=False).config["tie_word_embeddings"] is False
+    assert asked == ["config"]
+    assert len(opened(adapted=False, merging=False).tensors) == len(whole.tensors)
+    assert asked == ["config", "model"]
 
 
 def test_from_a_bucket_and_into_one(place, gcs_bucket, capsys):

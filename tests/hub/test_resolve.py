@@ -109,6 +109,18 @@ def test_one_file_or_a_folder_of_a_repository(hub, files, name, path):
     assert all((source.path.parent / name).exists() for name in files if source.path.suffix and name[:2] == "m-")
 
 
+def test_a_configuration_comes_without_safetensors_but_with_the_gguf_file_that_holds_it(hub):
+    tokens = {"tokenizer.json": SMALL["tokenizer.json"]}
+    for name, files, chosen in (
+        ("a/whole", {**SMALL, "model.safetensors": b"m"}, SMALL),
+        ("a/old", {**SMALL, "pytorch_model.bin": b"x"}, SMALL),
+        ("a/gguf", {**tokens, "q4.gguf": b"GGUF"}, {"q4.gguf"}),
+    ):
+        hub.add(name, files)
+        path = resolve(name, "config").path
+        assert below(path) == {*chosen} if path.is_dir() else {path.name} == chosen
+
+
 def test_adapters(hub):
     hub.add("a/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"a", "README.md": b""})
     assert resolve("a/lora", "adapter").path.name == "adapter_model.safetensors"
