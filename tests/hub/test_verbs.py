@@ -156,7 +156,8 @@ def test_a_shape_needs_no_weights(hub, place):
     assert not any(path.endswith(".safetensors") for _, path in hub.log)
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
 def test_an_export_fetches_the_base_model_s_weights_only_to_merge(hub, place, rank):
     """Those of a full run are all in its checkpoint, and an adapter is exported without them."""
     config = tiny_config("qwen2", tied=False, hidden_size=32, intermediate_size=64)
