@@ -142,6 +142,4 @@ def find_copies(engine: Engine, bare: dict[int, BareLoop], model: DecoderStepMod
     shapes = {leaf.shape for leaf in jax.tree.leaves(kv)}
     programs = {f"engine, {name}": text for name, text in engine.loop_programs().items()}
     programs |= {f"bare, {rows} rows": loop.program for rows, loop in bare.items()}
-    return [
-        f"{name}: {copy}" for name, text in programs.items() for shape in shapes for copy in loop_copies(text, shape)
-    ]
+    return [f"{name}: {copy}" for name, text in programs.items() for copy in loop_copies(text, *shapes)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mvjax.planning.hlo import Buffer, Instruction, Program
 
@@ -68,6 +68,18 @@ def loop_copies(program: str, *shapes: tuple[int, ...]) -> list[LoopBuffer]:
     """
     wanted = {dimensions(shape) for shape in shapes}
     return [found for found in loop_buffers(program, 0) if dimensions(found.buffer.shape) in wanted]
+
+
+def weight_copies(program: str, layers: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[LoopBuffer]:
+    """Buffers made inside loops that have the dimensions of a layer's matrices: a loop that decodes should make none.
+
+    Args:
+        program: `compiled.as_text()`.
+        layers: `params["layers"]` of a `DecoderStepModel`, arrays or shapes: a dictionary per layer or of stacked ones.
+    """
+    one, rank = (layers, 3) if isinstance(layers, Mapping) else (layers[0], 2)
+    shapes = {tuple(array.shape) for array in one.values() if len(array.shape) == rank}
+    return loop_copies(program, *shapes, *(shape[-2:] for shape in shapes))
 
 
 def dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
 from mvjax.planning.hlo import parse
-from mvjax.planning.loop_copies import dimensions, loop_buffers, loop_copies
+from mvjax.planning.loop_copies import dimensions, loop_buffers, loop_copies, weight_copies
 
 SHAPE = (1, 3, 64, 16)
 
@@ -158,3 +159,16 @@ def test_a_copy_of_a_weight_is_found_with_its_bytes(fused, body, nbytes):
     for found in (loop_buffers(text, 2 * 9 * 64), loop_copies(text, (5, 5), (9, 64))):
         assert [copy.nbytes for copy in found] == [nbytes]
     assert loop_buffers(text, 2304 + 1) == loop_copies(text, (9, 65)) == []
+
+
+def test_matrices_are_those_of_layers_one_by_one_or_stacked():
+    text = loop(SCATTER, INNER)
+    norm, matrix = np.zeros(9), np.zeros((64, 9))
+    assert [copy.nbytes for copy in weight_copies(text, [{"a.weight": matrix, "norm.weight": norm}])] == [3 * 1152]
+    stacked = {"a.weight": np.zeros((2, 64, 9)), "norm.weight": np.zeros((2, 9))}
+    assert [copy.instruction.name for copy in weight_copies(text, stacked)] == ["sliced"]
+    assert weight_copies(text, [{"a.weight": np.zeros((64, 8)), "norm.weight": norm}]) == []
+    # Stacked norms are no matrices, and a copy of all layers counts.
+    assert weight_copies(text, {"a.weight": np.zeros((2, 64, 8)), "norm.weight": np.zeros((64, 9))}) == []
+    whole = text.replace("bf16[1,9,64]{2,1,0} fusion", "bf16[2,9,64]{2,1,0} fusion")
+    assert [copy.nbytes for copy in weight_copies(whole, stacked)] == [3 * 2304]
