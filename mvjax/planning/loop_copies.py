@@ -119,7 +119,9 @@ def updates_in_place(fused: str, number: int, program: Program) -> bool:
     """Whether a part of a fusion's result is one of its operands, passed on or updated in places."""
     place = program.root(fused)
     if place.opcode == "tuple":
-        place, number = program.find(fused, place.operands[number]), 0
+        parts = [(part, inner) for part in place.operands for inner in range(len(program.find(fused, part).buffers))]
+        name, number = parts[number]
+        place = program.find(fused, name)
     while place.opcode in ("bitcast", "dynamic-update-slice", "scatter"):
         place, number = program.find(fused, place.operands[number]), 0
     return place.opcode == "parameter"

@@ -161,6 +161,18 @@ def test_a_copy_of_a_weight_is_found_with_its_bytes(fused, body, nbytes):
     assert loop_buffers(text, 2304 + 1) == loop_copies(text, (9, 65)) == []
 
 
+def test_parts_of_a_result_may_have_parts():
+    whole, pair = "bf16[9,64]{1,0}", "(f32[2]{0}, f32[3]{0})"
+    parts = f"(s32[2,1]{{1,0}}, {pair}, {whole}, {whole})"
+    before = f"""  %pair = {pair} reduce(%param_2, %param_2, %c, %c), dimensions={{1}}, to_apply=%most
+  %new = {whole} negate(%param_0)
+{SCATTER.replace("ROOT %out", "%s")}
+"""
+    for order, left in (("%s, %s", 0), ("%s, %new", 1), ("%new, %s", 1), ("%new, %new", 2)):
+        fused = f"{before}  ROOT %out = {parts} tuple(%param_2, %pair, {order})"
+        assert len(loop_buffers(loop(fused, UPDATE.replace(whole, parts)), 1152)) == left
+
+
 def test_matrices_are_those_of_layers_one_by_one_or_stacked():
     text = loop(SCATTER, INNER)
     norm, matrix = np.zeros(9), np.zeros((64, 9))
