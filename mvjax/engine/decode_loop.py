@@ -193,7 +193,7 @@ def run(
     alive_R = state.request.alive
 
     def running(state):
-        return jnp.sum(view(state.request.branches).active, dtype=jnp.int32)
+        return jnp.sum(st.running(state.request.branches), dtype=jnp.int32)
 
     def goes_on(carry):
         _, state, steps = carry

@@ -36,7 +36,7 @@ def at(tree, index):
 
 def select(on: Bool[Array, "F"], then, otherwise):
     """`then` for the frames where `on`."""
-    return jax.tree.map(lambda a, b: jnp.where(on.reshape(-1, *[1] * (a.ndim - 1)), a, b), then, otherwise)
+    return jax.tree.map(lambda a, b: lax.select(lax.broadcast_in_dim(on, a.shape, [0]), a, b), then, otherwise)
 
 
 def label_lengths(parent: Branch, tables: Tables) -> Int[Array, "N"]:

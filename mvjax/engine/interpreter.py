@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from mvjax.engine import state as st
@@ -112,7 +113,7 @@ def with_queue(branch: Branch, *tokens: Int[Array, ""], after: int | Int[Array, 
 
 def choose(on: Bool[Array, ""], then: Branch, otherwise: Branch) -> Branch:
     """`then` where `on`, field by field."""
-    return jax.tree.map(lambda a, b: jnp.where(on, a, b), then, otherwise)
+    return jax.tree.map(lambda a, b: lax.select(on, a, b), then, otherwise)
 
 
 def wound_up(branch: Branch, reason: Int[Array, ""], tables: Tables) -> Branch:

@@ -33,7 +33,7 @@ class Preempted(NamedTuple):
     @property
     def running(self) -> int:
         """Branches with a token to feed."""
-        return int(np.sum(st.view(self.state.request.branches).active))
+        return int(np.sum(st.running(self.state.request.branches)))
 
 
 class KVCache:

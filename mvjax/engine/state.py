@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped, UInt
 
 from mvjax.engine.sampling import on_device
@@ -128,9 +130,14 @@ SCALARS = tuple(name for name in Branch._fields if name not in Frames._fields)
 
 def view(frames: Frames) -> Branch:
     """The branches in frames, field by field."""
-    scalars = {name: frames.scalar[..., index] for index, name in enumerate(SCALARS)}
+    scalars = dict(zip(SCALARS, one_by_one(frames.scalar)))
     vectors = {name: field for name, field in zip(Frames._fields, frames) if name != "scalar"}
     return Branch(**vectors, **scalars | {"active": scalars["active"] > 0})
+
+
+def running(frames: Frames) -> Bool[Array | np.ndarray, "*frames"]:
+    """Which of the branches in frames run: a field of `view`, without the others."""
+    return frames.scalar[..., SCALARS.index("active")] > 0
 
 
 def frames_of(branch: Branch) -> Frames:
@@ -142,16 +149,24 @@ def frames_of(branch: Branch) -> Frames:
 
 def view_block(block_F: Int[Array, "*frames 8"]) -> Block:
     """The blocks in an array of their fields."""
-    return Block(*[block_F[..., index] for index in range(len(Block._fields))])
+    return Block(*one_by_one(block_F))
 
 
 def side_by_side(fields: Sequence[Shaped[Array, "*frames"]]) -> Int[Array, "*frames Fields"]:
     """Scalars stacked in a last axis. A chain of selects fuses into one kernel, a concatenation needs one for each."""
-    index_F = jnp.arange(len(fields))
-    stacked = jnp.zeros((*jnp.shape(fields[0]), len(fields)), jnp.int32)
+    shape = (*jnp.shape(fields[0]), len(fields))
+    stacked = jnp.zeros(shape, jnp.int32)
     for index, field in enumerate(fields):
-        stacked = jnp.where(index_F == index, jnp.asarray(field, jnp.int32)[..., None], stacked)
+        field_F = lax.broadcast_in_dim(jnp.asarray(field, jnp.int32), shape, range(len(shape) - 1))
+        stacked = lax.select(np.broadcast_to(np.arange(len(fields)) == index, shape), field_F, stacked)
     return stacked
+
+
+def one_by_one(stacked_F: Shaped[Array, "*frames Fields"]) -> list[Shaped[Array, "*frames"]]:
+    """The entries of the last axis. Lax primitives, since programs trace this often and indexing takes five times as
+    long."""
+    axis = stacked_F.ndim - 1
+    return [lax.index_in_dim(stacked_F, index, axis, keepdims=False) for index in range(stacked_F.shape[axis])]
 
 
 class Block(NamedTuple):

@@ -143,15 +143,16 @@ def test_nothing_is_compiled_again_whatever_the_settings(engine):
     assert engine.compilations == before
 
 
-def test_nothing_is_compiled_that_was_compiled_ahead():
-    """Also where the loop gets wider, and for prompts of one chunk or several."""
-    config = EngineConfig(requests=1, max_branches=2, row_counts=(1, 2), stream_step=256, prefill_chunks=(4, 16))
+@pytest.mark.parametrize("row_counts", [(2,), pytest.param((1, 2), marks=pytest.mark.slow)])
+def test_nothing_is_compiled_that_was_compiled_ahead(row_counts):
+    """For prompts of one chunk or several; also where the loop gets wider."""
+    config = EngineConfig(requests=1, max_branches=2, row_counts=row_counts, stream_step=256, prefill_chunks=(4, 16))
     engine = Engine(HashModel(taste()), taste(), TABLES, config)
     engine.compile_ahead(1, 100, [2, 25])
     compiled = engine.compilations
     results = engine.generate([[20, 35], [23] * 25], limits=Limits(max_new_tokens=60, min_block_share=20))
     assert any(len(result.parent) > 2 for result in results)
-    assert engine.compilations == compiled == 2 + 2 + 3  # Loops, chunks; empty arrays, admission, fetch.
+    assert engine.compilations == compiled == len(row_counts) + 2 + 3  # Loops, chunks; empty arrays, admission, fetch.
     assert all(result.timings.compile == 0 for result in results)
 
 

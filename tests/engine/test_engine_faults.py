@@ -174,7 +174,15 @@ def test_many_faults_end_no_other_request(paged, where, at, after, error, stream
     check_faults(paged, where, at, after, error, streams)
 
 
-@pytest.mark.parametrize("where", ["prefill", "admit", "decode"])
+@pytest.mark.parametrize(
+    ("engine", "where"),
+    [
+        *itertools.product([False, True], ["prefill", "admit"]),
+        (True, "decode"),
+        pytest.param(False, "decode", marks=pytest.mark.slow),
+    ],
+    indirect=["engine"],
+)
 def test_a_program_that_fails_takes_the_arrays_and_the_others_begin_anew(engine, monkeypatch, where):
     """The compiled program itself raises, after it has taken its donated arguments."""
     lost = []
@@ -253,7 +261,7 @@ def test_requests_that_no_memory_is_left_for_all_end(engine, monkeypatch):
 
 
 def test_a_request_too_large_for_memory_ends_and_the_small_ones_go_on(monkeypatch):
-    engine = Engine(HashModel(bias()), bias(), TABLES, EngineConfig(**SIZES | {"stream_step": 64}))
+    engine = Engine(HashModel(bias()), bias(), TABLES, EngineConfig(**SIZES))
     slots_for = type(engine._cache).slots_for
 
     def little(cache, need):

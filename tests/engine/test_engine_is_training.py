@@ -1,6 +1,7 @@
 """The engine with a real decoder: its logits are those of training, and the schedule does not matter."""
 
 import dataclasses
+import functools
 import types
 
 import numpy as np
@@ -29,22 +30,24 @@ CONFIG = from_hf(
 )
 
 
-@pytest.fixture(scope="module")
-def checker():
+@functools.cache
+def make_checker(*row_counts):
     decoder = Decoder(CONFIG, rngs=nnx.Rngs(params=3))
     model = RecordingModel(DecoderStepModel(decoder))
     # Without an end of text, which would end most random transcripts before their first block.
     endless = dataclasses.replace(TABLES, eos_ids=())
     engine = Engine(
-        model, model.params, endless, EngineConfig(requests=1, max_branches=4, row_counts=(1, 4), stream_step=1280)
+        model, model.params, endless, EngineConfig(requests=1, max_branches=4, row_counts=row_counts, stream_step=1280)
     )
     return Checker(engine, decoder, types.SimpleNamespace(tables=lambda: TABLES))
 
 
-@pytest.mark.parametrize("transcripts", [8, pytest.param(48, marks=pytest.mark.slow)])
-def test_engine_equals_training_on_random_transcripts(checker, transcripts):
+@pytest.mark.parametrize(
+    ("transcripts", "row_counts"), [(8, (4,)), pytest.param(48, (1, 4), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_engine_equals_training_on_random_transcripts(transcripts, row_counts):
     """Nested, cut, abandoned and queued paths: near-uniform sampling from a random model visits all of the grammar."""
-    rng = np.random.default_rng(8)
+    rng, checker = np.random.default_rng(8), make_checker(*row_counts)
     results, found = [], ConsistencyReport()
     for seed in range(transcripts):
         prompt, limits = random_prompt(rng), limits_of(random_rules(rng))
@@ -65,9 +68,9 @@ def test_engine_equals_training_on_random_transcripts(checker, transcripts):
     assert any(result.abandoned for result in results)
 
 
-def test_a_wrong_logit_is_found(checker):
+def test_a_wrong_logit_is_found():
     """The comparison is no formality: change one weight of the training model and it fails."""
-    rng = np.random.default_rng(9)
+    rng, checker = np.random.default_rng(9), make_checker(4)
     prompt, limits = random_prompt(rng), limits_of(random_rules(rng))
     sampling = SamplingParams(temperature=4.0, seed=1)
     other = nnx.clone(checker.decoder)

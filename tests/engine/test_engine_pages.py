@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("engine/hash_model")  # with test_engine_fa
 SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
 
 
-GROWING = SIZES | {"stream_step": 128, "sync_steps": 32, "requests": 4}
+GROWING = SIZES | {"stream_step": 128, "sync_steps": 32}
 """Streams that grow once."""
 
 
@@ -170,13 +170,13 @@ def test_the_padding_of_a_prompt_needs_no_pages():
 def test_a_prompt_longer_than_the_streams_gets_its_pages_first():
     """The streams must grow for it, beside a request that runs; only then are its pages reserved and written."""
     growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**GROWING, pages=13))
-    limits = Limits(max_new_tokens=40)
-    prompts = [[20, 21], [22 + n % 9 for n in range(100)]]
-    numbers = [growing.submit(prompts[0], limits=limits)]
-    results = {result.request: result for result in growing.step()}
-    numbers.append(growing.submit(prompts[1], limits=limits))
+    limits = [Limits(max_new_tokens=length) for length in (10, 45, 20)]
+    prompts = [[20, 21], [21, 22], [22 + n % 9 for n in range(130)]]
+    numbers = [growing.submit(prompt, limits=limit) for prompt, limit in zip(prompts, limits)]
+    results = {}
     while growing.busy:
         results |= {result.request: result for result in growing.step()}
+    assert any(isinstance(key, GrowKey) and key.sizes.slots < 130 for key in growing._programs)
     wanted = engine(None).generate(prompts, limits=limits)
     assert [results[number].tokens.tolist() for number in numbers] == [result.tokens.tolist() for result in wanted]
 

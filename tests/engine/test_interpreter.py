@@ -108,13 +108,19 @@ def test_random_requests_agree_with_the_reference(seed):
     assert kinds >= {"tokens", "True"}  # Cuts and nested or several blocks really happened.
 
 
-@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize(
+    "rows", ["sequential", pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_the_number_of_rows_does_not_change_the_answer(rows):
+    """One row at a time on the engine of the other tests, or an engine that has no more."""
     rng = np.random.default_rng(77)
     bias_V = random_bias(rng)
     batch = [(random_prompt(rng), random_rules(rng)) for _ in range(12)]
-    engine = make_engine(bias_V, requests=1, rows=rows)
-    results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch])
+    sizes, mode, rows = (
+        ({}, "sequential", 1) if rows == "sequential" else ({"requests": 1, "rows": rows}, "parallel", rows)
+    )
+    engine = make_engine(bias_V, **sizes)
+    results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch], mode=mode)
     for (prompt, rules), result in zip(batch, results, strict=True):
         rules.rows, rules.autoregressive = rows, False
         reference = Interpreter(WORDS, rules, bias_V, prompt).run()
