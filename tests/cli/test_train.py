@@ -112,13 +112,15 @@ def test_passes_decide_the_steps_and_restart_and_overrides_work(place, capsys):
     assert 1 < steps < more
 
 
-def test_lora_runs_whole_and_interrupted_leave_the_same_adapter_and_it_changes_the_model(place, capsys):
+SIZES = ("--steps.total", "24", "--data.row-length", "256", "--data.rows", "1")
+
+
+def train_with_a_break(place):
     """Ctrl-C to the process itself, at the second step's line; the same command then goes on."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "PYTHONUNBUFFERED": "1"}
     script = "import sys; from mvjax.cli.main import run; run()"
-    sizes = ("--steps.total", "24", "--data.row-length", "256", "--data.rows", "1")
-    command = [sys.executable, "-c", script, "train", "preset.py", *sizes, "--name"]
-    with subprocess.Popen([*command, "cut"], env=environment, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", script, "train", "preset.py", *SIZES, "--name", "cut"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("step 2/"):
                 process.send_signal(signal.SIGINT)
@@ -128,14 +130,22 @@ def test_lora_runs_whole_and_interrupted_leave_the_same_adapter_and_it_changes_t
     assert "SIGINT: saving after this step" in rest
     assert "stopped; the same command resumes it" in rest
     assert not (place / "runs/cut/adapter.safetensors").exists()
-    for name in ("cut", "whole"):
-        assert train("preset.py", *sizes, "--name", name) == 0
-    cut, whole = (load_file(place / "runs" / name / "adapter.safetensors") for name in ("cut", "whole"))
+    assert train("preset.py", *SIZES, "--name", "cut") == 0
+    return place / "runs" / "cut"
+
+
+@pytest.mark.slow
+def test_lora_runs_whole_and_interrupted_leave_the_same_adapter(place):
+    run = train_with_a_break(place)
+    assert train("preset.py", *SIZES, "--name", "whole") == 0
+    cut, whole = (load_file(path / "adapter.safetensors") for path in (run, place / "runs" / "whole"))
     assert cut.keys() == whole.keys()
     for name in cut:
         np.testing.assert_array_equal(cut[name].view(np.uint8), whole[name].view(np.uint8))
 
-    run = place / "runs" / "whole"
+
+def test_an_interrupted_lora_run_goes_on_and_its_adapter_changes_the_model(place, capsys):
+    run = train_with_a_break(place)
     assert {"config.json", "metrics.jsonl", "checkpoints", "adapter.safetensors"} <= {p.name for p in run.iterdir()}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [*range(1, 25)]
@@ -147,7 +157,7 @@ def test_lora_runs_whole_and_interrupted_leave_the_same_adapter_and_it_changes_t
     changed = np.flatnonzero(np.abs(np.asarray(decoder.head.matrix()) - before).max(1))
     assert list(changed) == sorted(tokenizer.tag_ids)
     capsys.readouterr()
-    assert train("preset.py", *sizes, "--name", "whole") == 0  # a second start finds it finished
+    assert train("preset.py", *SIZES, "--name", "cut") == 0  # another start finds it finished
     assert "resumed at step 24" in capsys.readouterr().out
 
 

@@ -64,7 +64,7 @@ def test_a_document_longer_than_a_row_is_an_error():
         pack([3, 51], 50)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(documents(), min_size=1, max_size=4))
 def test_packed_rows_by_definition(examples):
     row_length = max(len(example.tokens) for example in examples) + 7

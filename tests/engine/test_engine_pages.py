@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 from hash_model import HashModel, PagedHashModel
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from random_requests import TABLES, VOCABULARY
@@ -56,6 +57,7 @@ class Owners(RuleBasedStateMachine):
 
 
 TestOwners = Owners.TestCase
+TestOwners.settings = settings(max_examples=25)
 
 
 def bias():
