@@ -158,7 +158,7 @@ def check_faults(paged, where, at, after, error, streams):
 
 
 @pytest.mark.parametrize("paged", [pytest.param(False, marks=pytest.mark.slow), True])
-@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(**FAULTS)
 @example(where="decode", at={3}, after=True, error=MemoryError("no memory"), streams=True)
 @example(where="admit", at={1}, after=True, error=KeyboardInterrupt(), streams=True)
