@@ -30,12 +30,14 @@ def setting(
     """A field of a settings dataclass.
 
     Args:
-        above, at_least, at_most: bounds of a number, or of each number of a tuple. A whole number without `at_most`
-            must fit int32.
+        above, at_least, at_most: bounds of a number, of each number of a tuple, or of each value of a mapping. A whole
+            number without `at_most` must fit int32.
         note: what the bounds mean, for error messages.
         may_change: a run that is resumed may have another value: it changes the numbers by rounding at most.
     """
     metadata = {"above": above, "at_least": at_least, "at_most": at_most, "note": note, "may_change": may_change}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -46,8 +48,8 @@ class Leaf(NamedTuple):
     """Dotted, such as `optimizer.learning_rate`."""
     value: Any
     kind: Any
-    """The type annotation: int, float, bool, str, a Literal of strings, a tuple of one of them, or one of them
-    or None."""
+    """The type annotation: int, float, bool, str, a Literal of strings, a tuple of one of them, a Mapping from ids to
+    one of them, or one of them or None."""
     metadata: Mapping[str, Any]
     """As `setting` made it."""
 
@@ -93,6 +95,10 @@ def is_valid(value: Any, kind: Any, bounds: Mapping[str, Any]) -> bool:
         return value is None or is_valid(value, get_args(kind)[0], bounds)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(is_valid(item, get_args(kind)[0], bounds) for item in value)
+    if get_origin(kind) is Mapping:
+        of_keys, of_values = get_args(kind)
+        keys_valid = isinstance(value, Mapping) and all(is_valid(key, of_keys, {"at_least": 0}) for key in value)
+        return keys_valid and all(is_valid(item, of_values, bounds) for item in value.values())
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if kind not in (int, float):
@@ -111,6 +117,9 @@ def wanted(kind: Any, bounds: Mapping[str, Any]) -> str:
         return f"{wanted(get_args(kind)[0], bounds)}, or None"
     if get_origin(kind) is tuple:
         return f"a tuple, each item {wanted(get_args(kind)[0], bounds)}"
+    if get_origin(kind) is Mapping:
+        of_keys, of_values = get_args(kind)
+        return f"a dict: each key {wanted(of_keys, {'at_least': 0})}; each value {wanted(of_values, bounds)}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     words, limits = [NOUNS[kind]], {"at_most": INT32_MAX} if kind is int else {}
@@ -125,7 +134,12 @@ def shown(value: Any) -> str:
     """A value for an error message: one line, not too long."""
     if isinstance(value, int) and abs(value) > 10**30:
         return f"a number of {value.bit_length()} bits"
-    text = f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else " ".join(repr(value).split())
+    if isinstance(value, tuple):
+        text = f"({', '.join(map(shown, value))})"
+    elif isinstance(value, Mapping):
+        text = "{" + ", ".join(f"{shown(key)}: {shown(item)}" for key, item in value.items()) + "}"
+    else:
+        text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 

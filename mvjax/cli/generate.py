@@ -60,6 +60,8 @@ class GenerateArguments(Cached):
     """Write a picture (SVG) of the answer's tree, as a terminal shows it."""
     json: bool = False
     """Print one JSON object per answer."""
+    logprobs: int | None = None
+    """With --json: the log-probability of each token and of this number of the model's top alternatives, 0 to 20."""
 
 
 def main(argv: list[str]) -> int:
@@ -77,6 +79,8 @@ def main(argv: list[str]) -> int:
     prompts = questions(arguments)
     if arguments.svg is not None and (len(prompts) != 1 or arguments.svg.suffix.lower() != ".svg"):
         raise UserError(f"{arguments.svg}: draws the answer to one prompt, as SVG; give one prompt and a name in .svg")
+    if arguments.logprobs is not None and not arguments.json:
+        raise UserError("--logprobs prints with --json only; give both")
     arguments.sampling.validate()
     status = Console(stderr=True, quiet=arguments.json).status  # a spinner on a terminal; silence elsewhere
     with status("loading the model"):
@@ -91,7 +95,8 @@ def main(argv: list[str]) -> int:
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     rows = arguments.max_branches if arguments.mode == "parallel" else 1
     # Few row counts: the first answer waits for every program that is compiled.
-    config = EngineConfig(requests=1, max_branches=rows, row_counts=(1, rows) if rows > 1 else (1,))
+    counts = (1, rows) if rows > 1 else (1,)
+    config = EngineConfig(requests=1, max_branches=rows, row_counts=counts, logprobs=arguments.logprobs)
     engine = Engine(model, model.params, tokenizer, config)
     for ids in encoded:
         engine.check(ids, arguments.limits, arguments.sampling, arguments.mode)
@@ -157,8 +162,8 @@ def show(engine, tokenizer, text, ids, arguments, **settings):
     with Live(view.render(so_far), console=console, refresh_per_second=8, vertical_overflow="visible") as live:
 
         def grow(updates) -> None:
-            for _, segment, parent, tokens in updates:
-                so_far.add(segment, parent, tokens)
+            for update in updates:
+                so_far.add(update.segment, update.parent, update.tokens)
             live.update(view.render(so_far))
 
         result = engine.generate([ids], on_tokens=grow, **settings)[0]
@@ -186,6 +191,24 @@ def tag_ordinals(tokenizer) -> dict[int, int]:
     return {token: tag for tag, token in enumerate(tokenizer.tag_ids)}
 
 
+def logprobs_of(result, tokenizer) -> list[dict | None]:
+    """For JSON: of each token and its alternatives, among what the grammar leaves open (null: barred) and before the
+    bar; null for tokens that the interpreter wrote."""
+
+    def shown(token, logprob, unbarred) -> dict:
+        numbers = {"logprob": logprob, "logprob_unbarred": unbarred}
+        numbers = {name: round(float(value), 6) if value > float("-inf") else None for name, value in numbers.items()}
+        return {"token": int(token), "text": tokenizer.decode([int(token)]), **numbers}
+
+    shown_T: list[dict | None] = []
+    for at, token in enumerate(result.tokens):
+        its = result.logprobs.take(at)
+        top = [shown(*one) for one in zip(its.top_id, its.top, its.top_unbarred)]
+        chosen = shown(token, its.token, its.token_unbarred)
+        shown_T.append(None if result.written[at] else {**chosen, "top": top})
+    return shown_T
+
+
 def report(result, other, tokenizer, text, arguments) -> None:
     """The answer's measures: a table on a terminal, the plain transcript when piped, an object with --json."""
     from rich.console import Console
@@ -206,6 +229,8 @@ def report(result, other, tokenizer, text, arguments) -> None:
     transcript = tokenizer.decode(result.tokens.tolist())
     if arguments.json:
         record = {"prompt": text, "response": transcript, **{k.replace(" ", "_"): v for k, v in measures.items()}}
+        if result.logprobs is not None:
+            record["logprobs"] = logprobs_of(result, tokenizer)
         print(json.dumps(record, ensure_ascii=False))
         return
     console = Console()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mvjax.engine.limits import EngineConfig as EngineConfig
     from mvjax.engine.limits import Limits as Limits
     from mvjax.engine.limits import Mode as Mode
+    from mvjax.engine.logprobs import LogProbs as LogProbs
     from mvjax.engine.model import RowPlacement as RowPlacement
     from mvjax.engine.model import StepModel as StepModel
     from mvjax.engine.prompt import Prompt as Prompt
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "mvjax.engine.engine": "Engine",
         "mvjax.engine.limits": "EngineConfig Limits Mode",
+        "mvjax.engine.logprobs": "LogProbs",
         "mvjax.engine.model": "RowPlacement StepModel",
         "mvjax.engine.prompt": "Prompt",
         "mvjax.engine.request": "TokenUpdate",

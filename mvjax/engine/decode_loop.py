@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from mvjax.engine import interpreter, sampling
+from mvjax.engine import interpreter, logprobs, sampling, token_edits
 from mvjax.engine import state as st
 from mvjax.engine.fork_join import any_event, apply_events
+from mvjax.engine.interpreter import Drawn
 from mvjax.engine.model import RowPlacement, StepModel
-from mvjax.engine.sampling_params import SamplingParams
-from mvjax.engine.state import Branch, State, frames_of, view
-from mvjax.engine.tables import Tables
+from mvjax.engine.state import Branch, Settings, State, frames_of, view
+from mvjax.engine.tables import END_OF_TEXT, Tables, bits
 
 
 def lanes_of(max_branches: int, width: int) -> int:
@@ -75,20 +75,28 @@ def visibility(branches: Branch, segment_RS: Int[Array, "R S"]) -> UInt[Array, "
 def choose_tokens(
     logits_WV: Float[Array, "W V"],
     allowed_W: Int[Array, "W"],
+    samples_W: Bool[Array, "W"],
+    request_W: Int[Array, "W"],
     key_W2: UInt[Array, "W 2"],
     index_W: Int[Array, "W"],
-    params_W: SamplingParams,
+    settings: Settings,
     tables: Tables,
-) -> tuple[Int[Array, "W"], Bool[Array, "W"], Bool[Array, "W"]]:
-    """A token per row among those the grammar allows; whether the raw argmax was one that it bars; whether the logits
-    were such that a token can be drawn (`sampling.bar`).
+    alternatives: int | None,
+) -> tuple[Drawn, Int[Array, "W Columns"] | None]:
+    """A token per row among those the grammar allows; and log-probabilities as `logprobs.packed` keeps them.
 
     Args:
         allowed_W: kinds that may be sampled, as bits.
-        params_W: those of each row's request; fields are arrays [W].
+        samples_W: rows whose token will be read; the others take the cheap greedy way through the sampler.
+        settings: of the requests.
+        alternatives: see `EngineConfig.logprobs`.
     """
     vocab_size = tables.kind_V.shape[0]
-    logits_WV = logits_WV[:, :vocab_size]
+    params_W = jax.tree.map(lambda leaf: leaf[request_W], settings.sampling)
+    params_W = dataclasses.replace(params_W, temperature=jnp.where(samples_W, params_W.temperature, 0.0))
+    no_end_W = allowed_W & bits(END_OF_TEXT) == 0
+    model_WV = logits_WV[:, :vocab_size]
+    logits_WV = token_edits.edited(model_WV, settings.edits, request_W, samples_W, no_end_W)
     kind_V = tables.kind_V.astype(jnp.int32)
     barred_WV = (kind_V >= 0) & ((allowed_W[:, None] >> jnp.maximum(kind_V, 0)) & 1 == 0)
     open_WV, finite_W = sampling.bar(logits_WV, barred_WV)
@@ -99,10 +107,18 @@ def choose_tokens(
     special_WZ = jnp.take(logits_WV, id_Z, axis=1, mode="fill", fill_value=-jnp.inf)
     closed_WZ = (allowed_W[:, None] >> tables.special_kind_Z) & 1 == 0
     beats_WZ = (special_WZ > open_W[:, None]) | ((special_WZ == open_W[:, None]) & (id_Z < first_W[:, None]))
-    return token_W, jnp.any(closed_WZ & beats_WZ, axis=1), finite_W
+    stops_W = token_edits.stops(token_W, settings.edits, request_W)
+    drawn_W = Drawn(token_W, stops_W, jnp.any(closed_WZ & beats_WZ, axis=1), finite_W)
+    if alternatives is None:
+        return drawn_W, None
+    # Stop ids that are barred have their own logits before the bar.
+    unbarred_WV = token_edits.edited(model_WV, settings.edits, request_W, samples_W, jnp.zeros_like(samples_W))
+    return drawn_W, logprobs.packed(unbarred_WV, open_WV, token_W, alternatives)
 
 
-def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int) -> tuple[Any, State]:
+def step(
+    model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int, alternatives: int | None
+) -> tuple[Any, State]:
     """One step: every running branch feeds its token and decides on the next; then the events."""
     request = state.request
     branches, settings = view(request.branches), request.settings
@@ -128,22 +144,23 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
     zero_W = jnp.zeros_like(token_W)
     record_WC = jnp.stack([token_W, position_W, number_W, by_row(branches.flags), zero_W, zero_W], axis=1)
     segment_RS = state.segment_RS.at[placement.request_W, slot_W].set(number_W, mode="drop")
-    record_RSC = state.record_RSC.at[placement.request_W, slot_W].set(record_WC, mode="drop")
+    record_RSC = state.record_RSC.at[placement.request_W, slot_W, : st.RECORD].set(record_WC, mode="drop")
     visibility_RS = visibility(branches, segment_RS)
     logits_WV, stream = model.decode(
         params, stream, jnp.where(active_W, token_W, 0), jnp.where(active_W, position_W, 0), placement, visibility_RS
     )
 
-    # Decide: rows that write take the cheap greedy way through the sampler.
+    # Decide.
     planned = jax.vmap(jax.vmap(interpreter.plan, (0, None, None)), (0, 0, None))(branches, settings, tables)
-    sample_W = by_row(planned.sample) & active_W
-    params_W = jax.tree.map(lambda leaf: leaf[placement.request_W], settings.sampling)
-    params_W = dataclasses.replace(params_W, temperature=jnp.where(sample_W, params_W.temperature, 0.0))
+    rows = by_row(planned.allowed), by_row(planned.sample) & active_W, placement.request_W
     keys = by_row(branches.key), by_row(branches.index)
-    drawn_W, barred_W, finite_W = choose_tokens(logits_WV, by_row(planned.allowed), *keys, params_W, tables)
+    drawn_W, logprobs_WC = choose_tokens(logits_WV, *rows, *keys, settings, tables, alternatives)
+    if logprobs_WC is not None:
+        record_RSC = record_RSC.at[placement.request_W, slot_W, st.RECORD :].set(logprobs_WC, mode="drop")
     row_RL = jnp.minimum(row_RL, width - 1)
-    planned = by_branch(interpreter.refuse)(branches, planned, finite_W[row_RL], tables)
-    branches, event_RL, abandoned_RL = by_branch(interpreter.act)(branches, planned, drawn_W[row_RL], tables)
+    drawn = Drawn(*[field_W[row_RL] for field_W in drawn_W])
+    planned = by_branch(interpreter.refuse)(branches, planned, drawn.finite, tables)
+    branches, event_RL, abandoned_RL = by_branch(interpreter.act)(branches, planned, drawn, tables)
     fails_R = jnp.any(planned.wind_up == st.NOT_FINITE, axis=1)
     settings = settings._replace(wind_up=jnp.where(fails_R, st.NOT_FINITE, settings.wind_up))
 
@@ -156,7 +173,7 @@ def step(model: StepModel, params: Any, tables: Tables, stream: Any, state: Stat
         branches=frames_of(branches),
         used=request.used + running_R,
         decode_steps=request.decode_steps + (running_R > 0),
-        barred=request.barred + count(planned.sample & barred_W[row_RL]),
+        barred=request.barred + count(planned.sample & drawn.barred),
         abandoned=request.abandoned + count(abandoned_RL),
     )
 
@@ -179,6 +196,7 @@ def run(
     *,
     width: int,
     narrower: int,
+    alternatives: int | None = None,
 ) -> tuple[Any, State, Int[Array, "Report"]]:
     """Steps on `width` rows until the host is needed (see the first lines of the module). The last result
     packs into one array (one transfer) running branches, steps taken, and of each request whether it is alive and its
@@ -188,6 +206,7 @@ def run(
         room_R: slots that each request may fill.
         sync_steps: steps at most.
         narrower: the row count below `width` that there is a program for; the loop ends when that many rows suffice.
+        alternatives: see `EngineConfig.logprobs`.
     """
     lanes = lanes_of(state.request.branches.scalar.shape[1], width)
     alive_R = state.request.alive
@@ -204,7 +223,7 @@ def run(
 
     def body(carry):
         stream, state, steps = carry
-        stream, state = step(model, params, tables, stream, state, width)
+        stream, state = step(model, params, tables, stream, state, width, alternatives)
         return stream, state, steps + 1
 
     stream, state, steps = lax.while_loop(goes_on, body, (stream, state, jnp.int32(0)))

@@ -55,7 +55,7 @@ class Engine:
             )
         tables = build_tables(vocabulary, vocabulary.eos_ids, self.config.max_paths)
         self._has_tags = bool((tables.tag_id >= 0).all())
-        self._vocab_size = len(vocabulary.codes)
+        self._codes_V = vocabulary.codes
         self._programs = ProgramCache(getattr(model, "arithmetic", None))
         self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
         arrays = jax.tree.map(jnp.asarray, (tables, params))
@@ -251,7 +251,7 @@ class Engine:
             raise UserError(f"mode is {mode!r}; give parallel, sequential or autoregressive")
         if not self._has_tags and mode != "autoregressive":
             raise UserError("the tokenizer has no control tags; add them, or use mode autoregressive")
-        prompt = self._prompt(prompt, mode).validate(f"prompt {number}", self._vocab_size, self.config.prompt_levels)
+        prompt = self._prompt(prompt, mode).validate(f"prompt {number}", len(self._codes_V), self.config.prompt_levels)
         limits = limits.validate(self.config.max_paths, self.config.max_depth, mode)
         room = self._cache.max_slots - self.config.max_branches
         if len(prompt.tokens) + limits.max_new_tokens > room:
@@ -267,7 +267,7 @@ class Engine:
                 f"prompt {number} ends at position {prompt.last_position}; with {positions} positions more it goes "
                 f"beyond the model's {most}; shorten it, or lower max_positions"
             )
-        return Request(number, prompt, limits, sampling.validate(), mode)
+        return Request(number, prompt, limits, sampling.validate().check(limits, self._codes_V), mode)
 
     def _prompt(self, prompt: PromptLike, mode: Mode) -> Prompt:
         if isinstance(prompt, Prompt):

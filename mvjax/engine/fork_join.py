@@ -213,10 +213,10 @@ def give_rows(
 def apply_events(
     request: RequestState,
     segment_S: Int[Array, "S"],
-    record_SC: Int[Array, "S 6"],
+    record_SC: Int[Array, "S C"],
     event_L: Int[Array, "L"],
     tables: Tables,
-) -> tuple[RequestState, Int[Array, "S"], Int[Array, "S 6"]]:
+) -> tuple[RequestState, Int[Array, "S"], Int[Array, "S C"]]:
     """Carry out the events of one step of one request.
 
     Order: ends by row (a freed row serves its own block's next path, or goes on with the parent at a reduce), then
@@ -246,7 +246,7 @@ def apply_events(
     held, blocks, fork_frame_L, base_L = suspend(branches, held, blocks, forks_L, shares_L, request.numbers)
     slot_L = jnp.where(forks_L, branches.slot, len(segment_S))
     paths_L2 = jnp.stack([base_L, branches.outlines], axis=1)
-    record_SC = record_SC.at[slot_L, st.RECORD_FORK :].set(paths_L2, mode="drop")
+    record_SC = record_SC.at[slot_L, st.RECORD_FORK : st.RECORD].set(paths_L2, mode="drop")
 
     # Branches that go on writing on their row: a resumed parent its conclusion, an abandoned block its end.
     resumed_L = parent_L._replace(

@@ -34,6 +34,18 @@ class Plan(NamedTuple):
     """Bit k: kind k may be sampled."""
 
 
+class Drawn(NamedTuple):
+    """What came out of the sampler."""
+
+    token: Int[Array, "*frames"]
+    stops: Bool[Array, "*frames"]
+    """It is a stop id of the request."""
+    barred: Bool[Array, "*frames"]
+    """The model's own first choice was a tag or end-of-text that the grammar bars."""
+    finite: Bool[Array, "*frames"]
+    """The logits were such that a token can be drawn, see `sampling.bar`."""
+
+
 def allowed_kinds(branch: Branch, settings: Settings, tables: Tables) -> Int[Array, ""]:
     """Tags and end-of-text that the branch may sample, as bits; text is always free."""
 
@@ -42,12 +54,14 @@ def allowed_kinds(branch: Branch, settings: Settings, tables: Tables) -> Int[Arr
 
     share = jnp.minimum(branch.tokens_left, branch.max_pos - branch.next_pos)
     no_block = (branch.depth >= settings.max_depth) | (share < settings.min_block_share)
+    root_begins = (branch.depth == 0) & (branch.tokens_left > settings.end_share)
     no_think = (branch.index > 0) | (share <= tables.closing_length[GrammarState.THINK, GrammarState.THINK])
     barred = (
         bar(no_block, tags.PARALLEL_OPEN)
         | bar(no_think, tags.THINK_OPEN)
         | bar(branch.outlines >= settings.max_paths, tags.OUTLINE_OPEN)
         | bar(branch.outlines < 1, tags.GOAL_CLOSE)
+        | bar(root_begins | (settings.end_share < 0), t.END_OF_TEXT)
     )
     return tables.allowed[branch.grammar_state] & ~barred
 
@@ -128,20 +142,19 @@ def wound_up(branch: Branch, reason: Int[Array, ""], tables: Tables) -> Branch:
     )
 
 
-def act(
-    branch: Branch, planned: Plan, sampled: Int[Array, ""], tables: Tables
-) -> tuple[Branch, Int[Array, ""], Bool[Array, ""]]:
+def act(branch: Branch, planned: Plan, drawn: Drawn, tables: Tables) -> tuple[Branch, Int[Array, ""], Bool[Array, ""]]:
     """Carry out a plan. Returns the branch, the event (an end-of-text in the root makes one), and abandoned or not.
 
     Args:
-        sampled: the token drawn for it, one that its plan allows; not read unless the plan is to sample.
+        drawn: a token that its plan allows; not read unless the plan is to sample.
     """
     winds = planned.wind_up > 0
     abandoned = winds & jnp.isin(branch.grammar_state, jnp.array(MAP_STATES))
     branch = choose(winds, wound_up(branch, planned.wind_up, tables), branch)
     writes = branch.active & ~planned.sample & (planned.event == st.NOTHING)
 
-    kind = tables.kind_V[sampled].astype(jnp.int32)
+    sampled = drawn.token
+    kind = jnp.where(drawn.stops, t.END_OF_TEXT, tables.kind_V[sampled].astype(jnp.int32))
     stops = planned.sample & (kind == t.END_OF_TEXT) & (branch.depth == 0)
     ends_path = (kind == t.END_OF_TEXT) & (branch.depth > 0)
     kind = jnp.where(ends_path, tags.PATH_CLOSE, kind)

@@ -92,7 +92,7 @@ class KVCache:
         """Empty streams of this size; arrays that have it already are used again."""
         config = self.config
         numbers = config.max_branches, config.max_depth, config.max_paths, self.number_length
-        sizes = Sizes(requests, slots, *numbers, self.pages)
+        sizes = Sizes(requests, slots, *numbers, self.pages, config.logprobs)
         if self.page_size:
             self.pool = PagePool(self.pages, self.page_size)
         if sizes != self.sizes:

@@ -67,6 +67,9 @@ class EngineConfig:
     """Steps after which the loop reports to the host at the latest: for streaming and cancelling."""
     prefill_chunks: tuple[int, ...] = setting((16, 64, 256), at_least=1)
     """Static sizes of the chunks in which a prompt is prefilled."""
+    logprobs: int | None = setting(None, at_least=0, at_most=20)
+    """Keep the log-probability of every sampled token and of this number of the model's top alternatives, see
+    `Result.logprobs`; None: none are computed."""
     prompt_levels: int = setting(5, at_least=1)
     """Interval levels of laid-out prompts (the document, then nesting), for conversations."""
 

@@ -36,7 +36,7 @@ class DecodeReport(NamedTuple):
 class Fetched(NamedTuple):
     """What the host reads of a request. S: the slots in use, those of the prompt included."""
 
-    record_SC: Int32[np.ndarray, "S 6"]
+    record_SC: Int32[np.ndarray, "S C"]
     segment_S: Int32[np.ndarray, "S"]
     counts: st.Counts
 
@@ -140,7 +140,9 @@ class ModelRunner:
 
     def _decode_program(self, width: int, narrower: int) -> Program:
         cache = self.cache
-        run = functools.partial(decode_loop.run, self.model, width=width, narrower=narrower)
+        run = functools.partial(
+            decode_loop.run, self.model, width=width, narrower=narrower, alternatives=cache.sizes.logprobs
+        )
         arguments = self.params, self.tables, cache.kv, cache.state, cache.room_R, self._sync_steps
         return Program(pc.DecodeKey(cache.sizes, width, narrower), run, arguments, (2, 3))
 

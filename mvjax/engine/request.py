@@ -12,15 +12,17 @@ from jaxtyping import Int32
 from mvjax.engine import state as st
 from mvjax.engine.kv_cache import Preempted
 from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode
+from mvjax.engine.logprobs import LogProbs
 from mvjax.engine.prompt import Prompt, chunk_plan
-from mvjax.engine.result import Result, Timings, make_result, stream_record
-from mvjax.engine.sampling import on_device
+from mvjax.engine.result import Result, Timings, logprobs_of, make_result, stream_record
+from mvjax.engine.sampling import key_of, on_device
 from mvjax.engine.sampling_params import SamplingParams
+from mvjax.engine.token_edits import token_edits
 
 
-def _scalar(value: int, kind: type[np.integer] = np.int32) -> Any:
+def _scalar(value: int) -> Any:
     """A whole number for the device."""
-    return kind(value)
+    return np.int32(value)
 
 
 class TokenUpdate(NamedTuple):
@@ -31,6 +33,8 @@ class TokenUpdate(NamedTuple):
     parent: int
     """Segment that holds the branch's block; -1 for the root."""
     tokens: list[int]
+    logprobs: LogProbs | None = None
+    """Of the tokens, as in `Result.logprobs`."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -83,14 +87,16 @@ class Request:
 
     def settings(self, max_branches: int, cancelled: bool) -> st.Settings:
         """What the device must know of what the caller set; `max_branches`: those of a parallel request."""
-        limits = self.limits
+        limits, sampling = self.limits, self.sampling
         return st.Settings(
             max_branches=_scalar(1 if self.mode == "sequential" else max_branches),
             max_path_tokens=_scalar(min(limits.max_path_tokens or UNLIMITED, UNLIMITED)),
             max_paths=_scalar(limits.max_paths),
             max_depth=_scalar(0 if self.mode == "autoregressive" else limits.max_depth),
             min_block_share=_scalar(limits.min_block_share),
-            sampling=on_device(self.sampling),
+            sampling=on_device(sampling),
+            edits=token_edits(sampling),
+            end_share=_scalar(-1 if sampling.ignore_eos else limits.max_new_tokens - sampling.min_tokens),
             wind_up=_scalar(st.CANCELLED if cancelled else 0),
         )
 
@@ -103,28 +109,35 @@ class Request:
             fed=_scalar(self.fed),
             tokens_left=_scalar(self.limits.max_new_tokens),
             max_pos=_scalar(last + 1 + min(self.limits.max_positions or self.limits.max_new_tokens, UNLIMITED)),
-            seed=_scalar(self.sampling.seed, np.uint32),
+            key=key_of(self.sampling.seed),
         )
 
-    def token_updates(self, record_SC: Int32[np.ndarray, "S 6"]) -> list[TokenUpdate]:
+    def token_updates(self, record_SC: Int32[np.ndarray, "S C"]) -> list[TokenUpdate]:
         """New tokens of each branch since the last call, branches in order of their first new token.
 
         Args:
             record_SC: records of the slots in use.
         """
-        new_TC = record_SC[self.streamed :]
-        self.streamed = max(self.streamed, len(record_SC))  # A request that began anew repeats nothing.
+        start, self.streamed = self.streamed, max(self.streamed, len(record_SC))  # What began anew repeats nothing.
         by_segment: dict[int, list[int]] = {}
-        for row in new_TC.tolist():
+        for slot, row in enumerate(record_SC[start:, : st.RECORD].tolist(), start):
             origin, base = row[st.RECORD_ORIGIN], row[st.RECORD_FORK]
-            by_segment.setdefault(origin, []).append(row[st.RECORD_TOKEN])
+            by_segment.setdefault(origin, []).append(slot)
             for path in range(base, base + row[st.RECORD_PATHS]):
                 self.parents[path] = origin
-        return [TokenUpdate(self.number, number, self.parents[number], tokens) for number, tokens in by_segment.items()]
+        token_S, logprobs = record_SC[:, st.RECORD_TOKEN], None
+        if by_segment and record_SC.shape[1] > st.RECORD:
+            logprobs = logprobs_of(record_SC[self.fed :])
+
+        def update(number: int, slots: list[int]) -> TokenUpdate:
+            its = logprobs and logprobs.take(np.array(slots) - (self.fed + 1))
+            return TokenUpdate(self.number, number, self.parents[number], token_S[slots].tolist(), its)
+
+        return [update(number, slots) for number, slots in by_segment.items()]
 
     def result(
         self,
-        record_SC: Int32[np.ndarray, "S 6"],
+        record_SC: Int32[np.ndarray, "S C"],
         segment_S: Int32[np.ndarray, "S"],
         counts: st.Counts,
         compiled: float,
@@ -136,9 +149,7 @@ class Request:
             record_SC, segment_S: records and segments of the slots in use.
             compiled: seconds that the engine has spent on compiling so far.
         """
-        first = self.fed + 1
-        # Copies, so that the result does not keep the whole stream's records alive.
-        stream = stream_record(record_SC[first:].copy(), segment_S[first:].copy())
+        stream = stream_record(record_SC[self.fed :], segment_S[self.fed :])
         decode = time.perf_counter() - self.started - (compiled - self.compiled[1])
         timings = Timings(
             queued=self.admitted - self.submitted,
@@ -152,8 +163,8 @@ class Request:
 
     def ended_off_device(self, tokenizer: Any) -> Result:
         """The result of a request that failed (see `error`), or was cancelled before it began: no tokens."""
-        nothing = np.zeros((0, st.RECORD), np.int32)
-        stream = stream_record(nothing, np.zeros(0, np.int32))
+        nothing = np.zeros((1, st.RECORD), np.int32)
+        stream = stream_record(nothing, np.zeros(1, np.int32))
         timings = Timings(time.perf_counter() - self.submitted, 0.0, 0.0, 0.0, 0.0)
         reason = "failed" if self.error is not None else "cancelled"
         counts = st.Counts(*[_scalar(0)] * len(st.Counts._fields))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mvjax.engine import state as st
+from mvjax.engine.logprobs import LogProbs, unpacked
 from mvjax.engine.prompt import Prompt
 from mvjax.errors import UserError
 from mvjax.language.tree import Transcript, parse_tokens
@@ -35,6 +36,7 @@ class StreamRecord:
     """Number of path 1 of the block that forks at this separator; 0: none."""
     paths: Int32[np.ndarray, "T"]
     """Paths of that block."""
+    logprobs: LogProbs | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Result:
     critical_path: int
     """Last position - last prompt position."""
     timings: Timings
+    logprobs: LogProbs | None = dataclasses.field(repr=False)
+    """Of the tokens; None unless the engine keeps them (`EngineConfig.logprobs`)."""
     stream: StreamRecord = dataclasses.field(repr=False)
     """What the stream held, slot by slot."""
     tokenizer: Any = dataclasses.field(default=None, repr=False, compare=False)
@@ -155,25 +159,40 @@ def make_result(
         decode_steps=int(counts.decode_steps),
         critical_path=int(position_T[-1]) - prompt.last_position if len(position_T) else 0,
         timings=timings,
+        logprobs=stream.logprobs and stream.logprobs.take(order_T),
         stream=stream,
         tokenizer=tokenizer,
         error=error,
     )
 
 
-def stream_record(record_TC: Int32[np.ndarray, "T 6"], segment_T: Int32[np.ndarray, "T"]) -> StreamRecord:
-    """The record from the device's arrays, slots of the new tokens only."""
+def stream_record(record_SC: Int32[np.ndarray, "S C"], segment_S: Int32[np.ndarray, "S"]) -> StreamRecord:
+    """The record from the device's arrays: the slot of the last prompt token, then those of the new tokens."""
+    # A copy, so that the result does not keep the records of the whole stream alive.
+    record_TC = record_SC[1:].copy()
     flags_T = record_TC[:, st.RECORD_FLAGS]
     return StreamRecord(
         token=record_TC[:, st.RECORD_TOKEN],
         position=record_TC[:, st.RECORD_POSITION],
         origin=record_TC[:, st.RECORD_ORIGIN],
-        segment=segment_T,
+        segment=segment_S[1:].copy(),
         written=(flags_T & st.WRITTEN_FLAG) > 0,
         cut=flags_T >> st.CUT_SHIFT,
         fork=record_TC[:, st.RECORD_FORK],
         paths=record_TC[:, st.RECORD_PATHS],
+        logprobs=logprobs_of(record_SC) if record_SC.shape[1] > st.RECORD else None,
     )
+
+
+def logprobs_of(record_SC: Int32[np.ndarray, "S C"]) -> LogProbs:
+    """Those of every slot's token but the first's: they stand in the slot before it in the same segment."""
+    origin_S = record_SC[:, st.RECORD_ORIGIN]
+    order_S = np.argsort(origin_S, kind="stable")
+    follows_S = origin_S[order_S[1:]] == origin_S[order_S[:-1]]
+    before_S = np.full(len(record_SC), -1)
+    before_S[order_S[1:][follows_S]] = order_S[:-1][follows_S]
+    sampled_S = (record_SC[:, st.RECORD_FLAGS] & st.WRITTEN_FLAG == 0) & (before_S >= 0)
+    return unpacked(record_SC[before_S, st.RECORD :], sampled_S).take(slice(1, None))
 
 
 def transcript_order(stream: StreamRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

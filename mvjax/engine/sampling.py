@@ -27,9 +27,11 @@ WEIGHT_ONE = 2**23
 BLOCK = 128
 """Tokens whose weights are added up as integers (below 2**31)."""
 
-FIELDS = tuple(field for field in dataclasses.fields(SamplingParams) if field.name != "seed")
-"""The parameters that the device keeps per request; of the seed it keeps the key."""
-jax.tree_util.register_dataclass(SamplingParams, [field.name for field in FIELDS], [], drop_fields=["seed"])
+ELSEWHERE = ("seed", "logit_bias", "stop_token_ids", "ignore_eos", "min_tokens")
+"""Parameters that reach the device in another form, see `Request.settings` and `Request.root`."""
+FIELDS = tuple(field for field in dataclasses.fields(SamplingParams) if field.name not in ELSEWHERE)
+"""The parameters that the device keeps per request under their names."""
+jax.tree_util.register_dataclass(SamplingParams, [field.name for field in FIELDS], [], drop_fields=ELSEWHERE)
 
 
 def on_device(params: SamplingParams) -> SamplingParams:
@@ -58,6 +60,12 @@ def first_largest(logits_WV: Float[Array, "W V"]) -> Int[Array, "W"]:
     place_V = jnp.arange(logits_WV.shape[1], dtype=jnp.int32)
     largest_W1 = jnp.max(logits_WV, axis=1, keepdims=True)
     return jnp.min(jnp.where(logits_WV == largest_W1, place_V, logits_WV.shape[1] - 1), axis=1)
+
+
+def key_of(seed: int | np.integer) -> UInt[np.ndarray, "2"]:
+    """Raw threefry key of a request's root: the two halves of the seed as an int64. Every seed has its own."""
+    seed = int(seed)  # NumPy's own may be narrower than the shift.
+    return np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
 
 
 KEY_OF_DRAWS, KEY_OF_PATHS = 0, 1

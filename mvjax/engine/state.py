@@ -12,8 +12,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped, UInt
 
+from mvjax.engine import logprobs
 from mvjax.engine.sampling import on_device
 from mvjax.engine.sampling_params import SamplingParams
+from mvjax.engine.token_edits import TokenEdits, token_edits
 from mvjax.language.grammar import RESERVE
 from mvjax.language.tags import LABEL_LIMIT
 
@@ -34,7 +36,7 @@ WRITTEN_FLAG = 1
 CUT_SHIFT = 1
 
 RECORD = 6
-"""Fields of a slot record."""
+"""Fields of a slot record; behind them stands what `logprobs.packed` keeps of the next token of the segment."""
 RECORD_TOKEN, RECORD_POSITION, RECORD_ORIGIN, RECORD_FLAGS, RECORD_FORK, RECORD_PATHS = range(RECORD)
 
 
@@ -51,6 +53,8 @@ class Sizes:
     number_length: int
     pages: int = 0
     """Pages of all streams together; 0: streams are contiguous."""
+    logprobs: int | None = None
+    """Alternatives whose log-probabilities are kept beside each sampled token's; None: none are kept."""
 
     @property
     def held(self) -> int:
@@ -198,6 +202,9 @@ class Settings(NamedTuple):
     min_block_share: Int[Array, "*requests"]
     sampling: SamplingParams
     """Its fields are arrays [*requests]."""
+    edits: TokenEdits
+    end_share: Int[Array, "*requests"]
+    """The root may sample end-of-text once it has no more tokens left than this; negative: nobody ever may."""
     wind_up: Int[Array, "*requests"]
     """Reason to close every branch where it stands, CANCELLED or NOT_FINITE; 0: none."""
 
@@ -212,7 +219,7 @@ class Root(NamedTuple):
     """Prompt tokens before it."""
     tokens_left: Int[Array, ""]
     max_pos: Int[Array, ""]
-    seed: UInt[Array, ""]
+    key: UInt[Array | np.ndarray, "2"]
 
 
 class Counts(NamedTuple):
@@ -249,7 +256,7 @@ class State(NamedTuple):
     request: RequestState
     segment_RS: Int[Array, "R S"]
     """Segment number of each slot, renamed at a reduce: what visibility is computed from."""
-    record_RSC: Int[Array, "R S 6"]
+    record_RSC: Int[Array, "R S C"]
     """Token, position, origin segment (never renamed), flags, number and count of the paths that fork here."""
 
 
@@ -276,7 +283,8 @@ def empty_request(sizes: Sizes) -> RequestState:
 
     zero = jnp.zeros((), jnp.int32)
     sampling = jax.tree.map(jnp.zeros_like, on_device(SamplingParams()))
-    settings: dict[str, Any] = {**dict.fromkeys(Settings._fields, zero), "sampling": sampling}
+    edits = jax.tree.map(jnp.asarray, token_edits(SamplingParams()))
+    settings: dict[str, Any] = {**dict.fromkeys(Settings._fields, zero), "sampling": sampling, "edits": edits}
     frame = frames_of(empty_branch(sizes))
     return RequestState(
         settings=Settings(**settings),
@@ -294,5 +302,5 @@ def empty_state(sizes: Sizes) -> State:
     return State(
         request=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (sizes.requests, *leaf.shape)), request),
         segment_RS=jnp.full((sizes.requests, sizes.slots), NO_SEGMENT, jnp.int32),
-        record_RSC=jnp.zeros((sizes.requests, sizes.slots, RECORD), jnp.int32),
+        record_RSC=jnp.zeros((sizes.requests, sizes.slots, RECORD + logprobs.columns(sizes.logprobs)), jnp.int32),
     )

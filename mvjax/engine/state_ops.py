@@ -22,7 +22,7 @@ def admit(state: State, request_index: Int[Array, ""], settings: st.Settings, ro
         tokens_left=root.tokens_left,
         next_pos=root.position + 1,
         max_pos=root.max_pos,
-        key=jax.random.key_data(jax.random.key(root.seed, impl="threefry2x32")),
+        key=jnp.asarray(root.key),
         token=root.token,
         position=root.position,
         slot=root.fed,
@@ -51,7 +51,7 @@ def cancel(state: State, request_index: Int[Array, ""]) -> State:
     return state._replace(request=state.request._replace(settings=settings))
 
 
-def fetch(state: State, request_index: Int[Array, ""]) -> tuple[Int[Array, "S 6"], Int[Array, "S"], st.Counts]:
+def fetch(state: State, request_index: Int[Array, ""]) -> tuple[Int[Array, "S C"], Int[Array, "S"], st.Counts]:
     """A request's slot records, the segment of each slot, and its counts."""
     counts = st.Counts(*[getattr(state.request, name)[request_index] for name in st.Counts._fields])
     return state.record_RSC[request_index], state.segment_RS[request_index], counts

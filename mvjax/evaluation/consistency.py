@@ -166,5 +166,6 @@ class Checker:
             (index for index, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)) - 1
         )
         source = layout.predecessor[len(prompt) + first]
-        gap = abs(logits_TV[source, mine[first]] - logits_TV[source, theirs[first]])
+        mine_bias, theirs_bias = (sampling.logit_bias.get(tokens[first], 0.0) for tokens in (mine, theirs))
+        gap = abs(logits_TV[source, mine[first]] + mine_bias - logits_TV[source, theirs[first]] - theirs_bias)
         return ConsistencyReport(schedules=1, schedule_ties=int(gap <= 2 * error))

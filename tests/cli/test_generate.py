@@ -3,13 +3,15 @@
 import dataclasses
 import io
 import json
+import types
 
 import numpy as np
 import pytest
 from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
+from mvjax.cli import generate
 from mvjax.cli.main import main
-from mvjax.engine import Engine
+from mvjax.engine import Engine, LogProbs
 from mvjax.language import tags
 from mvjax.models import load_checkpoint, save_checkpoint
 from mvjax.tokenizers import Tokenizer, load_tokenizer
@@ -34,6 +36,7 @@ FEW = ("--max-branches", 1, "--max-new-tokens", 40)
 
 def test_json_holds_answer_and_measures(toy, capsys):
     words = ("generate", "What is 1+1?", "--model", toy, *FEW, "--temperature", 1, "--compare", "--json")
+    words += ("--seed", -3, "--ignore-eos", "--logit-bias", 70, "-1.5", 71, 2, "--stop-token-ids", 72, 73)
     status, output, _ = run(capsys, *words)
     record = json.loads(output)
     assert status == 0
@@ -42,6 +45,31 @@ def test_json_holds_answer_and_measures(toy, capsys):
     assert record["same_tokens"] == "yes"
     assert record["finish"] in ("stop", "tokens", "positions")
     assert json.loads(run(capsys, *words)[1])["response"] == record["response"]
+
+
+@pytest.mark.slow
+def test_json_holds_log_probabilities(toy, capsys):
+    words = ("generate", "What is 1+1?", "--model", toy, *FEW, "--temperature", 1, "--json", "--logprobs", 2)
+    status, output, _ = run(capsys, *words)
+    record = json.loads(output)
+    sampled = [one for one in record["logprobs"] if one is not None]
+    assert status == 0
+    assert len(record["logprobs"]) == record["tokens"] >= len(sampled) > 0
+    assert all(one["logprob_unbarred"] <= one["logprob"] <= 0 for one in sampled)
+    assert all(len(one["top"]) == 2 for one in sampled)
+
+
+def test_log_probabilities_in_json():
+    """null: barred, and tokens that the interpreter wrote."""
+    nan, inf = np.nan, np.inf
+    log_T, top_TK, unbarred_TK = [-0.5, nan], [[-0.5, -inf], [nan, nan]], [[-1.5, -2], [nan, nan]]
+    log_T, top_TK, unbarred_TK = (np.array(log, np.float32) for log in (log_T, top_TK, unbarred_TK))
+    logprobs = LogProbs(log_T, log_T - 1, np.array([[7, 3], [-1, -1]], np.int32), top_TK, unbarred_TK)
+    result = types.SimpleNamespace(tokens=np.array([7, 8]), written=np.array([False, True]), logprobs=logprobs)
+    chosen = {"token": 7, "text": "[7]", "logprob": -0.5, "logprob_unbarred": -1.5}
+    barred = {"token": 3, "text": "[3]", "logprob": None, "logprob_unbarred": -2.0}
+    shown = generate.logprobs_of(result, types.SimpleNamespace(decode=str))
+    assert shown == [{**chosen, "top": [chosen, barred]}, None]
 
 
 def test_piped_answers_are_the_plain_transcript(toy, capsys, monkeypatch):
@@ -201,7 +229,8 @@ def test_the_missing_default_model_names_the_way_to_it(capsys, monkeypatch, tmp_
         ("--temperature", "inf"),
         ("--top-k", 2**31),
         ("--top-p", "nan"),
-        ("--seed", 2**32),
+        ("--seed", 2**63),
+        ("--min-tokens", -1),
     ],
 )
 @pytest.mark.parametrize("verb", ["generate", "evaluate"])
@@ -224,6 +253,12 @@ def test_settings_out_of_range_are_one_line(toy, capsys, tmp_path, verb, option,
         (("generate", "hi", "--model", "TOY", "--demo"), "adapter"),
         (("generate", "hi", "--model", "TOY", "--svg", "tree.png"), ".svg"),
         (("generate", "hi", "ho", "--model", "TOY", "--svg", "tree.svg"), "one prompt"),
+        (("generate", "hi", "--model", "TOY", "--logprobs", "2"), "--json"),
+        (("generate", "hi", "--model", "TOY", "--json", "--logprobs", "21"), "logprobs = 21"),
+        (("generate", "hi", "--model", "TOY", "--logit-bias", "5", "101"), "logit_bias = {5: 101.0}"),
+        (("generate", "hi", "--model", "TOY", "--logit-bias", "99999", "1"), "outside the vocabulary"),
+        (("generate", "hi", "--model", "TOY", "--stop-token-ids", *map(str, range(9))), "give 8 at most"),
+        (("generate", "hi", "--model", "TOY", "--min-tokens", "2000"), "max_new_tokens, which is 1024"),
         (("evaluate", "none.jsonl", "--model", "TOY"), "none.jsonl: there is no such file"),
     ],
 )

@@ -21,6 +21,7 @@ LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
 DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(6)]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(6)]
 END = TABLES.eos_ids[0]
+GREEDY = SamplingParams()
 
 
 class WatchfulModel(HashModel):
@@ -215,6 +216,50 @@ def test_min_p_does_not_depend_on_the_schedule_and_thins_what_is_drawn(engine):
     assert len({tuple(all_drawn), tuple(some_drawn), tuple(best_drawn)}) == 3
 
 
+def test_wishes_for_single_tokens_do_not_depend_on_the_schedule(engine):
+    """Drawn, each alone and all together; seeds of any sign and size have answers of their own."""
+    wishes = [
+        {"seed": 2**32 + 3},
+        {"seed": -3, "logit_bias": {tags.PARALLEL_OPEN: 1.5, 33: 2.0}},
+        {"stop_token_ids": (33, 34), "seed": -(2**63)},
+        {"ignore_eos": True},
+        {"min_tokens": 140, "stop_token_ids": tuple(range(30, 38))},
+        {"logit_bias": {33: 1.0}, "stop_token_ids": (33,), "min_tokens": 100, "seed": 2**63 - 1},
+    ]
+    wishes = [dataclasses.replace(DRAWN[3], **wish) for wish in wishes]
+    together = engine.generate([PROMPTS[0]] * 6, limits=LIMITS, sampling=wishes)
+    backwards = engine.generate([PROMPTS[0]] * 6, limits=LIMITS, sampling=wishes[::-1], mode="sequential")[::-1]
+    for one, other in zip(together, backwards):
+        same(one, other)
+    assert len({tuple(result.tokens.tolist()) for result in together}) == 6
+
+
+def test_a_stop_id_ends_a_path_or_the_request(engine):
+    """As end-of-text does: it is not kept, and in a path the interpreter writes </Path>."""
+    engine.params = plain_taste()
+    stop = dataclasses.replace(GREEDY, stop_token_ids=(33,), logit_bias={33: 100.0})
+    wishes = [dataclasses.replace(stop, **more) for more in ({}, {"min_tokens": 10}, {"ignore_eos": True})]
+    results = engine.generate(PROMPTS[:3], limits=Limits(max_new_tokens=30), sampling=wishes)
+    assert [(result.reason, result.new_tokens) for result in results] == [("stop", 0), ("stop", 10), ("tokens", 22)]
+    engine.params = taste()
+    wish = dataclasses.replace(stop, logit_bias={33: 4.0}, min_tokens=150)
+    ended = 0
+    for result in engine.generate(PROMPTS, limits=LIMITS, sampling=wish):
+        assert 33 not in result.tokens
+        closes_T = (CODES[result.tokens] == tags.PATH_CLOSE) & result.written
+        ended += len(set(result.segment[closes_T]) - set(result.cuts))
+    assert ended > 0
+
+
+def test_a_bias_lifts_no_bar(engine):
+    """Tags that the model wants more than anything, in a text where none may stand."""
+    biased = SamplingParams(logit_bias={tags.PARALLEL_OPEN: 100.0, tags.PATH_CLOSE: 90.0, tags.GOAL_OPEN: 100.0})
+    limits = Limits(max_new_tokens=30)
+    for result in engine.generate(PROMPTS[:2], limits=limits, sampling=biased, mode="autoregressive"):
+        assert not np.isin(CODES[result.tokens], [tags.PARALLEL_OPEN, tags.PATH_CLOSE, tags.GOAL_OPEN]).any()
+        assert result.barred == result.sampled > 20
+
+
 def test_end_of_text_stops(engine):
     bias_V = taste()
     bias_V[END] = 100
@@ -238,7 +283,8 @@ def test_streaming_brings_every_token_once(engine):
     heard, parents = {}, {}
 
     def listen(updates):
-        for request, segment, parent, tokens in updates:
+        for request, segment, parent, tokens, logprobs in updates:
+            assert logprobs is None  # This engine keeps none.
             assert tokens
             assert parents.setdefault((request, segment), parent) == parent
             heard.setdefault((request, segment), []).extend(tokens)
@@ -378,7 +424,7 @@ def test_tags_in_a_prompt_are_text(engine):
         ([1], {"sampling": SamplingParams(temperature=float("nan"))}, "temperature = nan"),
         ([1], {"sampling": SamplingParams(top_k=-1)}, "top_k = -1"),
         ([1], {"sampling": SamplingParams(top_p=0.0)}, "top_p = 0"),
-        ([1], {"sampling": SamplingParams(seed=-1)}, "seed = -1"),
+        ([1], {"sampling": SamplingParams(seed=2**63)}, "seed = 9223372036854775808"),
         ([1], {"mode": "fast"}, "mode is 'fast'"),
         ([1], {"limits": [LIMITS, LIMITS]}, "2 limits"),
     ],

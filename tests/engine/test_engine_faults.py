@@ -24,6 +24,7 @@ DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for se
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
 pytestmark = pytest.mark.xdist_group("engine/hash_model")  # with test_engine_pages.py, whose engines have these sizes
 SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
+SIZES["logprobs"] = 3  # as there
 
 
 def bias():

@@ -1,5 +1,7 @@
 """Streams in pages: who owns what, the same answers as without pages, and requests that find none left."""
 
+import collections
+import dataclasses
 import functools
 
 import numpy as np
@@ -8,7 +10,8 @@ from hash_model import HashModel, PagedHashModel
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from random_requests import TABLES, VOCABULARY
+from random_requests import TABLES, VOCABULARY, WORDS, limits_of, random_wishes, sampling_of
+from reference_interpreter import Interpreter, Rules
 
 from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
 from mvjax.engine.page_pool import WASTE, PagePool
@@ -17,11 +20,21 @@ from mvjax.errors import UserError
 from mvjax.language import tags
 
 LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
-DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(5)]
+WISHES = [
+    {},
+    {"logit_bias": {20: 3.0, 31: -50.0}, "min_tokens": 150},
+    {"stop_token_ids": (33, 34)},
+    {"ignore_eos": True},
+    {"logit_bias": {tags.PARALLEL_OPEN: 2.0, 33: 1.0}, "stop_token_ids": (33,), "min_tokens": 60},
+]
+DRAWN = [
+    SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed, **wishes) for seed, wishes in enumerate(WISHES)
+]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
 PAGE = 16
 pytestmark = pytest.mark.xdist_group("engine/hash_model")  # with test_engine_faults.py, whose engines have these sizes
 SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
+SIZES["logprobs"] = 3
 
 
 GROWING = SIZES | {"stream_step": 128, "sync_steps": 32}
@@ -80,6 +93,12 @@ def answers(pages: int | None):
     return engine(pages).generate(PROMPTS, limits=LIMITS, sampling=DRAWN)
 
 
+def assert_same_logprobs(one, other):
+    """Bit for bit."""
+    for field in dataclasses.fields(one):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), field.name)
+
+
 # One request needs 6 + 150 slots and 4 spare ones: 10 pages. Two at a time do not fit into 13.
 @pytest.mark.parametrize("pages", [pytest.param(32, marks=pytest.mark.slow), 13])
 def test_pages_change_no_answer(pages):
@@ -88,6 +107,49 @@ def test_pages_change_no_answer(pages):
         for name in ("tokens", "written", "segment", "position", "parent"):
             np.testing.assert_array_equal(getattr(paged, name), getattr(contiguous, name), name)
         assert paged.reason == contiguous.reason
+        assert_same_logprobs(paged.logprobs, contiguous.logprobs)
+
+
+def test_log_probabilities_are_those_of_the_logits_before_and_behind_the_bar():
+    """Of every sampled token, greedy with wishes for single tokens, against plain NumPy; whatever the schedule."""
+    rng = np.random.default_rng(4)
+    rules = [random_wishes(rng, Rules(150, max_paths=4, max_depth=3)) for _ in range(6)]
+    prompts = [[20 + n, 21, 22] for n in range(6)]
+    settings = {"limits": [limits_of(one) for one in rules], "sampling": [sampling_of(one) for one in rules]}
+    results = engine(None).generate(prompts, **settings)
+    for one, other in zip(results, engine(None).generate(prompts, **settings, mode="sequential")):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        assert_same_logprobs(one.logprobs, other.logprobs)
+    barred = compared = 0
+    for prompt, one, result in zip(prompts, rules, results):
+        reference = Interpreter(WORDS, one, bias(), prompt).run()
+        bias_V = np.array([one.logit_bias.get(token, 0) for token in range(VOCABULARY)], np.float32)
+        chosen_from = {
+            (address, index): (logits_V + bias_V, open_V)
+            for (address, index, logits_V), (*_, open_V) in zip(reference.logits, reference.choices)
+        }
+        index_of, found = collections.Counter(), result.logprobs
+        for at, (token, _, written, address) in enumerate(reference.transcript()):
+            its = found.take(at)
+            index_of[address] += 1
+            if written:
+                assert np.isnan([its.token, its.token_unbarred, *its.top, *its.top_unbarred]).all()
+                assert (its.top_id == -1).all()
+                continue
+            unbarred_V, open_V = chosen_from[address, index_of[address] - 1]
+            top = np.argsort(-unbarred_V, kind="stable")[:3]
+            np.testing.assert_array_equal(its.top_id, top)
+            np.testing.assert_allclose([its.token, *its.top], log_softmax(open_V)[[token, *top]], atol=2e-6)
+            unbarred = [its.token_unbarred, *its.top_unbarred]
+            np.testing.assert_allclose(unbarred, log_softmax(unbarred_V)[[token, *top]], atol=2e-6)
+            barred, compared = barred + np.isneginf(its.top).any(), compared + 1
+    assert 0 < barred < compared
+
+
+def log_softmax(logits_V):
+    weight_V = np.exp(logits_V.astype(np.float64) - logits_V.max())
+    with np.errstate(divide="ignore"):
+        return np.log(weight_V / weight_V.sum())
 
 
 def test_all_pages_are_free_in_the_end():
@@ -97,12 +159,13 @@ def test_all_pages_are_free_in_the_end():
 
 def run(running: Engine, cancel=None):
     """Results, and the tokens told of each branch; `cancel(parked requests)` names a request to cancel."""
-    told, results = {}, {}
+    told, logprobs, results = {}, {}, {}
     numbers = [running.submit(prompt, limits=LIMITS, sampling=drawn) for prompt, drawn in zip(PROMPTS, DRAWN)]
 
     def hear(fresh):
         for piece in fresh:
             told.setdefault((piece.request - numbers[0], piece.segment), []).extend(piece.tokens)
+            logprobs.setdefault((piece.request - numbers[0], piece.segment), []).append(piece.logprobs.token)
 
     while running.busy:
         results |= {result.request - numbers[0]: result for result in running.step(hear)}
@@ -110,6 +173,9 @@ def run(running: Engine, cancel=None):
         if cancel is not None and preempted:
             running.cancel(cancel(preempted) + numbers[0])
     assert sorted(results) == list(range(len(PROMPTS)))
+    for (number, segment), pieces in logprobs.items():
+        stream = results[number].stream
+        np.testing.assert_array_equal(np.concatenate(pieces), stream.logprobs.token[stream.origin == segment])
     return results, told
 
 

@@ -70,21 +70,73 @@ def test_nothing_is_reserved_where_nothing_can_be_open(engine):
                 engine.check([1], Limits(**{name: least - 1}), mode=mode)
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SamplingParams)])
+WHOLE = ("top_k", "seed", "min_tokens")
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", *WHOLE])
 def test_sampling_parameters_are_numbers(engine, name):
-    wrong = [*NO_INTEGERS, -1] if name in ("top_k", "seed") else NO_NUMBERS
-    for value in wrong:
+    for value in [*NO_INTEGERS, *([] if name == "seed" else [-1])] if name in WHOLE else NO_NUMBERS:
         sampling = SamplingParams(**{name: value})
         refused(name, lambda sampling=sampling: engine.check([1], Limits(), sampling))
-    for value in (1, np.int32(1), *(() if name in ("top_k", "seed") else (1.0, np.float64(0.5)))):
+    for value in (1, np.int32(1), *(() if name in WHOLE else (1.0, np.float64(0.5)))):
         engine.check([1], Limits(), SamplingParams(**{name: value}))
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1e-9}, {"top_p": 0}, {"top_p": 1.001}, {"seed": 2**32}, {"top_k": 2**31}]
+    "wrong",
+    [
+        {"temperature": -1e-9},
+        {"top_p": 0},
+        {"top_p": 1.001},
+        {"seed": 2**63},
+        {"seed": -(2**63) - 1},
+        {"top_k": 2**31},
+        {"logit_bias": {1: 100.5}},
+        {"logit_bias": {1: float("nan")}},
+        {"logit_bias": {1: HUGE, 2: 10**5000}},
+        {"logit_bias": {-1: 1.0}},
+        {"logit_bias": {"1": 1.0}},
+        {"logit_bias": [(1, 1.0)]},
+        {"stop_token_ids": (-1,)},
+        {"stop_token_ids": (1.5,)},
+        {"stop_token_ids": [1]},
+        {"stop_token_ids": 1},
+        {"ignore_eos": 1},
+    ],
 )
 def test_sampling_parameters_out_of_range(wrong):
     refused(next(iter(wrong)), lambda: SamplingParams(**wrong).validate())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"logit_bias": dict.fromkeys(range(20, 85), 1.0)}, "logit_bias names 65 tokens; give 64 at most"),
+        ({"stop_token_ids": tuple(range(20, 29))}, "stop_token_ids names 9 tokens; give 8 at most"),
+        ({"logit_bias": {VOCABULARY: 1.0}}, f"logit_bias: token {VOCABULARY} is outside the vocabulary of 44"),
+        ({"stop_token_ids": (20, VOCABULARY)}, f"stop_token_ids: token {VOCABULARY} is outside the vocabulary of 44"),
+        ({"stop_token_ids": (20, 3)}, "stop_token_ids: token 3 is a control tag, which cannot stop"),
+        ({"min_tokens": 31}, "min_tokens = 31 must be at most max_new_tokens, which is 30"),
+    ],
+)
+def test_wishes_for_single_tokens_must_fit(engine, wrong, message):
+    with pytest.raises(UserError, match=message) as error:
+        engine.check([1], Limits(max_new_tokens=30), SamplingParams(**wrong))
+    assert "\n" not in str(error.value)
+
+
+def test_wishes_for_single_tokens_up_to_their_limits(engine):
+    tokens = tuple(range(20, 28))
+    engine.check(
+        [1],
+        Limits(max_new_tokens=30),
+        SamplingParams(
+            logit_bias={np.int32(token): -100 for token in range(VOCABULARY)},
+            stop_token_ids=(*tokens, *tokens),  # A token counts once.
+            min_tokens=30,
+            seed=np.int64(-1),
+        ),
+    )
 
 
 def test_sampling_parameters_have_names():
@@ -96,7 +148,7 @@ def test_sampling_parameters_have_names():
 def test_sizes_are_whole_numbers(name):
     several = name in ("row_counts", "prefill_chunks")
     for value in [*NO_INTEGERS, 0, 2**31]:
-        if value is None and name == "pages":
+        if (name == "pages" and value is None) or (name == "logprobs" and value in (None, 0)):
             continue
         if not several:
             refused(name, lambda value=value: EngineConfig(**{name: value}))

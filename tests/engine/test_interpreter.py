@@ -23,6 +23,8 @@ from random_requests import (
     random_bias,
     random_prompt,
     random_rules,
+    random_wishes,
+    sampling_of,
 )
 from reference_interpreter import Interpreter, Rules
 
@@ -106,6 +108,30 @@ def test_random_requests_agree_with_the_reference(seed):
             check_layout(result, prompt, bias_V, reference)
             kinds |= {result.reason, *result.cuts.values(), f"{result.parent.max() + 1 > 1}"}
     assert kinds >= {"tokens", "True"}  # Cuts and nested or several blocks really happened.
+
+
+@pytest.mark.parametrize("seed", [20, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(21, 30))])
+def test_wishes_for_single_tokens_agree_with_the_reference(seed):
+    """Biases, stop ids, ignore_eos and min_tokens, together and alone, in every mode."""
+    rng = np.random.default_rng(seed)
+    bias_V = random_bias(rng)
+    engine = make_engine(bias_V)
+    ends = []
+    for mode, rows in (("parallel", 4), ("sequential", 1), ("autoregressive", 1)):
+        batch = [(random_prompt(rng), random_wishes(rng, random_rules(rng))) for _ in range(8)]
+        settings = {
+            "limits": [limits_of(rules) for _, rules in batch],
+            "sampling": [sampling_of(rules) for _, rules in batch],
+        }
+        for (prompt, rules), result in zip(batch, engine.generate([p for p, _ in batch], **settings, mode=mode)):
+            rules.rows, rules.autoregressive = rows, mode == "autoregressive"
+            reference = Interpreter(WORDS, rules, bias_V, prompt).run()
+            check_equal(result, reference)
+            check_layout(result, prompt, bias_V, reference)
+            assert result.new_tokens >= rules.min_tokens or result.reason != "stop"
+            assert result.reason != "stop" or not rules.ignore_eos
+            ends.append(result.reason)
+    assert {"stop", "tokens"} <= set(ends)
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,14 @@ def test_uniforms_are_those_of_the_key_and_index():
     np.testing.assert_array_equal(sampling.uniforms(key_W2, jnp.array([0, 5, 1000])), jnp.stack(expected))
 
 
+def test_every_seed_of_64_bits_has_a_key_of_its_own():
+    for seed in (0, 5, 2**31, np.int64(7), 2**32 - 1):
+        expected = jax.random.key_data(jax.random.key(np.uint32(seed), impl="threefry2x32"))
+        np.testing.assert_array_equal(sampling.key_of(seed), expected)
+    seeds = [0, 5, -5, -1, 2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, -(2**63), -(2**32)]
+    assert len({tuple(sampling.key_of(seed).tolist()) for seed in seeds}) == len(seeds)
+
+
 NAN, INF = np.nan, np.inf
 
 

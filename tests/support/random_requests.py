@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from reference_interpreter import Rules, Words
 
-from mvjax.engine import Limits
+from mvjax.engine import Limits, SamplingParams
 from mvjax.tokenizers.tables import VocabularyTables
 
 VOCABULARY = 44
@@ -43,6 +45,25 @@ def limits_of(rules: Rules) -> Limits:
         max_paths=rules.max_paths,
         max_depth=rules.max_depth,
         min_block_share=rules.min_block_share,
+    )
+
+
+def sampling_of(rules: Rules) -> SamplingParams:
+    """What the rules say of single tokens as parameters of the engine, greedy."""
+    names = ("logit_bias", "stop_token_ids", "ignore_eos", "min_tokens")
+    return SamplingParams(**{name: getattr(rules, name) for name in names})
+
+
+def random_wishes(rng: np.random.Generator, rules: Rules) -> Rules:
+    """The rules with wishes for single tokens, tags and ends of text among them; biases in quarters: exact."""
+    biased = rng.choice(VOCABULARY, int(rng.integers(0, VOCABULARY + 1)), replace=False)
+    text = np.setdiff1d(np.arange(12, VOCABULARY), [] if rng.random() < 0.5 else [SEPARATOR, COLON])
+    return replace(
+        rules,
+        logit_bias={int(token): int(rng.integers(-12, 13)) / 4 for token in biased} if rng.random() < 0.7 else {},
+        stop_token_ids=tuple(map(int, rng.choice(text, int(rng.integers(0, 5)), replace=False))),
+        ignore_eos=bool(rng.random() < 0.2),
+        min_tokens=int(rng.integers(0, rules.max_new_tokens + 1)) if rng.random() < 0.5 else 0,
     )
 
 

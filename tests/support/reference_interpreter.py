@@ -53,6 +53,10 @@ class Rules:
     min_block_share: int = 40
     rows: int = 4
     autoregressive: bool = False
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -115,6 +119,7 @@ class Interpreter:
         self.cancelled, self.cancel_after = False, cancel_after
         self.spoil, self.failing, self.failed = spoil, False, False
         self.logits: list[tuple] = []  # (segment, index, logits row) of every sampled token
+        self.choices: list[tuple] = []  # the same with what the choice was made from: biases added, barred ones -inf
 
     def run(self):
         while not self.reason:
@@ -210,6 +215,8 @@ class Interpreter:
             if s.parent is None and s.think == "open":
                 tags.add(THINK_END)
             eos = s.parent is not None or s.think != "open"
+            if self.rules.ignore_eos or (s.parent is None and len(self.transcript()) < self.rules.min_tokens):
+                eos = False
         elif s.stand == "block":
             tags = {GOAL}
         elif s.stand == "goal":
@@ -230,6 +237,11 @@ class Interpreter:
         self.logits.append((s.address, s.index, logits_V.copy()))
         tags, eos = self.allowed(s)
         barred = {words.tags[t] for t in range(12) if t not in tags} | (set() if eos else set(words.eos))
+        for token, bias in self.rules.logit_bias.items():
+            logits_V[token] += np.float32(bias)
+        stops = set(self.rules.stop_token_ids)
+        if not eos:
+            logits_V[list(stops)] = -np.inf
         open_V = np.array([logit for token, logit in enumerate(logits_V) if token not in barred])
         if np.isnan(open_V).any() or not np.isfinite(open_V.max()):
             self.failing = True
@@ -238,8 +250,9 @@ class Interpreter:
         self.sampled += 1
         for token in barred:
             logits_V[token] = -np.inf
+        self.choices.append((s.address, s.index, logits_V))
         token = int(np.argmax(logits_V))
-        if token in words.eos:
+        if token in words.eos or token in stops:
             if s.parent is None:
                 self.reason = "stop"
                 return "end"
