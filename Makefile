@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
+# Of the fast test suite. Some tests wait for processes: one more than two cores.
+WORKERS ?= 3
 AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
 # The last flag is jax 0.10's, which Python 3.11 takes: later ones do not know it, and XLA ends a process for that.
@@ -64,7 +66,7 @@ docs-pictures: $(MODEL) ## draw the documentation's pictures from a run of the d
 	$(BIN)/mvjax inspect docs/demo.txt --tokenizer $(MODEL) --picture docs/mask.png
 
 test: $(VENV)/.test ## the fast test suite
-	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) -n 2 --dist loadgroup --no-loadscope-reorder
+	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 $(addprefix test-,$(ROOMS)): test-%: $(VENV)/.test
 	$(FAST_ENV) $(BIN)/python -m pytest -m "not slow and not aot" $(CHECKED) tests/$*

@@ -62,6 +62,7 @@ def test_a_script_is_followed_to_the_letter(loaded, scripts, sampling):
     assert rows_of_steps(text) == [1] * (plain.steps + 1)
 
 
+@pytest.mark.slow
 def test_engine(toy, shared):
     report = finished(engine.measure, settings.EngineBench(model=toy, rows=(1, 2), steps=24, **shared))
     assert [(row["rows"], row["choice"]) for row in report.rows] == [

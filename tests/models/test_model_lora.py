@@ -78,7 +78,7 @@ def run(tokens, causal, logits):
     return lambda decoder: logits(decoder, tokens, *causal(*tokens.shape))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [pytest.param(SHAPES[0], marks=pytest.mark.slow), *SHAPES[1:]])
 def test_a_new_adapter_changes_nothing_and_merging_a_trained_one_neither(tiny, run, shape):
     decoder = tiny(**shape)
     before = run(decoder)
@@ -93,7 +93,7 @@ def test_a_new_adapter_changes_nothing_and_merging_a_trained_one_neither(tiny, r
     np.testing.assert_allclose(merged, after, atol=2e-5 * np.abs(after).max())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow), SHAPES[2]])
 def test_gradients_are_of_adapters_and_tag_rows_alone(tiny, tokens, causal, shape):
     decoder = adapted(tiny(**shape))
     frozen = nnx.state(decoder, nnx.Not(TRAINABLE))
