@@ -69,6 +69,8 @@ class EngineBench(ModelBench):
     """Rows that the engine is built for, however many run."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
+    tensor_parallel: int | None = None
+    """Devices that share the model, as in `mvjax generate`."""
 
     def check(self) -> None:
         super().check()
@@ -112,6 +114,8 @@ class ParallelBench(ModelBench):
     """Rows that the engine is built for."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
+    tensor_parallel: int | None = None
+    """Devices that share the model, as in `mvjax generate`."""
 
     def check(self) -> None:
         super().check()

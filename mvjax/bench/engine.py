@@ -120,7 +120,9 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[Decod
     from mvjax.models.load import load_for_generation
 
     say("loading the model")
-    tokenizer, model = load_for_generation(config.model, tokenizer=config.tokenizer)
+    tokenizer, model = load_for_generation(
+        config.model, tokenizer=config.tokenizer, tensor_parallel=config.tensor_parallel
+    )
     rows = max(config.max_branches, *config.rows)
     plans = [(paths, fitting_steps(paths, config.steps, config.slots, rows)) for paths in config.rows]
     for paths, steps in plans:
@@ -138,7 +140,7 @@ def find_copies(engine: Engine, bare: dict[int, BareLoop], model: DecoderStepMod
     import jax
 
     slots = engine.config.stream_step
-    kv = jax.eval_shape(lambda: model.init_kv(1, slots))
+    kv = jax.eval_shape(lambda: model.local.init_kv(1, slots))
     shapes = {leaf.shape for leaf in jax.tree.leaves(kv)}
     programs = {f"engine, {name}": text for name, text in engine.loop_programs().items()}
     programs |= {f"bare, {rows} rows": loop.program for rows, loop in bare.items()}

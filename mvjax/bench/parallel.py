@@ -62,7 +62,9 @@ def measure(config: ParallelBench, report: Report, say: Callable[[str], None]) -
 
     adapter = find_adapter(config.adapter)
     say("loading the model")
-    tokenizer, model = load_for_generation(config.model, adapter, tokenizer=config.tokenizer)
+    tokenizer, model = load_for_generation(
+        config.model, adapter, tokenizer=config.tokenizer, tensor_parallel=config.tensor_parallel
+    )
     if adapter is None:
         plans = [(degree, config.path_steps) for degree in config.degrees]
         engine, scripts = scripted_engine(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -104,7 +105,9 @@ class SteeredModel:
         text_V = np.zeros(model.vocab_size, bool)
         text_V[: len(vocabulary.codes)] = vocabulary.codes < 0
         text_V[list(vocabulary.eos_ids)] = False
-        self.params = {"model": params, "forced": jnp.asarray(forced_NT), "text": jnp.asarray(text_V)}
+        self.replicated = getattr(model, "replicated", None)
+        own = {"forced": forced_NT, "text": text_V}
+        self.params = {"model": params, **jax.device_put(own, self.replicated)}
 
     def init_kv(self, requests: int, slots: int):
         """The inner model's KV arrays, and the script of each request."""

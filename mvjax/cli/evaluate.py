@@ -42,12 +42,15 @@ class EvaluateArguments(Cached):
     """Problems answered at the same time."""
     max_branches: int = 8
     """Branches of one answer that run at the same time."""
+    tensor_parallel: int | None = None
+    """Devices that share the model, each with a part of every layer (2, 4, 8); as few as hold it where it is not given,
+    which is one on CPUs."""
     check: bool = False
     """Also compare the engine's logits with the training forward pass, and its tokens with those of the sequential
     schedule, on every transcript; one request at a time."""
     output: Path | None = None
     """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped, if its
-    settings are the same (--limit, --requests, --max-branches and --check may differ)."""
+    settings are the same (--limit, --requests, --max-branches, --tensor-parallel and --check may differ)."""
     json: bool = False
     """Print the totals as JSON."""
 
@@ -99,13 +102,13 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
     arguments, trained = replace(arguments, tokenizer=local_path(arguments.tokenizer, "tokenizer")), None
+    options = {"tokenizer": arguments.tokenizer, "tensor_parallel": arguments.tensor_parallel}
     if is_run(arguments.model):
-        options = {"adapter": adapter, "tokenizer": arguments.tokenizer}
-        trained, decoder = load_run(arguments.model, arguments.checkpoint, **options)
+        trained, decoder = load_run(arguments.model, arguments.checkpoint, adapter=adapter, **options)
         tokenizer, weights = trained.tokenizer, trained.fingerprint
     else:
         arguments = replace(arguments, model=local_path(arguments.model))
-        tokenizer, decoder = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
+        tokenizer, decoder = load_for_generation(arguments.model, adapter, **options)
         weights = fingerprint(arguments.model) if arguments.output is not None else ""
     model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"

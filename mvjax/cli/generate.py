@@ -56,6 +56,9 @@ class GenerateArguments(Cached):
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_branches: int = 8
     """Branches of one answer that run at the same time; further ones wait."""
+    tensor_parallel: int | None = None
+    """Devices that share the model, each with a part of every layer (2, 4, 8); as few as hold it where it is not given,
+    which is one on CPUs."""
     svg: Path | None = None
     """Write a picture (SVG) of the answer's tree, as a terminal shows it."""
     json: bool = False
@@ -83,14 +86,14 @@ def main(argv: list[str]) -> int:
         raise UserError("--logprobs prints with --json only; give both")
     arguments.sampling.validate()
     status = Console(stderr=True, quiet=arguments.json).status  # a spinner on a terminal; silence elsewhere
+    options = {"tokenizer": arguments.tokenizer, "tensor_parallel": arguments.tensor_parallel}
     with status("loading the model"):
         if is_run(arguments.model):
-            options = {"adapter": arguments.adapter, "tokenizer": arguments.tokenizer}
-            trained, model = load_run(arguments.model, arguments.checkpoint, **options)
+            trained, model = load_run(arguments.model, arguments.checkpoint, adapter=arguments.adapter, **options)
             tokenizer = trained.tokenizer
         else:
             adapter = demo_adapter() if arguments.demo and arguments.adapter is None else arguments.adapter
-            tokenizer, model = load_for_generation(arguments.model, adapter, tokenizer=arguments.tokenizer)
+            tokenizer, model = load_for_generation(arguments.model, adapter, **options)
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     encoded = [tokenizer.render_chat(with_suffix(messages_of(text, arguments.system), form)) for text in prompts]
     rows = arguments.max_branches if arguments.mode == "parallel" else 1

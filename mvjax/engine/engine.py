@@ -58,8 +58,9 @@ class Engine:
         self._codes_V = vocabulary.codes
         self._programs = ProgramCache(getattr(model, "arithmetic", None))
         self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
-        arrays = jax.tree.map(jnp.asarray, (tables, params))
-        self._runner = ModelRunner(model, self.config, self._cache, self._programs, *arrays)
+        tables = jax.device_put(tables, self._cache.replicated)
+        params = jax.tree.map(jnp.asarray, params)
+        self._runner = ModelRunner(model, self.config, self._cache, self._programs, tables, params)
         self._scheduler = Scheduler(self._cache, self._runner)
         self._requests: dict[int, Request] = {}
         """Requests whose results have not been returned, by number."""

@@ -49,6 +49,7 @@ class KVCache:
         used_R: slots in use of each request, as the host knows it.
         room_R: slots that each request may fill.
         pool: owners of the pages; None for contiguous streams.
+        replicated: sharding of the state, see `StepModel`.
         table_stale: pages have changed hands since `refresh_table`.
         valid: False while a program has the arrays; if it fails, they are gone.
     """
@@ -57,6 +58,7 @@ class KVCache:
         self.model: Any = model
         self.config, self.programs, self.number_length = config, programs, number_length
         self.page_size: int | None = getattr(model, "page_size", None)
+        self.replicated = getattr(model, "replicated", None)
         self.pages = 0
         if self.page_size:
             self.pages = 1 + (config.pages or config.requests * -(-config.max_slots // self.page_size))
@@ -100,13 +102,14 @@ class KVCache:
             if self.page_size is None:
                 self.kv = None
                 make = lambda: (self.model.init_kv(requests, slots), st.empty_state(sizes))  # noqa: E731
-                self.kv, self.state = self.programs.run(Program(pc.AllocateKey(sizes), make, ()))
+                program = Program(pc.AllocateKey(sizes), make, (), places=(None, self.replicated))
+                self.kv, self.state = self.programs.run(program)
             else:
                 if self.kv is None:
                     make = functools.partial(self.model.init_pages, self.pages)
                     self.kv = self.programs.run(Program(pc.AllocatePagesKey(sizes), make, ()))
                 make = functools.partial(st.empty_state, sizes)
-                self.state = self.programs.run(Program(pc.AllocateKey(sizes), make, ()))
+                self.state = self.programs.run(Program(pc.AllocateKey(sizes), make, (), places=self.replicated))
         self.sizes = sizes
         self.used_R = np.zeros(requests, np.int64)
         self._update_room()

@@ -37,6 +37,8 @@ class StepModel(Protocol):
 
     A model may have an attribute `arithmetic`, a hashable value: two models with equal ones compute the same from the
     same arguments. Engines of such models share their compiled programs.
+    Another is `replicated`, the sharding of what the engine keeps beside the model's arrays: a copy on each of the
+    model's devices. Without it that lies on JAX's default device.
     """
 
     vocab_size: int

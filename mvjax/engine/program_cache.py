@@ -101,6 +101,8 @@ class Program(NamedTuple):
     arguments: tuple
     donated: tuple[int, ...] = ()
     """Arguments whose memory the results take over."""
+    places: Any = None
+    """Shardings of the results, or None for some or all of them: where the arguments' make them lie."""
 
 
 class SharedPrograms:
@@ -151,7 +153,7 @@ class ProgramCache(dict[ProgramKey, Any]):
             shared = None if self.arithmetic is None else (self.arithmetic, program.key, signature(program))
             compiled = SHARED.get(shared)
             if compiled is None:
-                jitted = jax.jit(program.function, donate_argnums=program.donated)
+                jitted = jax.jit(program.function, donate_argnums=program.donated, out_shardings=program.places)
                 compiled = jitted.lower(*program.arguments).compile()
                 if shared is not None:
                     SHARED.add(shared, compiled)
@@ -176,4 +178,4 @@ def signature(program: Program) -> Hashable:
     """Structure of the arguments, and shape, type and place of each of their arrays."""
     leaves, structure = jax.tree.flatten(program.arguments)
     described = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
-    return structure, described, program.donated
+    return structure, described, program.donated, program.places

@@ -18,6 +18,7 @@ from mvjax.models.lora import (
     remove_adapter,
 )
 from mvjax.models.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, YarnScaling
+from mvjax.models.tensor_parallel import TensorParallelModel
 
 __all__ = [
     "TRAINABLE",
@@ -30,6 +31,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "TagRows",
+    "TensorParallelModel",
     "YarnScaling",
     "adapter_of",
     "add_lora",

@@ -85,14 +85,25 @@ class DecoderStepModel:
         """
         if is_adapted(decoder):
             decoder = merge(nnx.clone(decoder))
+        self.settle(decoder.config, decoder.dtype if dtype is None else dtype, unroll, backend, page_size)
+        self.params: Any = decode_params(decoder, unroll=self.unroll, dtype=self.dtype)
+
+    def settle(
+        self, config: ModelConfig, dtype, unroll: bool | None, backend: str, page_size: int | Literal["auto"] | None
+    ) -> None:
+        """All but the weights; see `__init__`."""
         platform = backends.platform()
-        self.config: ModelConfig = decoder.config.served()
-        self.vocab_size, self.max_position = decoder.config.vocab_size, decoder.config.reach
+        self.config: ModelConfig = config.served()
+        self.vocab_size, self.max_position = config.vocab_size, config.reach
         self.unroll = unrolls(platform) if unroll is None else unroll
-        self.dtype = decoder.dtype if dtype is None else jnp.dtype(dtype)
+        self.dtype = jnp.dtype(dtype)
         self.backend = backend
         self.page_size = (None if platform == "cpu" else PAGE) if page_size == "auto" else page_size
-        self.params = decode_params(decoder, unroll=self.unroll, dtype=self.dtype)
+
+    @property
+    def local(self) -> DecoderStepModel:
+        """What one device computes: everything here."""
+        return self
 
     @property
     def arithmetic(self) -> Hashable:
@@ -265,13 +276,24 @@ class DecoderStepModel:
         if ordered:
             x_DW = x_DW[:, jnp.minimum(rows.lane_W, lanes - 1)]
         x_DW = rms_norm(x_DW, params["norm"], self.config.rms_eps, axis=-2)
-        head_VD = params["embed"] if self.config.tied else params["head"]
-        return jnp.matmul(head_VD, x_DW, preferred_element_type=jnp.float32).T, kv
+        return self.logits(params["embed"] if self.config.tied else params["head"], x_DW).T, kv
+
+    def lookup(self, table_VD: Array, tokens_W: Array) -> Array:
+        """Rows of the embedding, as columns [D, W]."""
+        return table_VD[tokens_W].T
+
+    def logits(self, table_VD: Array, x_DW: Array) -> Array:
+        """Products with all rows of the output matrix [V, W], float32."""
+        return jnp.matmul(table_VD, x_DW, preferred_element_type=jnp.float32)
+
+    def ops(self, *fields: Any) -> DecodeOps:
+        """The operations of a layer, from the fields of `DecodeOps` but for the configuration."""
+        return DecodeOps(self.config, *fields)
 
     def run(self, params, kv, tokens_W, positions_W, write, attend):
         """All layers over columns of tokens; `write` puts new keys and values in place, `attend` reads them."""
         cos_HW, sin_HW = (table.T for table in rotary_tables(self.config, positions_W))
-        x_DW = params["embed"][tokens_W].T
+        x_DW = self.lookup(params["embed"], tokens_W)
         family, packs = find_family(self.config.family), packed_rows(self.config)
 
         def layer(x_DW, weights, k, v, table_RM):
@@ -281,8 +303,7 @@ class DecoderStepModel:
                 written[:] = write(*written, k_KHW, v_KHW, table_RM)
                 return attend(q_NHW, *written, table_RM)
 
-            ops = DecodeOps(self.config, weights, packs, cos_HW, sin_HW, write_and_attend)
-            return family.layer(ops, x_DW), *written
+            return family.layer(self.ops(weights, packs, cos_HW, sin_HW, write_and_attend), x_DW), *written
 
         layers = self.config.layers
         if self.unroll:
@@ -341,11 +362,15 @@ class DecodeOps:
 
     def linear(self, x: jax.Array, *modules: str) -> list[jax.Array]:
         pack = self.packs[modules[0]][0]
-        y_OW = self.weights[f"{pack}.weight"] @ x
+        y_OW = self.product(pack, x)
         if (bias_O := self.weights.get(f"{pack}.bias")) is not None:
             y_OW = y_OW + bias_O[:, None]
         ends = np.cumsum([self.packs[module][1] for module in modules])
         return jnp.split(y_OW, ends[:-1].tolist())
+
+    def product(self, pack: str, x: jax.Array) -> jax.Array:
+        """The product of x with the matrix of a pack, no bias yet."""
+        return self.weights[f"{pack}.weight"] @ x
 
     def norm(self, module: str, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.weights[f"{module}.weight"], self.config.rms_eps, axis=-2)

@@ -20,16 +20,22 @@ def packed_rows(config: ModelConfig) -> dict[str, tuple[str, int]]:
     return {array.module: (array.pack or array.module, array.shape[0]) for array in weights}
 
 
-def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
-    """A decoder's weights for decoding: `embed` and `head` [V, D], `norm` [D], and `layers`.
-
-    layers: arrays by `PACK.weight`, `PACK.bias` or the name of a norm, projections of one pack joined along their rows;
-    a dictionary per layer (unroll), or one with a leading layer axis.
-    """
-    config = decoder.config
+def layer_packs(config: ModelConfig) -> dict[str, list[ArraySpec]]:
+    """The arrays of a layer as they are joined: by `PACK.weight`, `PACK.bias` or the name of a norm."""
     packs: dict[str, list[ArraySpec]] = {}
     for array in layer_arrays(config):
         packs.setdefault(f"{array.pack or array.module}.{array.kind}", []).append(array)
+    return packs
+
+
+def decode_params(decoder: Decoder, *, unroll: bool, dtype) -> dict[str, Any]:
+    """A decoder's weights for decoding: `embed` and `head` [V, D], `norm` [D], and `layers`.
+
+    layers: arrays by the names of `layer_packs`, projections of one pack joined along their rows; a dictionary per
+    layer (unroll), or one with a leading layer axis.
+    """
+    config = decoder.config
+    packs = layer_packs(config)
 
     def block(layer: Block, index: int | None = None) -> dict[str, jax.Array]:
         return {name: joined(layer, arrays, index).astype(dtype) for name, arrays in packs.items()}

@@ -77,8 +77,16 @@ def pre_norm_layer(ops: LayerOps, x: Array, project: Project = project) -> Array
     return x + ops.sublayer(lambda x: feed_forward(ops, x), ops.norm("post_attention_layernorm", x))
 
 
-def rms_norm(x: Float[Array, "..."], weight: Float[Array, " D"], eps: float, axis: int = -1) -> Float[Array, "..."]:
-    """x / sqrt(mean(x^2) + eps) * weight over an axis from the end, computed in float32, returned in x's dtype."""
+def rms_norm(
+    x: Float[Array, "..."], weight: Float[Array, " D"], eps: float, axis: int = -1, over: str | None = None
+) -> Float[Array, "..."]:
+    """x / sqrt(mean(x^2) + eps) * weight over an axis from the end, computed in float32, returned in x's dtype.
+
+    over: axis of a mesh over which the features are split into equal parts, x and weight being the part of a device.
+    """
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=axis, keepdims=True) + eps)
+    mean = jnp.mean(wide * wide, axis=axis, keepdims=True)
+    if over is not None:
+        mean = jax.lax.pmean(mean, over)
+    wide = wide * jax.lax.rsqrt(mean + eps)
     return (wide * weight.astype(jnp.float32).reshape(-1, *(1,) * (-1 - axis))).astype(x.dtype)

@@ -58,10 +58,7 @@ def load_sharded(
     entries = lazily(checkpoint.tensors)
     names = {path: hf_names(path, config) for path in leaves}
     check_tensors(checkpoint)
-    for name in (name for group in names.values() for name in group):
-        if not jnp.issubdtype(entries[name].dtype, jnp.floating):
-            what = f"{checkpoint.source or 'the model'}: {name} holds {entries[name].dtype} numbers"
-            raise UserError(f"{what}; use a model with floating-point weights")
+    check_floating(checkpoint, {name: entries[name] for group in names.values() for name in group})
     limit = chunk_bytes(max(entries[name].nbytes for group in names.values() for name in group))
     arrays = {}
     for path, leaf in leaves.items():
@@ -76,6 +73,14 @@ def load_sharded(
     if not isinstance(state, nnx.State):
         return arrays
     return nnx.map_state(lambda path, variable: variable.replace(arrays[path]), state)
+
+
+def check_floating(checkpoint: Checkpoint, entries: Mapping[str, LazyTensor]) -> None:
+    """UserError where a tensor of a checkpoint holds no floating-point numbers."""
+    for name, entry in entries.items():
+        if not jnp.issubdtype(entry.dtype, jnp.floating):
+            what = f"{checkpoint.source or 'the model'}: {name} holds {entry.dtype} numbers"
+            raise UserError(f"{what}; use a model with floating-point weights")
 
 
 def flattened(tree: nnx.State | Mapping[Path, Any]) -> dict[Path, Any]:

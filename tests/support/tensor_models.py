@@ -1,0 +1,184 @@
+"""Engines of small models on one and on several devices: programs for processes of their own, with 8 devices."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from random_requests import TABLES, VOCABULARY, limits_of, random_prompt, random_rules
+from tiny_weights import conditioned, tiny_config, tiny_tensors
+from virtual_devices import xla_flags
+
+from mvjax.engine import Engine, EngineConfig, SamplingParams
+from mvjax.engine.program_cache import PreemptKey
+from mvjax.evaluation.consistency import RecordingModel
+from mvjax.models import TensorParallelModel, transfer
+from mvjax.models.load import step_model
+from mvjax.models.sharded_loading import Parameter
+from mvjax.weights import Checkpoint
+
+ROOT = Path(__file__).parents[2]
+ENDLESS = dataclasses.replace(TABLES, eos_ids=())
+"""Without an end of text, which would end most random transcripts before their first block."""
+SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 384, "max_slots": 384}
+PAGE = 16
+
+
+def run(call, *arguments):
+    """`call(*arguments)` of this module in a process with 8 devices: what it printed last, as JSON."""
+    code = f"import sys, tensor_models; tensor_models.{call}(*map(eval, sys.argv[1:]))"
+    paths = [
+        ROOT,
+        ROOT / "kernels",
+        ROOT / "tests" / "support",
+        ROOT / "tests" / "models",
+        os.environ.get("PYTHONPATH", ""),
+    ]
+    environment = os.environ | {
+        "XLA_FLAGS": xla_flags(8),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+    command = [sys.executable, "-c", code, *map(repr, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def checkpoint(family, kv_heads, **changes):
+    """Eight heads; the vocabulary is one token longer than the tables', and splits over no number of devices."""
+    sizes = {
+        "vocab_size": VOCABULARY + 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 8,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
+    }
+    hf_config = tiny_config(family, tied=family == "qwen3", **sizes | changes)
+    return Checkpoint(hf_config, conditioned(tiny_tensors(hf_config)))
+
+
+def requests(count):
+    """Prompts, limits and samplings; every second request may take many tokens, and so open blocks."""
+    rng, made = np.random.default_rng(8), []
+    for seed in range(count):
+        prompt, limits = random_prompt(rng), limits_of(random_rules(rng))
+        more = {"max_new_tokens": 320, "max_positions": None, "max_depth": 3}
+        few = {"max_new_tokens": min(limits.max_new_tokens, 150), "max_positions": None}
+        limits = dataclasses.replace(limits, **(more if seed % 2 else few))
+        made.append((prompt, limits, SamplingParams(temperature=4.0 if seed % 5 else 0.0, seed=seed)))
+    return map(list, zip(*made))
+
+
+def engine_of(model, **sizes):
+    """An engine of two requests at a time."""
+    return Engine(model, model.params, ENDLESS, EngineConfig(**SIZES, **sizes))
+
+
+def answers(engine, count):
+    """Tokens of each answer, and how many have blocks."""
+    prompts, limits, samplings = requests(count)
+    results = engine.generate(prompts, limits=limits, sampling=samplings)
+    assert not [result.error for result in results if result.reason == "failed"]
+    return [result.tokens.tolist() for result in results], sum(len(result.parent) > 1 for result in results)
+
+
+def played(family, kv_heads, devices, unroll, page_size, count):
+    """Random transcripts, several rows a step, on one device and on several: logits, and where what lies."""
+    from test_model_decode import play, streams_of, transcripts
+
+    made = checkpoint(family, kv_heads)
+    one = step_model(made)
+    model = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll, page_size=page_size)
+    layouts = transcripts(count)
+    rng = np.random.default_rng(1)
+    tokens = [rng.integers(0, one.vocab_size, len(layout.segment)).astype(np.int32) for layout in layouts]
+    logits, others = (
+        np.stack([row for found in play(each, layouts, tokens) for row in found.values()]) for each in (one, model)
+    )
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(one.params))
+    own = sum(leaf.addressable_shards[-1].data.nbytes for leaf in jax.tree.leaves(model.params))
+    kv = jax.tree.leaves(streams_of(model, count))[0]
+    cache = engine_of(model, pages=9)._cache
+    cache.allocate(2, SIZES["max_slots"])
+    report = {
+        "same": (logits.argmax(axis=1) == others.argmax(axis=1)).tolist(),
+        "error": float(np.abs(logits - others).max() / np.abs(logits).max()),
+        "share": own * devices / whole,
+        "heads": [kv.shape[-3], kv.addressable_shards[0].data.shape[-3]],
+        "replicated": all(
+            leaf.is_fully_replicated and len(leaf.sharding.device_set) == devices
+            for leaf in jax.tree.leaves((cache.state, cache.kv if page_size is None else ()))
+            if leaf.ndim < 4
+        ),
+    }
+    print(json.dumps(report))
+
+
+def recorded(family, kv_heads, devices, count):
+    """Random requests on one device and on several: same tokens, and how far the logits that they were drawn from
+    differ."""
+    made = checkpoint(family, kv_heads)
+    engines = [engine_of(RecordingModel(step_model(made, tensor_parallel=size))) for size in (1, devices)]
+    (wanted, blocks), (found, _) = (answers(engine, count) for engine in engines)
+    logits, others = (np.asarray(engine.kv[1]) for engine in engines)
+    error = float(np.abs(logits - others).max() / np.abs(logits).max())
+    print(json.dumps({"same": wanted == found, "blocks": blocks, "error": error}))
+
+
+def many(family, kv_heads, count):
+    """Random requests on one device, and on 2, 4 and 8 over contiguous streams and over few pages."""
+    made, report = checkpoint(family, kv_heads), []
+    wanted, blocks = answers(engine_of(step_model(made)), count)
+    for devices in (2, 4, 8):
+        for page_size, sizes in ((None, {}), (PAGE, {"pages": 30})):
+            model = TensorParallelModel.from_checkpoint(made, devices, page_size=page_size)
+            engine = engine_of(model, **sizes)
+            found, _ = answers(engine, count)
+            preempted = any(isinstance(key, PreemptKey) for key in engine._programs)
+            differ = [number for number, (a, b) in enumerate(zip(wanted, found)) if a != b]
+            report.append({"devices": devices, "paged": bool(page_size), "preempted": preempted, "differ": differ})
+    print(json.dumps({"blocks": blocks, "runs": report}))
+
+
+def loading(family, kv_heads, devices, unroll):
+    """Most bytes that a device holds while a model is loaded in chunks, over its part of the weights; whether it got
+    the numbers that a loading at once gives it."""
+    made = checkpoint(family, kv_heads, hidden_size=128, intermediate_size=256, vocab_size=1000)
+    at_once = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(step_model(made).params))
+    wanted = [[np.asarray(part.data) for part in leaf.addressable_shards] for leaf in jax.tree.leaves(at_once.params)]
+    del at_once
+    held, put = [], Parameter.put
+
+    def watched(self, *arguments):
+        placed = put(self, *arguments)
+        parts = [part for array in jax.live_arrays() for part in array.addressable_shards]
+        held.append(sum(part.data.nbytes for part in parts if part.device == jax.devices()[devices - 1]))
+        return placed
+
+    transfer.CHUNK_BYTES, Parameter.put = 4096, watched
+    model = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll)
+    found = [[np.asarray(part.data) for part in leaf.addressable_shards] for leaf in jax.tree.leaves(model.params)]
+    same = all(np.array_equal(a, b) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True))
+    print(json.dumps({"most": max(held) * devices / whole, "puts": len(held), "same": same}))
+
+
+def verbs(*commands):
+    """Exit status and standard output of each command."""
+    from mvjax.cli.main import main
+
+    found = []
+    for words in commands:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            status = main([str(word) for word in words])
+        found.append((status, output.getvalue()))
+    print(json.dumps(found))
