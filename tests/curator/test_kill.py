@@ -128,6 +128,7 @@ def check(stage: Stage, problems, kills: int) -> Counter:
 SMALL = {"problems": traces(16), "faults": 0.08, "kinds": KINDS, "concurrency": 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [SMALL], indirect=True, ids=["small"])
 def test_one_kill(stage):
     stage.kill_after(random.Random(1).randint(40, 150))

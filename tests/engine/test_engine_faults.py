@@ -237,6 +237,7 @@ def test_a_request_that_fails_while_it_is_admitted_ends_with_its_error(engine, m
     usable(engine)
 
 
+@pytest.mark.parametrize("engine", [True, pytest.param(False, marks=pytest.mark.slow)], indirect=True)
 def test_a_request_that_makes_every_step_fail_is_found(engine, monkeypatch):
     """The step fails while request 2 runs, whoever runs beside it; it alone ends with the error."""
     numbers = submit_all(engine)

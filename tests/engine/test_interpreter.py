@@ -118,7 +118,7 @@ def test_wishes_for_single_tokens_agree_with_the_reference(seed):
     engine = make_engine(bias_V)
     ends = []
     for mode, rows in (("parallel", 4), ("sequential", 1), ("autoregressive", 1)):
-        batch = [(random_prompt(rng), random_wishes(rng, random_rules(rng))) for _ in range(8)]
+        batch = [(random_prompt(rng), random_wishes(rng, random_rules(rng))) for _ in range(5)]
         settings = {
             "limits": [limits_of(rules) for _, rules in batch],
             "sampling": [sampling_of(rules) for _, rules in batch],

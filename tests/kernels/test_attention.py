@@ -117,7 +117,9 @@ def test_packed_trees(shape, seed, depth, paths, text):
     check(shape, *tree_masks(shape, seed, depth=depth, paths=paths, text=text), seed)
 
 
-@pytest.mark.parametrize("shape", [*TPU_SHAPES[:2], pytest.param(TPU_SHAPES[2], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [TPU_SHAPES[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in TPU_SHAPES[1:])], ids=str
+)
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), text=st.integers(1, 15))
 def test_packed_trees_by_the_tpu_kernels(shape, seed, depth, text):
@@ -140,7 +142,7 @@ def test_any_intervals_and_rows_that_see_nothing(shape, seed):
         assert (np.asarray(array)[empty_BT] == value).all()
 
 
-@pytest.mark.parametrize("kernel", ["xla", "tpu"])
+@pytest.mark.parametrize("kernel", ["xla", pytest.param("tpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(jnp.bfloat16, 2**-8), pytest.param(jnp.float16, 2**-11, marks=pytest.mark.slow)]
 )

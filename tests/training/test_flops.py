@@ -66,7 +66,7 @@ def lowered_flops(model, tokens: int):
     return lowered.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_products_cost_what_xla_counts(lora):
     """The difference of two sizes: what else the model does is in both. Head and projections have equal parts in it."""
     tokens, sizes = 32, (make_config(), make_config(ffn=480, vocab_size=2354))
