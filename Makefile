@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 AOT_VENV ?= .venv-aot
 DOWNLOADS ?= downloads
-# Of the fast test suite. Some tests wait for processes: one more than two cores.
-WORKERS ?= 3
+# Of the fast test suite: 1.1 GB each.
+WORKERS ?= 2
 AOT_ENV := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
 # Tests run each program a few times: XLA need not make it fast. What is slow or compiled for devices is optimized.
 # The last flag is jax 0.10's, which Python 3.11 takes: later ones do not know it, and XLA ends a process for that.

@@ -78,6 +78,7 @@ def test_engine(toy, shared):
     assert bar(report, "copies of a KV stream buffer") == 0
 
 
+@pytest.mark.slow
 def test_decode(toy, shared):
     report = finished(decode.measure, settings.DecodeBench(model=toy, rows=(1, 2), steps=24, torch=False, **shared))
     assert [row["rows"] for row in report.rows] == [1, 2]

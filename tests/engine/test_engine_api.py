@@ -342,6 +342,7 @@ def plain_taste():
     return bias_V
 
 
+@pytest.mark.slow
 def test_streams_grow(engine):
     engine.params = plain_taste()
     for prompt, result in zip(PROMPTS, engine.generate(PROMPTS[:2], limits=Limits(max_new_tokens=280))):

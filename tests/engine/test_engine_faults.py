@@ -262,6 +262,7 @@ def test_requests_that_no_memory_is_left_for_all_end(engine, monkeypatch):
     usable(engine)
 
 
+@pytest.mark.slow
 def test_a_request_too_large_for_memory_ends_and_the_small_ones_go_on(monkeypatch):
     engine = Engine(HashModel(bias()), bias(), TABLES, EngineConfig(**SIZES))
     slots_for = type(engine._cache).slots_for

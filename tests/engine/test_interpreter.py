@@ -91,7 +91,7 @@ def check_layout(result, prompt, bias_V, reference) -> None:
         np.testing.assert_array_equal(logits_TV[place], logits_V)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_random_requests_agree_with_the_reference(seed):
     rng = np.random.default_rng(seed)
     bias_V = random_bias(rng)

@@ -110,7 +110,9 @@ def tree_masks(shape: Shape, seed: int, **options):
     return start_BES, end_BES, offset_B
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=pytest.mark.slow) if shape is SHAPES[3] else shape for shape in SHAPES], ids=str
+)
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), depth=st.integers(0, 4), paths=st.integers(1, 6), text=st.integers(1, 15))
 def test_packed_trees(shape, seed, depth, paths, text):
