@@ -205,10 +205,12 @@ def logprobs_of(result, tokenizer) -> list[dict | None]:
 
     shown_T: list[dict | None] = []
     for at, token in enumerate(result.tokens):
+        if result.written[at]:
+            shown_T.append(None)
+            continue
         its = result.logprobs.take(at)
         top = [shown(*one) for one in zip(its.top_id, its.top, its.top_unbarred)]
-        chosen = shown(token, its.token, its.token_unbarred)
-        shown_T.append(None if result.written[at] else {**chosen, "top": top})
+        shown_T.append({**shown(token, its.token, its.token_unbarred), "top": top})
     return shown_T
 
 

@@ -68,7 +68,12 @@ def test_log_probabilities_in_json():
     result = types.SimpleNamespace(tokens=np.array([7, 8]), written=np.array([False, True]), logprobs=logprobs)
     chosen = {"token": 7, "text": "[7]", "logprob": -0.5, "logprob_unbarred": -1.5}
     barred = {"token": 3, "text": "[3]", "logprob": None, "logprob_unbarred": -2.0}
-    shown = generate.logprobs_of(result, types.SimpleNamespace(decode=str))
+
+    def decode(ids):
+        assert min(ids) >= 0, "a tokenizer refuses ids that are none"
+        return str(ids)
+
+    shown = generate.logprobs_of(result, types.SimpleNamespace(decode=decode))
     assert shown == [{**chosen, "top": [chosen, barred]}, None]
 
 
