@@ -99,10 +99,11 @@ def load_for_generation(
     """
     words, checkpoint = open_with_tags(path, tokenizer)
     adapter = local_path(adapter, "adapter")
-    if devices_for(checkpoint, dtype, tensor_parallel) > 1:
+    devices = devices_for(checkpoint, dtype, tensor_parallel)
+    if devices > 1:
         if adapter is not None:
             checkpoint = merge_adapter(checkpoint, read_adapter(adapter), tokenizer=words.fingerprint)
-        return words, step_model(checkpoint, dtype, tensor_parallel)
+        return words, step_model(checkpoint, dtype, devices)
     decoder = from_checkpoint(checkpoint, **generation_options(dtype))
     if adapter is not None:
         merge(load_adapter(adapter, decoder, tokenizer=words.fingerprint))

@@ -9,7 +9,7 @@ sums a layer more.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,16 +110,8 @@ class TensorParallelModel(DecoderStepModel):
         length: Int[Array, ""],
     ) -> KVArrays:
         """As `DecoderStepModel.prefill`; every device writes its heads' keys and values."""
-        spec, chunk = self._spec(kv), (tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length)
-        whole = (PartitionSpec(),) * len(chunk)
-        function = jax.shard_map(
-            self._local.prefill,
-            mesh=self.mesh,
-            in_specs=(self.specs, spec, *whole),
-            out_specs=spec,
-            check_vma=False,
-        )
-        return function(params, kv, *chunk)
+        chunk = tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length
+        return self._on_every_device(self._local.prefill, self._spec(kv), params, kv, *chunk)
 
     def decode(
         self,
@@ -131,16 +123,17 @@ class TensorParallelModel(DecoderStepModel):
         visibility_RS: UInt[Array, "R S"],
     ) -> tuple[Float[Array, "W V"], KVArrays]:
         """As `DecoderStepModel.decode`."""
-        spec, whole = self._spec(kv), PartitionSpec()
-        function = jax.shard_map(
-            self._local.decode,
-            mesh=self.mesh,
-            in_specs=(self.specs, spec, whole, whole, whole, whole),
-            out_specs=(whole, spec),
-            check_vma=False,
-        )
-        logits_WV, kv = function(params, kv, tokens_W, positions_W, rows, visibility_RS)
+        results, step = (PartitionSpec(), self._spec(kv)), (tokens_W, positions_W, rows, visibility_RS)
+        logits_WV, kv = self._on_every_device(self._local.decode, results, params, kv, *step)
         return logits_WV[:, : self.vocab_size], kv
+
+    def _on_every_device(self, function: Callable, results: Any, params: Any, kv: KVArrays, *whole: Any) -> Any:
+        """A method of `LocalModel` on each device's part of the parameters and of keys and values. results: partition
+        of what it returns; whole: arguments that every device has."""
+        specs = self.specs, self._spec(kv), *(PartitionSpec(),) * len(whole)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=results, check_vma=False)(
+            params, kv, *whole
+        )
 
 
 def heads_spec(axes: int) -> PartitionSpec:
