@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from mvjax.engine.k_largest import k_largest
+from mvjax.engine.sampling import ordered_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +70,9 @@ def packed(
 
 
 def log_sum_exp(logits_WV: Float[Array, "W V"]) -> Float[Array, "W 1"]:
-    """Logarithm of the sum of exponentials of each row. Halves are added to halves, so that the order of the sum is
-    fixed and a row's result does not depend on the rows beside it."""
+    """Logarithm of the sum of exponentials of each row, the same whatever rows stand beside it."""
     largest_W1 = jnp.max(logits_WV, axis=1, keepdims=True)
-    sums = jnp.exp(logits_WV - largest_W1)
-    while sums.shape[1] > 1:
-        sums = jnp.pad(sums, ((0, 0), (0, sums.shape[1] % 2)))
-        half = sums.shape[1] // 2
-        sums = sums[:, :half] + sums[:, half:]
-    return largest_W1 + jnp.log(sums)
+    return largest_W1 + jnp.log(ordered_sum(jnp.exp(logits_WV - largest_W1)))[:, None]
 
 
 def unpacked(columns_TC: Int32[np.ndarray, "T Columns"], sampled_T: Any) -> LogProbs:

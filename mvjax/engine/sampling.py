@@ -198,13 +198,17 @@ def _padded_weights(logits_WV, largest_W, temperature_W) -> Int[Array, "W Blocks
 
 
 def _total(weight_WBX: Int[Array, "*rows Blocks 128"]) -> Float[Array, "*rows"]:
-    """Sum of weights: exact in a block, then halves added to halves, so that the order is fixed."""
-    sums = jnp.sum(weight_WBX, axis=-1).astype(jnp.float32)
-    while sums.shape[-1] > 1:
-        sums = jnp.pad(sums, [(0, 0)] * (sums.ndim - 1) + [(0, sums.shape[-1] % 2)])
-        half = sums.shape[-1] // 2
-        sums = sums[..., :half] + sums[..., half:]
-    return sums[..., 0]
+    """Sum of weights: exact in a block, then in a fixed order."""
+    return ordered_sum(jnp.sum(weight_WBX, axis=-1).astype(jnp.float32))
+
+
+def ordered_sum(x: Float[Array, "*rows N"]) -> Float[Array, "*rows"]:
+    """Sum along the last axis, halves added to halves: in an order that does not depend on the rows beside it."""
+    while x.shape[-1] > 1:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1] % 2)])
+        half = x.shape[-1] // 2
+        x = x[..., :half] + x[..., half:]
+    return x[..., 0]
 
 
 def _draw_wide(logits_V, largest, uniform, temperature, top_k, top_p, least_weight) -> Int[Array, ""]:

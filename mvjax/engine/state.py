@@ -134,7 +134,7 @@ SCALARS = tuple(name for name in Branch._fields if name not in Frames._fields)
 
 def view(frames: Frames) -> Branch:
     """The branches in frames, field by field."""
-    scalars = dict(zip(SCALARS, one_by_one(frames.scalar)))
+    scalars = {name: frames.scalar[..., index] for index, name in enumerate(SCALARS)}
     vectors = {name: field for name, field in zip(Frames._fields, frames) if name != "scalar"}
     return Branch(**vectors, **scalars | {"active": scalars["active"] > 0})
 
@@ -153,7 +153,7 @@ def frames_of(branch: Branch) -> Frames:
 
 def view_block(block_F: Int[Array, "*frames 8"]) -> Block:
     """The blocks in an array of their fields."""
-    return Block(*one_by_one(block_F))
+    return Block(*[block_F[..., index] for index in range(len(Block._fields))])
 
 
 def side_by_side(fields: Sequence[Shaped[Array, "*frames"]]) -> Int[Array, "*frames Fields"]:
@@ -164,13 +164,6 @@ def side_by_side(fields: Sequence[Shaped[Array, "*frames"]]) -> Int[Array, "*fra
         field_F = lax.broadcast_in_dim(jnp.asarray(field, jnp.int32), shape, range(len(shape) - 1))
         stacked = lax.select(np.broadcast_to(np.arange(len(fields)) == index, shape), field_F, stacked)
     return stacked
-
-
-def one_by_one(stacked_F: Shaped[Array, "*frames Fields"]) -> list[Shaped[Array, "*frames"]]:
-    """The entries of the last axis. Lax primitives, since programs trace this often and indexing takes five times as
-    long."""
-    axis = stacked_F.ndim - 1
-    return [lax.index_in_dim(stacked_F, index, axis, keepdims=False) for index in range(stacked_F.shape[axis])]
 
 
 class Block(NamedTuple):
