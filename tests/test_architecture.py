@@ -40,7 +40,7 @@ ARROWS: Mapping[str, set[str]] = {
     "planning": GROUND | {"chips", "engine", "hub", "language", "models", "tokenizers", "training"},
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
     "bench": GROUND
-    | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "tokenizers", "training"}
+    | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "training"}
     | {"hub", "weights"},
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND

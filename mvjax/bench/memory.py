@@ -31,13 +31,10 @@ def measure(config: MemoryBench, report: Report, say: Callable[[str], None]) -> 
     """Fill the report, and draw memory.png where matplotlib is installed."""
     if reason := torch_model.missing():
         raise UserError(reason)
-    from mvjax.models import load_checkpoint, save_checkpoint
-    from mvjax.tokenizers import load_tokenizer
-    from mvjax.weights import with_tag_rows
+    from mvjax.models import save_checkpoint
+    from mvjax.models.load import open_with_tags
 
-    checkpoint, tokenizer = with_tag_rows(
-        load_checkpoint(config.model), load_tokenizer(config.tokenizer or config.model)
-    )
+    tokenizer, checkpoint = open_with_tags(config.model, config.tokenizer)
     layers = checkpoint.config["num_hidden_layers"]
     sizes: dict[str, list[float]] = {"mvjax": [], "transformers": []}
     with tempfile.TemporaryDirectory(prefix="mvjax-bench-") as directory:

@@ -21,17 +21,14 @@ BAR = 1.5
 
 def measure(config: TrainingBench, report: Report, say: Callable[[str], None]) -> None:
     """Fill the report. Steps of the two sides take turns."""
-    from mvjax.models import load_checkpoint, save_checkpoint
-    from mvjax.weights import with_tag_rows
+    from mvjax.models import save_checkpoint
+    from mvjax.models.load import open_with_tags
 
     if reason := torch_model.missing():
         raise UserError(reason)
-    from mvjax.tokenizers import load_tokenizer
 
     say("loading the model")
-    checkpoint, tokenizer = with_tag_rows(
-        load_checkpoint(config.model), load_tokenizer(config.tokenizer or config.model)
-    )
+    tokenizer, checkpoint = open_with_tags(config.model, config.tokenizer)
     batch, tokens = packed_row(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="mvjax-bench-") as directory:
         save_checkpoint(Path(directory) / "model", checkpoint.astype("float32"))
