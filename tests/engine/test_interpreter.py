@@ -135,17 +135,19 @@ def test_wishes_for_single_tokens_agree_with_the_reference(seed):
 
 
 @pytest.mark.parametrize(
-    "rows", ["sequential", pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+    ("rows", "mode"),
+    [
+        (1, "sequential"),
+        pytest.param(1, "parallel", marks=pytest.mark.slow),
+        pytest.param(3, "parallel", marks=pytest.mark.slow),
+    ],
 )
-def test_the_number_of_rows_does_not_change_the_answer(rows):
+def test_the_number_of_rows_does_not_change_the_answer(rows, mode):
     """One row at a time on the engine of the other tests, or an engine that has no more."""
     rng = np.random.default_rng(77)
     bias_V = random_bias(rng)
     batch = [(random_prompt(rng), random_rules(rng)) for _ in range(12)]
-    sizes, mode, rows = (
-        ({}, "sequential", 1) if rows == "sequential" else ({"requests": 1, "rows": rows}, "parallel", rows)
-    )
-    engine = make_engine(bias_V, **sizes)
+    engine = make_engine(bias_V) if mode == "sequential" else make_engine(bias_V, requests=1, rows=rows)
     results = engine.generate([p for p, _ in batch], limits=[limits_of(rules) for _, rules in batch], mode=mode)
     for (prompt, rules), result in zip(batch, results, strict=True):
         rules.rows, rules.autoregressive = rows, False

@@ -1,6 +1,7 @@
 """The one JSON object of a reply."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ def test_the_object_is_found(text):
         ("[1]", "malformed JSON", "holds no JSON object"),
         ("{} {}", "malformed JSON", "holds 2 JSON objects"),
         ('{"a": 1', "malformed JSON", "Expecting ',' delimiter at line 1, column 8"),
-        ('{\n"a": 1,}', "malformed JSON", "at line 2, column "),
+        ('{\n"a": 1,}', "malformed JSON", f"at line 2, column {7 if sys.version_info >= (3, 13) else 8}"),
         ("{'a': {\"b\": 1}}", "malformed JSON", "double quotes"),
         ('{a: {"b": 1}}', "malformed JSON", "double quotes"),
         ('{"a": 1, "a": 2}', "key twice", 'the key "a" stands twice'),
