@@ -21,6 +21,7 @@ from mvjax.evaluation.consistency import RecordingModel
 from mvjax.models import TensorParallelModel, transfer
 from mvjax.models.load import step_model
 from mvjax.models.sharded_loading import Parameter
+from mvjax.models.tensors import parameter_count
 from mvjax.weights import Checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -104,15 +105,14 @@ def played(family, kv_heads, devices, unroll, page_size, count):
     logits, others = (
         np.stack([row for found in play(each, layouts, tokens) for row in found.values()]) for each in (one, model)
     )
-    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(one.params))
-    own = sum(leaf.addressable_shards[-1].data.nbytes for leaf in jax.tree.leaves(model.params))
+    own = sum(leaf.addressable_shards[-1].data.size for leaf in jax.tree.leaves(model.params))
     kv = jax.tree.leaves(streams_of(model, count))[0]
     cache = engine_of(model, pages=9)._cache
     cache.allocate(2, SIZES["max_slots"])
     report = {
         "same": (logits.argmax(axis=1) == others.argmax(axis=1)).tolist(),
         "error": float(np.abs(logits - others).max() / np.abs(logits).max()),
-        "share": own * devices / whole,
+        "parameters": [own, parameter_count(model.split.local)],
         "heads": [kv.shape[-3], kv.addressable_shards[0].data.shape[-3]],
         "replicated": all(
             leaf.is_fully_replicated and len(leaf.sharding.device_set) == devices
