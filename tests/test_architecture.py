@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = ("host", "kubernetes", "local", "slurm", "tpu_pod", "worker")
 
-GROUND = {"errors", "files", "lazy", "numbered_files", "placeholders", "settings", "version"}
+GROUND = {"errors", "files", "lazy", "numbered_files", "placeholders", "served_model", "settings", "version"}
 """Modules directly under mvjax/ that any room but `language` may use."""
 
 ARROWS: Mapping[str, set[str]] = {
@@ -25,6 +25,7 @@ ARROWS: Mapping[str, set[str]] = {
     "lazy": set(),
     "numbered_files": set(),
     "placeholders": {"errors"},
+    "served_model": set(),
     "settings": {"errors"},
     "chips": set(),
     "mvjax": {"engine", "errors", "lazy", "models", "version"},

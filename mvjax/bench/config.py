@@ -9,6 +9,7 @@ from typing import Self
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
+from mvjax.served_model import ServedModel
 
 SYNC = 8
 """Steps of one stay in a loop, the engine's or the bare one: timings are taken stay by stay."""
@@ -56,7 +57,7 @@ class ModelBench(Bench, Cached):
 
 
 @dataclass(frozen=True)
-class EngineBench(ModelBench):
+class EngineBench(ServedModel, ModelBench):
     """Engine step over the bare jitted forward at the same rows; cost of a fork with its reduce; recompilations."""
 
     rows: tuple[int, ...] = (1, 2, 4, 8)
@@ -69,8 +70,6 @@ class EngineBench(ModelBench):
     """Rows that the engine is built for, however many run."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
-    tensor_parallel: int | None = None
-    """Devices that share the model, as in `mvjax generate`."""
 
     def check(self) -> None:
         super().check()
@@ -94,7 +93,7 @@ class DecodeBench(EngineBench):
 
 
 @dataclass(frozen=True)
-class ParallelBench(ModelBench):
+class ParallelBench(ServedModel, ModelBench):
     """Wall clock of the parallel over the sequential schedule, beside the bound of the bare forward."""
 
     repeat: int = 3
@@ -114,8 +113,6 @@ class ParallelBench(ModelBench):
     """Rows that the engine is built for."""
     row_counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Row counts that the engine's loop is compiled for; fewer compile faster."""
-    tensor_parallel: int | None = None
-    """Devices that share the model, as in `mvjax generate`."""
 
     def check(self) -> None:
         super().check()

@@ -120,9 +120,7 @@ def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[Decod
     from mvjax.models.load import load_for_generation
 
     say("loading the model")
-    tokenizer, model = load_for_generation(
-        config.model, tokenizer=config.tokenizer, tensor_parallel=config.tensor_parallel
-    )
+    tokenizer, model = load_for_generation(config.model, tokenizer=config.tokenizer, **config.loading)
     rows = max(config.max_branches, *config.rows)
     plans = [(paths, fitting_steps(paths, config.steps, config.slots, rows)) for paths in config.rows]
     for paths, steps in plans:

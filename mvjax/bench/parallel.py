@@ -62,9 +62,7 @@ def measure(config: ParallelBench, report: Report, say: Callable[[str], None]) -
 
     adapter = find_adapter(config.adapter)
     say("loading the model")
-    tokenizer, model = load_for_generation(
-        config.model, adapter, tokenizer=config.tokenizer, tensor_parallel=config.tensor_parallel
-    )
+    tokenizer, model = load_for_generation(config.model, adapter, tokenizer=config.tokenizer, **config.loading)
     if adapter is None:
         plans = [(degree, config.path_steps) for degree in config.degrees]
         engine, scripts = scripted_engine(

@@ -16,10 +16,11 @@ from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
+from mvjax.served_model import ServedModel
 
 
 @dataclass(frozen=True)
-class EvaluateArguments(Cached):
+class EvaluateArguments(ServedModel, Cached):
     """Run a benchmark file through the engine and report the totals."""
 
     data: tyro.conf.Positional[Path]
@@ -42,9 +43,6 @@ class EvaluateArguments(Cached):
     """Problems answered at the same time."""
     max_branches: int = 8
     """Branches of one answer that run at the same time."""
-    tensor_parallel: int | None = None
-    """Devices that share the model, each with a part of every layer (2, 4, 8); as few as hold it where it is not given,
-    which is one on CPUs."""
     check: bool = False
     """Also compare the engine's logits with the training forward pass, and its tokens with those of the sequential
     schedule, on every transcript; one request at a time."""
@@ -96,13 +94,15 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     from mvjax.evaluation.settings import claim, fingerprint
     from mvjax.hub import local_path
     from mvjax.models import from_checkpoint
-    from mvjax.models.load import demo_adapter, load_for_generation, load_with_tags
+    from mvjax.models.load import demo_adapter, load_for_generation, load_with_tags, open_merged
+    from mvjax.models.number_formats import QUANTISED
+    from mvjax.models.quantised import dequantised
     from mvjax.training.trained import is_run, load_run
 
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
     arguments, trained = replace(arguments, tokenizer=local_path(arguments.tokenizer, "tokenizer")), None
-    options = {"tokenizer": arguments.tokenizer, "tensor_parallel": arguments.tensor_parallel}
+    options = {"tokenizer": arguments.tokenizer, **arguments.loading}
     if is_run(arguments.model):
         trained, decoder = load_run(arguments.model, arguments.checkpoint, adapter=adapter, **options)
         tokenizer, weights = trained.tokenizer, trained.fingerprint
@@ -133,7 +133,10 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         log = arguments.output / "outcomes.jsonl"
     check = None
     if arguments.check:
-        if trained is not None:
+        if arguments.weight_dtype in QUANTISED:  # The training forward of the weights that the engine has.
+            plain = trained.checkpoint() if trained else open_merged(arguments.model, adapter, arguments.tokenizer)[1]
+            reference = from_checkpoint(dequantised(plain, arguments.weight_dtype))
+        elif trained is not None:
             reference = from_checkpoint(trained.checkpoint())
         else:
             _, reference = load_with_tags(arguments.model, adapter=adapter, tokenizer=arguments.tokenizer)
@@ -173,6 +176,7 @@ def settings_of(arguments: EvaluateArguments, weights: str, adapter: Path | None
         "model": weights,
         "adapter": None if adapter is None else fingerprint(Path(adapter)),
         **({} if arguments.tokenizer is None else {"tokenizer": fingerprint(arguments.tokenizer)}),
+        **{name: value for name in ("weight_dtype", "kv_dtype") if (value := getattr(arguments, name)) != "auto"},
         "mode": arguments.mode,
         **asdict(arguments.limits),
         **asdict(arguments.sampling),

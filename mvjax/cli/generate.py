@@ -16,6 +16,7 @@ from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
+from mvjax.served_model import ServedModel
 
 DEMO_PROMPT = (
     "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. "
@@ -31,7 +32,7 @@ ROOM = 512
 
 
 @dataclass(frozen=True)
-class GenerateArguments(Cached):
+class GenerateArguments(ServedModel, Cached):
     """Answer prompts with a Multiverse model, branches in parallel."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -56,9 +57,6 @@ class GenerateArguments(Cached):
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_branches: int = 8
     """Branches of one answer that run at the same time; further ones wait."""
-    tensor_parallel: int | None = None
-    """Devices that share the model, each with a part of every layer (2, 4, 8); as few as hold it where it is not given,
-    which is one on CPUs."""
     svg: Path | None = None
     """Write a picture (SVG) of the answer's tree, as a terminal shows it."""
     json: bool = False
@@ -86,7 +84,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--logprobs prints with --json only; give both")
     arguments.sampling.validate()
     status = Console(stderr=True, quiet=arguments.json).status  # a spinner on a terminal; silence elsewhere
-    options = {"tokenizer": arguments.tokenizer, "tensor_parallel": arguments.tensor_parallel}
+    options = {"tokenizer": arguments.tokenizer, **arguments.loading}
     with status("loading the model"):
         if is_run(arguments.model):
             trained, model = load_run(arguments.model, arguments.checkpoint, adapter=arguments.adapter, **options)

@@ -28,9 +28,13 @@ from mvjax.models.config import ModelConfig
 from mvjax.models.decode_params import decode_params, packed_rows
 from mvjax.models.decoder import Decoder
 from mvjax.models.families import find_family
+from mvjax.models.hf_config import from_hf
 from mvjax.models.layers import rms_norm
 from mvjax.models.lora import is_adapted, merge
+from mvjax.models.number_formats import number_formats
 from mvjax.models.rotary import rotary_tables, rotate
+from mvjax.models.tensor_split import TensorSplit, scale_name
+from mvjax.weights.checkpoint import Checkpoint
 
 PAGE = 128
 """Slots of a page: a TPU's lanes, and a few of a GPU's tiles."""
@@ -68,35 +72,47 @@ class DecoderStepModel:
         self,
         decoder: Decoder,
         *,
-        unroll: bool | None = None,
-        dtype=None,
-        backend: str = "auto",
-        page_size: int | Literal["auto"] | None = "auto",
+        weight_dtype: Any = None,
+        **options: Any,
     ):
         """Take over the weights of a decoder (which is left as it is).
 
+        weight_dtype: floating-point numbers, of weights and activations; None means the decoder's compute dtype.
+            (Quantised weights are read from a checkpoint: `from_checkpoint`.)
+        options: unroll, kv_dtype, backend, page_size; see `settle`.
+        """
+        if is_adapted(decoder):
+            decoder = merge(nnx.clone(decoder))
+        self.settle(decoder.config, decoder.dtype if weight_dtype is None else weight_dtype, **options)
+        if self.formats.quantised:
+            raise ValueError(f"a decoder's weights are not quantised to {weight_dtype}: use from_checkpoint")
+        self.params: Any = decode_params(decoder, unroll=self.unroll, dtype=self.formats.weights)
+
+    def settle(
+        self,
+        config: ModelConfig,
+        weight_dtype: Any = "auto",
+        *,
+        kv_dtype: Any = "auto",
+        unroll: bool | None = None,
+        backend: str = "auto",
+        page_size: int | Literal["auto"] | None = "auto",
+    ) -> None:
+        """All but the weights.
+
         What is left to the platform goes by JAX's default device, which may be a described one (`jax.default_device`).
 
+        weight_dtype, kv_dtype: as for `number_formats`, which raises UserError.
         unroll: one array and one piece of program per layer; None means where `unrolls` says so.
-        dtype: of weights, activations and streams; None means the decoder's compute dtype.
         backend: of the attention, as `mvjax_kernels` takes it.
         page_size: slots of a page; None for contiguous streams; "auto" means those on a CPU, where a page has to be
             copied before it can be multiplied, and pages of `PAGE` elsewhere.
         """
-        if is_adapted(decoder):
-            decoder = merge(nnx.clone(decoder))
-        self.settle(decoder.config, decoder.dtype if dtype is None else dtype, unroll, backend, page_size)
-        self.params: Any = decode_params(decoder, unroll=self.unroll, dtype=self.dtype)
-
-    def settle(
-        self, config: ModelConfig, dtype, unroll: bool | None, backend: str, page_size: int | Literal["auto"] | None
-    ) -> None:
-        """All but the weights; see `__init__`."""
         platform = backends.platform()
         self.config: ModelConfig = config.served()
         self.vocab_size, self.max_position = config.vocab_size, config.reach
         self.unroll = unrolls(platform) if unroll is None else unroll
-        self.dtype = jnp.dtype(dtype)
+        self.formats = number_formats(weight_dtype, kv_dtype)
         self.backend = backend
         self.page_size = (None if platform == "cpu" else PAGE) if page_size == "auto" else page_size
 
@@ -108,20 +124,25 @@ class DecoderStepModel:
     @property
     def arithmetic(self) -> Hashable:
         """All but its weights that decides what it computes; see `mvjax.engine.StepModel`."""
-        return type(self), self.config, self.vocab_size, self.unroll, self.dtype, self.backend, self.page_size
+        return type(self), self.config, self.vocab_size, self.unroll, self.formats, self.backend, self.page_size
 
     @classmethod
     def described(cls, config: ModelConfig, **options: Any) -> DecoderStepModel:
-        """A model without weights: `params` are shapes, for programs that are only compiled. Options as above."""
-        made = []
+        """A model without weights: `params` are shapes, for programs that are only compiled. Options: `settle`."""
+        model = cls.__new__(cls)
+        model.settle(config, **options)
+        model.params = TensorSplit(model.config, 1).shapes(None, model.unroll, model.formats)
+        return model
 
-        def make():
-            made.append(cls(Decoder(config, rngs=nnx.Rngs(0)), **options))
-            return made[0].params
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, **options: Any) -> DecoderStepModel:
+        """A model with a checkpoint's weights on JAX's default device. Options as for `settle`.
 
-        params = jax.eval_shape(make)
-        made[0].params = params
-        return made[0]
+        Raises UserError where the checkpoint is damaged, or its numbers cannot be quantised.
+        """
+        model = cls.described(from_hf(checkpoint.config), **options)
+        model.params = TensorSplit(model.config, 1).load(checkpoint, None, model.unroll, model.formats)
+        return model
 
     def init_kv(self, requests: int, slots: int) -> KVArrays:
         """Empty KV streams of `slots` slots for each of `requests` requests."""
@@ -139,8 +160,8 @@ class DecoderStepModel:
 
         def blank():
             if self.unroll:
-                return [jnp.zeros(shape, self.dtype) for _ in range(layers)]
-            return jnp.zeros((layers, *shape) if stack else (layers * shape[0], *shape[1:]), self.dtype)
+                return [jnp.zeros(shape, self.formats.kv) for _ in range(layers)]
+            return jnp.zeros((layers, *shape) if stack else (layers * shape[0], *shape[1:]), self.formats.kv)
 
         return KVArrays(blank(), blank())
 
@@ -276,15 +297,22 @@ class DecoderStepModel:
         if ordered:
             x_DW = x_DW[:, jnp.minimum(rows.lane_W, lanes - 1)]
         x_DW = rms_norm(x_DW, params["norm"], self.config.rms_eps, axis=-2)
-        return self.logits(params["embed"] if self.config.tied else params["head"], x_DW).T, kv
+        return self.logits(params, "embed" if self.config.tied else "head", x_DW).T, kv
 
-    def lookup(self, table_VD: Array, tokens_W: Array) -> Array:
+    def lookup(self, params: Any, tokens_W: Array) -> Array:
         """Rows of the embedding, as columns [D, W]."""
-        return table_VD[tokens_W].T
+        return self.rows(params, lambda array: array[tokens_W])
 
-    def logits(self, table_VD: Array, x_DW: Array) -> Array:
+    def rows(self, params: Any, pick: Callable[[Array], Array]) -> Array:
+        """Rows that `pick` takes of the embedding [V, ...], as columns [D, W]."""
+        rows_WD = pick(params["embed"]).astype(self.formats.activations)
+        if (scale_V := params.get(scale_name("embed"))) is not None:
+            rows_WD = (rows_WD.astype(jnp.float32) * pick(scale_V)[:, None]).astype(rows_WD.dtype)
+        return rows_WD.T
+
+    def logits(self, params: Any, name: str, x_DW: Array) -> Array:
         """Products with all rows of the output matrix [V, W], float32."""
-        return jnp.matmul(table_VD, x_DW, preferred_element_type=jnp.float32)
+        return product(params[name], params.get(scale_name(name)), x_DW, jnp.float32)
 
     def ops(self, *fields: Any) -> DecodeOps:
         """The operations of a layer, from the fields of `DecodeOps` but for the configuration."""
@@ -293,7 +321,7 @@ class DecoderStepModel:
     def run(self, params, kv, tokens_W, positions_W, write, attend):
         """All layers over columns of tokens; `write` puts new keys and values in place, `attend` reads them."""
         cos_HW, sin_HW = (table.T for table in rotary_tables(self.config, positions_W))
-        x_DW = self.lookup(params["embed"], tokens_W)
+        x_DW = self.lookup(params, tokens_W)
         family, packs = find_family(self.config.family), packed_rows(self.config)
 
         def layer(x_DW, weights, k, v, table_RM):
@@ -324,6 +352,15 @@ class DecoderStepModel:
 
         (_, x_DW, k, v), _ = jax.lax.scan(step, (jnp.int32(0), x_DW, kv.k, kv.v), params["layers"])
         return x_DW, kv._replace(k=k, v=v)
+
+
+def product(w_OI: Array, scale_O: Array | None, x_IW: Array, dtype: Any) -> Array:
+    """A matrix times columns [O, W]. Of a quantised one, whose rows have scales, the product is scaled: its numbers go
+    into the multiplication one by one, and no array of them in x's type is made."""
+    if scale_O is None:
+        return jnp.matmul(w_OI, x_IW, preferred_element_type=dtype)
+    y_OW = jnp.matmul(w_OI.astype(x_IW.dtype), x_IW, preferred_element_type=jnp.float32)
+    return (y_OW * scale_O[:, None]).astype(dtype)
 
 
 def write_lanes(kv_RKSH: jax.Array, new_RKLH: jax.Array, start_R: jax.Array) -> jax.Array:
@@ -370,7 +407,7 @@ class DecodeOps:
 
     def product(self, pack: str, x: jax.Array) -> jax.Array:
         """The product of x with the matrix of a pack, no bias yet."""
-        return self.weights[f"{pack}.weight"] @ x
+        return product(self.weights[f"{pack}.weight"], self.weights.get(f"{pack}.scale"), x, x.dtype)
 
     def norm(self, module: str, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.weights[f"{module}.weight"], self.config.rms_eps, axis=-2)

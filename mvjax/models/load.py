@@ -8,23 +8,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-from mvjax_kernels import backends
-
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub import local_path
 from mvjax.models.adapter import merge_adapter
 from mvjax.models.adapter_files import load_adapter, read_adapter
 from mvjax.models.checkpoint import from_checkpoint
-from mvjax.models.decode import DecoderStepModel, unrolls
+from mvjax.models.decode import DecoderStepModel
 from mvjax.models.decoder import Decoder
 from mvjax.models.gguf_checkpoint import gguf_checkpoint
 from mvjax.models.hf_config import from_hf, normalised
-from mvjax.models.lora import merge
+from mvjax.models.number_formats import number_formats
 from mvjax.models.tensor_parallel import TensorParallelModel
 from mvjax.models.tensor_split import TensorSplit, devices_needed
 from mvjax.models.tensors import DERIVED, HEAD, check_tensors
+from mvjax.served_model import KVDtype, WeightDtype
 from mvjax.tokenizers import Tokenizer, load_tokenizer
 from mvjax.weights import Checkpoint, LazyTensors, lazily, read_files, with_tag_rows
 
@@ -83,53 +81,49 @@ def open_with_tags(path: Path, tokenizer: Path | None = None) -> tuple[Tokenizer
     return words, checkpoint
 
 
+def open_merged(path: Path, adapter: Path | None = None, tokenizer: Path | None = None) -> tuple[Tokenizer, Checkpoint]:
+    """As `open_with_tags`, an adapter merged into the tensors as they are read."""
+    words, checkpoint = open_with_tags(path, tokenizer)
+    if (adapter := local_path(adapter, "adapter")) is not None:
+        checkpoint = merge_adapter(checkpoint, read_adapter(adapter), tokenizer=words.fingerprint)
+    return words, checkpoint
+
+
 def load_for_generation(
     path: Path,
     adapter: Path | None = None,
-    dtype=None,
+    *,
     tokenizer: Path | None = None,
     tensor_parallel: int | None = None,
+    weight_dtype: WeightDtype = "auto",
+    kv_dtype: KVDtype = "auto",
 ) -> tuple[Tokenizer, DecoderStepModel]:
     """A tokenizer and the engine's model, the adapter merged.
 
+    Weights go from the files to the devices a piece at a time, quantised on the way where that is asked for.
+
     tokenizer: where the tokenizer is, if not beside or inside the weights.
-    dtype: of weights and K/V; None picks float32 on CPU (bfloat16 is slower there) and bfloat16 elsewhere.
     tensor_parallel: devices of this process that share the model, each with a part of every layer; None: as few as hold
         it (`devices_needed`).
+    weight_dtype: of weights and activations: "auto" (float32 on CPU, where bfloat16 is slower, bfloat16 elsewhere),
+        "float32", "bfloat16"; or of the weights alone, with a scale for each row: "int8", "fp8".
+    kv_dtype: of keys and values: "auto" (that of the activations), "float32", "bfloat16" or "int8".
     """
-    words, checkpoint = open_with_tags(path, tokenizer)
-    adapter = local_path(adapter, "adapter")
-    devices = devices_for(checkpoint, dtype, tensor_parallel)
-    if devices > 1:
-        if adapter is not None:
-            checkpoint = merge_adapter(checkpoint, read_adapter(adapter), tokenizer=words.fingerprint)
-        return words, step_model(checkpoint, dtype, devices)
-    decoder = from_checkpoint(checkpoint, **generation_options(dtype))
-    if adapter is not None:
-        merge(load_adapter(adapter, decoder, tokenizer=words.fingerprint))
-    return words, DecoderStepModel(decoder)
+    words, checkpoint = open_merged(path, adapter, tokenizer)
+    options = {"tensor_parallel": tensor_parallel, "weight_dtype": weight_dtype, "kv_dtype": kv_dtype}
+    return words, step_model(checkpoint, **options)
 
 
-def step_model(checkpoint: Checkpoint, dtype=None, tensor_parallel: int | None = None) -> DecoderStepModel:
+def step_model(checkpoint: Checkpoint, tensor_parallel: int | None = None, **formats: Any) -> DecoderStepModel:
     """The engine's model of a checkpoint with rows for the control tags; options as for `load_for_generation`."""
-    options, devices = generation_options(dtype), devices_for(checkpoint, dtype, tensor_parallel)
+    config, chosen = from_hf(checkpoint.config), number_formats(**formats)
+    if tensor_parallel is None:
+        devices = devices_needed(config, chosen.weights)
+    else:
+        devices = TensorSplit(config, tensor_parallel).size
     if devices > 1:
-        return TensorParallelModel.from_checkpoint(checkpoint, devices, dtype=options["dtype"])
-    return DecoderStepModel(from_checkpoint(checkpoint, **options))
-
-
-def devices_for(checkpoint: Checkpoint, dtype, tensor_parallel: int | None) -> int:
-    """Devices that are to share a model: as many as the user says, or as it needs. UserError where they cannot."""
-    if tensor_parallel is not None:
-        return TensorSplit(from_hf(checkpoint.config), tensor_parallel).size
-    return devices_needed(from_hf(checkpoint.config), generation_options(dtype)["dtype"])
-
-
-def generation_options(dtype=None) -> dict[str, Any]:
-    """Options of `from_checkpoint` for a decoder that generates."""
-    platform = backends.platform()
-    dtype = dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16)
-    return {"dtype": dtype, "param_dtype": dtype, "scan_layers": not unrolls(platform)}
+        return TensorParallelModel.from_checkpoint(checkpoint, devices, **formats)
+    return DecoderStepModel.from_checkpoint(checkpoint, **formats)
 
 
 def demo_adapter() -> Path:

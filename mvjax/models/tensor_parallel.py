@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt
 
@@ -38,21 +37,17 @@ class TensorParallelModel(DecoderStepModel):
         self,
         config: ModelConfig,
         mesh: Mesh,
-        *,
-        unroll: bool | None = None,
-        dtype=jnp.float32,
-        backend: str = "auto",
-        page_size: int | Literal["auto"] | None = "auto",
+        **options: Any,
     ):
-        """A model whose `params` are shapes, see `described`; options as for `DecoderStepModel`.
+        """A model whose `params` are shapes, see `described`; options as for `DecoderStepModel.settle`.
 
         mesh: with the axis "tensor" alone (`tensor_mesh`). Raises UserError where its devices cannot share the model.
         """
         self.split, self.mesh = TensorSplit(config.served(), mesh.size), mesh
         self.replicated = NamedSharding(mesh, PartitionSpec())
-        self._local = LocalModel(self.split, unroll=unroll, dtype=dtype, backend=backend, page_size=page_size)
-        self.settle(self.split.whole, dtype, unroll, backend, page_size)
-        self.params = self.split.shapes(mesh, self.unroll, self.dtype)
+        self._local = LocalModel(self.split, **options)
+        self.settle(self.split.whole, **options)
+        self.params = self.split.shapes(mesh, self.unroll, self.formats)
         self.specs = jax.tree.map(lambda leaf: leaf.sharding.spec, self.params)
 
     @classmethod
@@ -63,13 +58,13 @@ class TensorParallelModel(DecoderStepModel):
         return cls(config, tensor_mesh(devices, among), **options)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, devices: int, **options: Any) -> TensorParallelModel:
+    def from_checkpoint(cls, checkpoint: Checkpoint, devices: int = 1, **options: Any) -> TensorParallelModel:
         """A model with a checkpoint's weights, which go straight to the devices that they belong to.
 
         Raises UserError where the devices are too few or cannot share the model, or the checkpoint is damaged.
         """
         model = cls.described(from_hf(checkpoint.config), devices, **options)
-        model.params = model.split.load(checkpoint, model.mesh, model.unroll, model.dtype)
+        model.params = model.split.load(checkpoint, model.mesh, model.unroll, model.formats)
         return model
 
     @property
@@ -150,15 +145,18 @@ class LocalModel(DecoderStepModel):
         self.summed = frozenset(name for name, axis in pieces.items() if axis == 1)
         self.spread = frozenset(name for name, axis in pieces.items() if axis == 0)
 
-    def lookup(self, table_VD: Array, tokens_W: Array) -> Array:
+    def lookup(self, params: Any, tokens_W: Array) -> Array:
         """Each device looks up the tokens whose rows it has; the sum has them all."""
-        mine_W = tokens_W - jax.lax.axis_index(AXIS) * table_VD.shape[0]
-        rows_WD = table_VD.at[mine_W].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-        return jax.lax.psum(rows_WD, AXIS).T
+        mine_W = tokens_W - jax.lax.axis_index(AXIS) * params["embed"].shape[0]
 
-    def logits(self, table_VD: Array, x_DW: Array) -> Array:
+        def pick(array: Array) -> Array:
+            return array.at[mine_W].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+        return jax.lax.psum(self.rows(params, pick), AXIS)
+
+    def logits(self, params: Any, name: str, x_DW: Array) -> Array:
         """The devices' parts one after the other."""
-        return jax.lax.all_gather(super().logits(table_VD, x_DW), AXIS, tiled=True)
+        return jax.lax.all_gather(super().logits(params, name, x_DW), AXIS, tiled=True)
 
     def ops(self, *fields: Any) -> LocalOps:
         """With sums over the devices."""

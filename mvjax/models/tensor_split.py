@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from mvjax.errors import UserError
 from mvjax.models.arrays import outer_arrays
 from mvjax.models.config import ModelConfig
 from mvjax.models.decode_params import layer_packs
+from mvjax.models.number_formats import NumberFormats
+from mvjax.models.quantised import QuantisedRows
 from mvjax.models.sharded_loading import Parameter, check_floating
 from mvjax.models.tensors import check_tensors, expected_shapes, outer_name, parameter_count
 from mvjax.models.transfer import chunk_bytes
@@ -58,16 +60,32 @@ class Piece:
     """Without the axis of layers."""
     split: int | None
     """Its axis that is split; None: every device has the whole."""
+    kind: Literal["plain", "values", "scales"] = "plain"
+    """Of what it has of its arrays: all, or, where they are quantised, the numbers or the scales of their rows."""
+
+    @property
+    def matrix(self) -> bool:
+        """Whether it is quantised where weights are."""
+        return len(self.shape) == 2
+
+    @property
+    def quantised(self) -> tuple[Piece, Piece]:
+        """A matrix as numbers in fewer bits and the scales of its rows, which are those of whole rows."""
+        scales = replace(self, shape=self.shape[:1], split=0 if self.split == 0 else None, kind="scales")
+        return replace(self, kind="values"), scales
+
+    def dtype(self, formats: NumberFormats) -> np.dtype:
+        """Of its elements."""
+        return {"plain": formats.activations, "values": formats.weights, "scales": np.dtype(np.float32)}[self.kind]
 
     def spec(self, lead: int = 0) -> PartitionSpec:
         """Its partition, with `lead` axes before its own."""
         return PartitionSpec() if self.split is None else PartitionSpec(*(None,) * (lead + self.split), AXIS)
 
-    def tensor(self, entries: Mapping[str, LazyTensor], prefix: str, dtype: np.dtype) -> LazyTensor:
+    def tensor(self, source: Source, prefix: str) -> LazyTensor:
         """It from a checkpoint's tensors, under names that begin with `prefix`, read when asked for."""
-        names = [prefix + part.name for part in self.parts]
-        found = [cast(name, entries[name], dtype) for name in names]
-        if self.split != 0:
+        found, dtype = [source.find(prefix + part.name, self.kind) for part in self.parts], self.dtype(source.formats)
+        if self.split != 0 and len(found) == 1:
             return found[0]
         spans = []
         for device in range(self.shape[0] // sum(part.rows for part in self.parts)):
@@ -75,6 +93,26 @@ class Piece:
                 start = device // part.repeats * part.rows
                 spans.append((entry, start, min(start + part.rows, entry.shape[0]), part.rows))
         return rows_of(spans, self.shape, dtype)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint's tensors as parameters have them."""
+
+    entries: Mapping[str, LazyTensor]
+    """By name."""
+    formats: NumberFormats
+    """Of the parameters."""
+    quantised: dict[str, QuantisedRows] = field(default_factory=dict)
+    """Matrices that were asked for so far: the scales of rows that have been read need no second reading."""
+
+    def find(self, name: str, kind: str) -> LazyTensor:
+        """A tensor, or the numbers or scales of a quantised one."""
+        if kind == "plain":
+            return cast(name, self.entries[name], self.formats.activations)
+        if name not in self.quantised:
+            self.quantised[name] = QuantisedRows(name, self.entries[name], self.formats.weights)
+        return getattr(self.quantised[name], kind)
 
 
 def rows_of(spans: Sequence[tuple[LazyTensor, int, int, int]], shape: tuple[int, ...], dtype: np.dtype) -> LazyTensor:
@@ -145,7 +183,7 @@ class TensorSplit:
             )
             rows = [of.shape[0] for _, of in pairs]
             parts = tuple(Part(own.name, of.shape[0], self.size * of.shape[0] // own.shape[0]) for own, of in pairs)
-            if split == 0:
+            if split == 0 or len(pairs) > 1:
                 shape = (self.size * sum(rows), *shape[1:])
             pieces[name] = Piece(parts, shape, split)
         return pieces
@@ -162,48 +200,71 @@ class TensorSplit:
             pieces[names[array.module]] = piece
         return pieces
 
-    def params(self, unroll: bool, make: Callable[[Piece, Sequence[str], int], Any]) -> dict[str, Any]:
+    def params(self, unroll: bool, quantised: bool, make: Callable[[Piece, Sequence[str], int], Any]) -> dict[str, Any]:
         """Parameters in the form of `decode_params`, each made by make(piece, prefixes of its tensors' names in a
-        checkpoint, 1 where it has an axis of layers, else 0)."""
+        checkpoint, 1 where it has an axis of layers, else 0).
+
+        quantised: the scales of a matrix `PACK.weight`, `embed` or `head` stand beside it as `PACK.scale`,
+            `embed.scale` or `head.scale`.
+        """
+
+        def each(pieces: Mapping[str, Piece]) -> Iterator[tuple[str, Piece]]:
+            for name, piece in pieces.items():
+                if quantised and piece.matrix:
+                    yield from zip((name, scale_name(name)), piece.quantised)
+                else:
+                    yield name, piece
+
         prefixes = [f"model.layers.{layer}." for layer in range(self.config.layers)]
         layers: Any
         if unroll:
-            layers = [{name: make(piece, [prefix], 0) for name, piece in self.layer.items()} for prefix in prefixes]
+            layers = [{name: make(piece, [prefix], 0) for name, piece in each(self.layer)} for prefix in prefixes]
         else:
-            layers = {name: make(piece, prefixes, 1) for name, piece in self.layer.items()}
+            layers = {name: make(piece, prefixes, 1) for name, piece in each(self.layer)}
         outer = {}
-        for name, piece in self.outer.items():
+        for name, piece in each(self.outer):
             array = piece.parts[0].name
             outer[name] = make(piece, [outer_name(array).removesuffix(array)], 0)
         return {**outer, "layers": layers}
 
-    def shapes(self, mesh: Mesh, unroll: bool, dtype) -> dict[str, Any]:
-        """Of the parameters, and where they lie."""
+    def shapes(self, mesh: Mesh | None, unroll: bool, formats: NumberFormats) -> dict[str, Any]:
+        """Of the parameters, and where they lie (mesh None: on one device, not said which)."""
 
         def make(piece: Piece, prefixes: Sequence[str], lead: int) -> jax.ShapeDtypeStruct:
             shape = (len(prefixes),) * lead + piece.shape
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, piece.spec(lead)))
+            return jax.ShapeDtypeStruct(shape, piece.dtype(formats), sharding=sharding_of(piece, mesh, lead))
 
-        return self.params(unroll, make)
+        return self.params(unroll, formats.quantised, make)
 
-    def load(self, checkpoint: Checkpoint, mesh: Mesh, unroll: bool, dtype) -> dict[str, Any]:
-        """The parameters, read from a checkpoint straight to where they lie. Beside its part of them, a device holds a
-        chunk of `mvjax.models.transfer`.
+    def load(self, checkpoint: Checkpoint, mesh: Mesh | None, unroll: bool, formats: NumberFormats) -> dict[str, Any]:
+        """The parameters, read from a checkpoint straight to where they lie (mesh None: on the default device) and
+        quantised on the way. Beside its part of them, a device holds a chunk of `mvjax.models.transfer`.
 
-        Raises UserError where tensors are missing, superfluous, misshapen or no floating-point numbers.
+        Raises UserError where tensors are missing, superfluous, misshapen, no floating-point numbers or, to be
+        quantised, not finite.
         """
-        names, found, dtype = expected_shapes(check_tensors(checkpoint)), lazily(checkpoint.tensors), np.dtype(dtype)
+        names, found = expected_shapes(check_tensors(checkpoint)), lazily(checkpoint.tensors)
         entries = {name: found[name] for name in names}
         check_floating(checkpoint, entries)
-        limit = chunk_bytes(max(entry.nbytes for entry in entries.values()))
+        limit, source = chunk_bytes(max(entry.nbytes for entry in entries.values())), Source(entries, formats)
 
         def make(piece: Piece, prefixes: Sequence[str], lead: int) -> jax.Array:
-            tensors = [piece.tensor(entries, prefix, dtype) for prefix in prefixes]
+            tensors = [piece.tensor(source, prefix) for prefix in prefixes]
             shape = (len(prefixes),) * lead + piece.shape
-            parameter = Parameter(shape, dtype, tensors, NamedSharding(mesh, piece.spec(lead)))
+            parameter = Parameter(shape, piece.dtype(formats), tensors, sharding_of(piece, mesh, lead))
             return parameter.load(limit, lambda tensor: None)
 
-        return self.params(unroll, make)
+        return self.params(unroll, formats.quantised, make)
+
+
+def sharding_of(piece: Piece, mesh: Mesh | None, lead: int) -> NamedSharding | None:
+    """Where a parameter lies."""
+    return None if mesh is None else NamedSharding(mesh, piece.spec(lead))
+
+
+def scale_name(name: str) -> str:
+    """Of the scales of a quantised matrix, by the name of that."""
+    return f"{name.removesuffix('.weight')}.scale"
 
 
 def divides(config: ModelConfig, size: int) -> bool:
@@ -227,7 +288,7 @@ def tensor_mesh(size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(grid, (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def devices_needed(config: ModelConfig, dtype, devices: Sequence[jax.Device] | None = None) -> int:
+def devices_needed(config: ModelConfig, dtype: Any, devices: Sequence[jax.Device] | None = None) -> int:
     """The smallest number of devices whose memory holds a model's weights with room for streams, else the largest that
     can share it; 1 where devices do not say how much memory they have, as CPUs do not."""
     devices = jax.local_devices() if devices is None else list(devices)

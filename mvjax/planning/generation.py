@@ -91,7 +91,7 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     settings.validate(load, "plan: --")
     device = machine.devices[0]
     with jax.default_device(device):
-        model = DecoderStepModel.described(shape.config, dtype=jnp.dtype(dtype), page_size=PAGE)
+        model = DecoderStepModel.described(shape.config, weight_dtype=dtype, page_size=PAGE)
     config = EngineConfig()
     tables = build_tables(vocabulary(shape), (), config.max_paths)
     pages = 1 + load.requests * math.ceil(load.slots / PAGE)

@@ -84,9 +84,9 @@ class Sampler:
         slots = -(-(len(self._ids) + tokens + rows) // STEP) * STEP
         counts = tuple(sorted({1, rows}))
         sizes = EngineConfig(requests=1, max_branches=rows, row_counts=counts, stream_step=slots, max_slots=slots)
-        model = DecoderStepModel.described(config, dtype=dtype)
+        model = DecoderStepModel.described(config, weight_dtype=dtype)
         self._engine = Engine(model, None, tokenizer, sizes)
-        self._take: Any = jax.jit(partial(weights, unroll=model.unroll, dtype=model.dtype), static_argnums=0)
+        self._take: Any = jax.jit(partial(weights, unroll=model.unroll, dtype=model.formats.weights), static_argnums=0)
         try:
             self._engine.check(self._ids, self._limits, mode=self._mode)
         except UserError as error:

@@ -171,19 +171,19 @@ def load_run(
     *,
     adapter: str | os.PathLike | None = None,
     tokenizer: str | os.PathLike | None = None,
-    tensor_parallel: int | None = None,
+    **options: Any,
 ) -> tuple[TrainedModel, DecoderStepModel]:
     """A run's checkpoint and the engine's model of it.
 
     Args:
         path, step, tokenizer: as for `open_trained`.
         adapter: an adapter that the user names beside it, which is refused.
-        tensor_parallel: as for `load_for_generation`.
+        options: tensor_parallel, weight_dtype and kv_dtype, as for `load_for_generation`.
     """
     if adapter is not None:
         raise UserError(f"{path}: is a run and brings what it has trained: leave --adapter out")
     trained = open_trained(path, step, tokenizer=tokenizer)
-    return trained, step_model(trained.checkpoint(), tensor_parallel=tensor_parallel)
+    return trained, step_model(trained.checkpoint(), **options)
 
 
 def choose_step(path: str | os.PathLike, step: str, there: Mapping[int, StoragePath]) -> int:

@@ -33,7 +33,7 @@ ROWS, MAX_PATHS = 8, 16
 def loop_program(device, config: ModelConfig, requests: int, slots: int, pages: int):
     """The loop for so many requests of 8 branches, all live."""
     with jax.default_device(device):
-        model = DecoderStepModel.described(config, dtype=jnp.bfloat16)
+        model = DecoderStepModel.described(config, weight_dtype="bfloat16")
     function, *arguments = loop_of(model, requests, slots, pages)
     return compile_for(device, function, *arguments, donate=(2, 3))
 
@@ -95,7 +95,7 @@ def split_loop(name: str, config: ModelConfig, requests: int):
     """The loop over eight described chips, 4096 slots a request: the model, the lowered program, the compiled one."""
     chips = machine(name).devices
     with jax.default_device(chips[0]), uncached():
-        model = TensorParallelModel(config, tensor_mesh(8, chips), dtype=jnp.bfloat16)
+        model = TensorParallelModel(config, tensor_mesh(8, chips), weight_dtype="bfloat16")
 
         def placed(tree, sharding=None):
             def one(x):

@@ -11,7 +11,8 @@ from tiny_weights import conditioned, tiny_config, tiny_tensors, write_gguf_mode
 from mvjax.errors import UserError
 from mvjax.models import from_hf
 from mvjax.models.load import step_model
-from mvjax.models.tensor_split import TensorSplit, devices_needed, tensor_mesh
+from mvjax.models.number_formats import number_formats
+from mvjax.models.tensor_split import Source, TensorSplit, devices_needed, tensor_mesh
 from mvjax.planning.shapes import named
 from mvjax.weights import Checkpoint
 from mvjax.weights.checkpoint import lazily
@@ -22,13 +23,14 @@ def test_every_device_gets_the_rows_and_columns_of_its_heads(family, kv_heads, s
     made = checkpoint(family, kv_heads)
     split, entries = TensorSplit(from_hf(made.config), size), lazily(made.tensors)
     heads, group, ffn = 8 // size, max(size // kv_heads, 1), 48 // size
+    source = Source(entries, number_formats("float32"))
     get = lambda name: np.asarray(entries[f"model.layers.1.{name}"].read())  # noqa: E731
 
     def rows(name, count, device):
         return get(name)[device * count : (device + 1) * count]
 
     for name, piece in split.layer.items():
-        whole = piece.tensor(entries, "model.layers.1.", np.dtype(np.float32)).read()
+        whole = piece.tensor(source, "model.layers.1.").read()
         assert whole.shape == piece.shape
         for device, part in enumerate(np.split(whole, size, axis=piece.split) if piece.split is not None else [whole]):
             kind = name.rpartition(".")[2]
@@ -48,7 +50,7 @@ def test_every_device_gets_the_rows_and_columns_of_its_heads(family, kv_heads, s
             np.testing.assert_array_equal(part, wanted, err_msg=f"{name} of device {device}")
     for name, prefix in {"embed": "model.", "head": ""}.items():
         if (piece := split.outer.get(name)) is not None:
-            whole = piece.tensor(entries, prefix, np.dtype(np.float32)).read()
+            whole = piece.tensor(source, prefix).read()
             assert whole.shape == (-(-45 // size) * size, 32)
             np.testing.assert_array_equal(whole[:45], entries[prefix + piece.parts[0].name].read())
             assert not whole[45:].any()
@@ -144,9 +146,13 @@ def test_several_devices_give_the_tokens_of_one(family, kv_heads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unroll", [True, False])
-def test_no_device_ever_holds_much_more_than_its_part(unroll):
-    found = run("loading", "qwen2", 4, 4, unroll)
+@pytest.mark.parametrize(
+    ("unroll", "devices", "formats"),
+    [(True, 4, {}), (False, 4, {}), (True, 1, {"weight_dtype": "int8"}), (False, 4, {"weight_dtype": "int8"})],
+)
+def test_no_device_ever_holds_much_more_than_its_part(unroll, devices, formats):
+    """Nor of quantised weights, which are a quarter: never the model that they are made from."""
+    found = run("loading", "qwen2", 4, devices, unroll, **formats)
     assert found["same"]
     assert found["puts"] > 100
     assert found["most"] < 1.7

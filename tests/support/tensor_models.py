@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from played_steps import play, streams_of, transcripts
 from random_requests import TABLES, VOCABULARY, limits_of, random_prompt, random_rules
 from tiny_weights import conditioned, tiny_config, tiny_tensors
 from virtual_devices import xla_flags
@@ -18,7 +19,7 @@ from virtual_devices import xla_flags
 from mvjax.engine import Engine, EngineConfig, SamplingParams
 from mvjax.engine.program_cache import PreemptKey
 from mvjax.evaluation.consistency import RecordingModel
-from mvjax.models import TensorParallelModel, transfer
+from mvjax.models import DecoderStepModel, TensorParallelModel, transfer
 from mvjax.models.load import step_model
 from mvjax.models.sharded_loading import Parameter
 from mvjax.models.tensors import parameter_count
@@ -31,16 +32,10 @@ SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 38
 PAGE = 16
 
 
-def run(call, *arguments):
-    """`call(*arguments)` of this module in a process with 8 devices: what it printed last, as JSON."""
-    code = f"import sys, tensor_models; tensor_models.{call}(*map(eval, sys.argv[1:]))"
-    paths = [
-        ROOT,
-        ROOT / "kernels",
-        ROOT / "tests" / "support",
-        ROOT / "tests" / "models",
-        os.environ.get("PYTHONPATH", ""),
-    ]
+def run(call, *arguments, **options):
+    """`call(*arguments, **options)` of this module in a process with 8 devices: what it printed last, as JSON."""
+    code = f"import sys, tensor_models; tensor_models.{call}(*map(eval, sys.argv[1:]), **{options!r})"
+    paths = [ROOT, ROOT / "kernels", ROOT / "tests" / "support", os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "XLA_FLAGS": xla_flags(8),
         "JAX_PLATFORMS": "cpu",
@@ -92,13 +87,11 @@ def answers(engine, count):
     return [result.tokens.tolist() for result in results], sum(len(result.parent) > 1 for result in results)
 
 
-def played(family, kv_heads, devices, unroll, page_size, count):
+def played(family, kv_heads, devices, unroll, page_size, count, **formats):
     """Random transcripts, several rows a step, on one device and on several: logits, and where what lies."""
-    from test_model_decode import play, streams_of, transcripts
-
     made = checkpoint(family, kv_heads)
-    one = step_model(made)
-    model = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll, page_size=page_size)
+    one = DecoderStepModel.from_checkpoint(made, page_size=page_size if formats else "auto", **formats)
+    model = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll, page_size=page_size, **formats)
     layouts = transcripts(count)
     rng = np.random.default_rng(1)
     tokens = [rng.integers(0, one.vocab_size, len(layout.segment)).astype(np.int32) for layout in layouts]
@@ -134,13 +127,15 @@ def recorded(family, kv_heads, devices, count):
     print(json.dumps({"same": wanted == found, "blocks": blocks, "error": error}))
 
 
-def many(family, kv_heads, count):
-    """Random requests on one device, and on 2, 4 and 8 over contiguous streams and over few pages."""
+def many(family, kv_heads, count, **formats):
+    """Random requests on one device, and on 2, 4 and 8 over contiguous streams and over few pages; where number formats
+    are given, on 8 over few pages."""
     made, report = checkpoint(family, kv_heads), []
-    wanted, blocks = answers(engine_of(step_model(made)), count)
-    for devices in (2, 4, 8):
-        for page_size, sizes in ((None, {}), (PAGE, {"pages": 30})):
-            model = TensorParallelModel.from_checkpoint(made, devices, page_size=page_size)
+    pages = {"page_size": PAGE} if formats else {}
+    wanted, blocks = answers(engine_of(DecoderStepModel.from_checkpoint(made, **pages, **formats)), count)
+    for devices in (8,) if formats else (2, 4, 8):
+        for page_size, sizes in ((PAGE, {"pages": 30}),) if formats else ((None, {}), (PAGE, {"pages": 30})):
+            model = TensorParallelModel.from_checkpoint(made, devices, page_size=page_size, **formats)
             engine = engine_of(model, **sizes)
             found, _ = answers(engine, count)
             preempted = any(isinstance(key, PreemptKey) for key in engine._programs)
@@ -149,12 +144,12 @@ def many(family, kv_heads, count):
     print(json.dumps({"blocks": blocks, "runs": report}))
 
 
-def loading(family, kv_heads, devices, unroll):
+def loading(family, kv_heads, devices, unroll, **formats):
     """Most bytes that a device holds while a model is loaded in chunks, over its part of the weights; whether it got
     the numbers that a loading at once gives it."""
     made = checkpoint(family, kv_heads, hidden_size=128, intermediate_size=256, vocab_size=1000)
-    at_once = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll)
-    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(step_model(made).params))
+    at_once = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll, **formats)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(DecoderStepModel.from_checkpoint(made, **formats).params))
     wanted = [[np.asarray(part.data) for part in leaf.addressable_shards] for leaf in jax.tree.leaves(at_once.params)]
     del at_once
     held, put = [], Parameter.put
@@ -166,7 +161,7 @@ def loading(family, kv_heads, devices, unroll):
         return placed
 
     transfer.CHUNK_BYTES, Parameter.put = 4096, watched
-    model = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll)
+    model = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll, **formats)
     found = [[np.asarray(part.data) for part in leaf.addressable_shards] for leaf in jax.tree.leaves(model.params)]
     same = all(np.array_equal(a, b) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True))
     print(json.dumps({"most": max(held) * devices / whole, "puts": len(held), "same": same}))

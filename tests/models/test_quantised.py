@@ -1,0 +1,144 @@
+"""Weights in a byte a number: the same numbers for every split, and an engine that agrees with the training forward."""
+
+import dataclasses
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from played_steps import LANES, play, transcripts
+from tensor_models import checkpoint, run
+
+from mvjax.errors import UserError
+from mvjax.models import DecoderStepModel, from_checkpoint, from_hf
+from mvjax.models.number_formats import LARGEST, no_fp8, number_formats
+from mvjax.models.quantised import QuantisedRows, dequantised, quantise
+from mvjax.models.tensor_split import Source, TensorSplit
+from mvjax.weights.checkpoint import LazyTensor, lazily, lazy
+
+
+@pytest.mark.parametrize("dtype", LARGEST, ids=str)
+def test_rows_are_rounded_to_their_scale(dtype):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(9, 50)).astype(np.float32) * np.logspace(-30, 30, 9, dtype=np.float32)[:, None]
+    rows[3], rows[5] = 0, 1e-42
+    values, scales = quantise("w", rows.astype(jnp.bfloat16), dtype)
+    rows = rows.astype(jnp.bfloat16).astype(np.float32)
+    assert (values.dtype, scales.dtype) == (dtype, np.float32)
+    wide = values.astype(np.float32)
+    assert not wide[[3, 5]].any()
+    alive = [0, 1, 2, 4, 6, 7, 8]
+    assert (np.abs(wide[alive]).max(axis=1) == LARGEST[dtype]).all()
+    np.testing.assert_array_equal(scales[alive], np.abs(rows[alive]).max(axis=1) / np.float32(LARGEST[dtype]))
+    # Half a step of int8; of float8's three digits half a unit of the last, or of the smallest number's.
+    step = 0.5 if dtype == np.int8 else np.maximum(np.abs(wide) / 15, 2**-10)
+    assert (np.abs(wide * scales[:, None] - rows) <= 1.001 * scales[:, None] * step + 1e-41).all()
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    rows = np.ones((3, 4), np.float32)
+    rows[1, 2] = np.nan
+    with pytest.raises(UserError, match=r"^layer\.weight has numbers that are not finite: it cannot be quantised$"):
+        quantise("layer.weight", rows, np.dtype(np.int8))
+
+
+def test_parts_have_the_numbers_of_whole_rows_and_rows_are_read_once():
+    whole, reads = np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32), []
+
+    def read_rows(start, stop):
+        reads.extend(range(start, stop))
+        return whole[start:stop].copy()
+
+    values, scales = quantise("w", whole, np.dtype(np.int8))
+    for entry in (
+        LazyTensor(whole.shape, whole.dtype, lambda: whole, read_rows),
+        dataclasses.replace(lazy(whole), read_rows=None),
+    ):
+        rows = QuantisedRows("w", entry, np.dtype(np.int8))
+        reads.clear()
+        np.testing.assert_array_equal(rows.values.read_part((slice(0, 30), slice(3, 7))), values[:30, 3:7])
+        np.testing.assert_array_equal(rows.scales.read_part((slice(0, 30),)), scales[:30])
+        assert reads in (list(range(30)), [])
+        np.testing.assert_array_equal(rows.scales.read_part((slice(25, 40),)), scales[25:])
+
+
+@pytest.mark.parametrize(("family", "kv_heads", "size"), [("qwen2", 2, 1), ("olmo2", 2, 8), ("qwen3", 4, 2)])
+def test_every_split_has_the_same_numbers(family, kv_heads, size):
+    """Those of the whole matrices, quantised before they are split."""
+    made = checkpoint(family, kv_heads)
+    split, formats = TensorSplit(from_hf(made.config), size), number_formats("int8")
+    source = Source(lazily(made.tensors), formats)
+    plain = Source(lazily(dequantised(made, "int8").tensors), number_formats("float32"))
+    matrices = 0
+    for pieces, prefix in ((split.layer, "model.layers.1."), ({"embed": split.outer["embed"]}, "model.")):
+        for piece in pieces.values():
+            wanted = piece.tensor(plain, prefix).read()
+            if piece.matrix:
+                matrices += 1
+                values, scales = (each.tensor(source, prefix).read() for each in piece.quantised)
+                assert (values.dtype, scales.dtype) == (np.int8, np.float32)
+                np.testing.assert_array_equal(values * scales[:, None], wanted)
+            else:
+                np.testing.assert_array_equal(piece.tensor(source, prefix).read(), wanted)
+    assert matrices == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "unroll"),
+    [
+        ("qwen2", False),
+        *(pytest.param(*options, marks=pytest.mark.slow) for options in (("qwen3", True), ("olmo2", True))),
+    ],
+)
+def test_the_engine_agrees_with_the_training_forward_of_its_weights(family, unroll, logits):
+    made = checkpoint(family, 2)
+    model = DecoderStepModel.from_checkpoint(made, weight_dtype="int8", unroll=unroll)
+    assert model.params["embed"].dtype == np.int8
+    decoder, exact = from_checkpoint(dequantised(made, "int8")), from_checkpoint(made)
+    (layout,) = transcripts(1, seed=2)
+    ids = np.random.default_rng(1).integers(0, model.vocab_size, len(layout.segment)).astype(np.int32)
+    fed = play(model, [layout], [ids])[0]
+    rows = ids[None], layout.position[None], layout.hide_start[None], layout.hide_end[None]
+    wanted, others = logits(decoder, *rows)[0], logits(exact, *rows)[0]
+    assert len(fed) > LANES
+    for token, row in fed.items():
+        assert np.abs(row - wanted[token]).max() <= 2e-6 * np.abs(wanted).max(), token
+    assert np.abs(wanted - others).max() > 2e-4 * np.abs(wanted).max(), "the weights were not quantised"
+
+
+def test_formats_by_platform(monkeypatch):
+    def chip(platform, kind="", **more):
+        return types.SimpleNamespace(platform=platform, device_kind=kind, **more)
+
+    assert number_formats() == number_formats("float32", "float32")
+    found = number_formats("int8", "bfloat16")
+    assert (found.weights, found.activations, found.kv) == (np.int8, np.float32, jnp.bfloat16)
+    with pytest.raises(UserError, match=r"^weight dtype fp8: processors do not compute with it; use int8$"):
+        number_formats("fp8")
+    with pytest.raises(UserError, match=r"^weight dtype int4: use one of auto, float32, bfloat16, int8, fp8$"):
+        number_formats("int4")
+    with pytest.raises(UserError, match=r"^kv dtype fp8: use one of auto, float32, bfloat16, int8$"):
+        number_formats("auto", "fp8")
+    chips = [chip("tpu", "TPU v6 lite"), chip("tpu", "TPU7x")]
+    chips += [chip("cuda", compute_capability=capability) for capability in ("8.0", "9.0")]
+    assert [no_fp8(each) is None for each in chips] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [
+        {"weight_dtype": "int8"},
+    ],
+)
+def test_several_devices_give_the_logits_of_one(formats):
+    found = run("played", "qwen2", 4, 8, False, 16, 1, **formats)
+    assert found["error"] < 2e-6
+    assert all(found["same"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_eight_devices_give_the_tokens_of_one(family):
+    found = run("many", family, 8, 20, weight_dtype="int8")
+    assert found["blocks"] > 4
+    assert not found["runs"][0]["differ"]
