@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from mvjax.engine import interpreter, logprobs, sampling, token_edits
+from mvjax.engine import interpreter, logprobs, report, sampling, token_edits
 from mvjax.engine import state as st
 from mvjax.engine.fork_join import any_event, apply_events
 from mvjax.engine.interpreter import Drawn
@@ -118,8 +118,9 @@ def choose_tokens(
 
 def step(
     model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int, alternatives: int | None
-) -> tuple[Any, State]:
-    """One step: every running branch feeds its token and decides on the next; then the events."""
+) -> tuple[Any, State, Int[Array, "W C"]]:
+    """One step: every running branch feeds its token and decides on the next; then the events. The last result is the
+    step's part of the log."""
     request = state.request
     branches, settings = view(request.branches), request.settings
     active_RL = branches.active
@@ -138,13 +139,10 @@ def step(
 
     # Feed: the tokens enter the streams.
     slot_RL = request.used[:, None] + jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
-    branches = branches._replace(slot=jnp.where(active_RL, slot_RL, branches.slot))
     slot_W = jnp.where(active_W, by_row(slot_RL), slots)
     token_W, position_W, number_W = by_row(branches.token), by_row(branches.position), by_row(branches.number)
-    zero_W = jnp.zeros_like(token_W)
-    record_WC = jnp.stack([token_W, position_W, number_W, by_row(branches.flags), zero_W, zero_W], axis=1)
+    fed = jnp.where(active_W, placement.request_W, report.NOBODY), token_W, position_W, number_W, by_row(branches.flags)
     segment_RS = state.segment_RS.at[placement.request_W, slot_W].set(number_W, mode="drop")
-    record_RSC = state.record_RSC.at[placement.request_W, slot_W, : st.RECORD].set(record_WC, mode="drop")
     visibility_RS = visibility(branches, segment_RS)
     logits_WV, stream = model.decode(
         params, stream, jnp.where(active_W, token_W, 0), jnp.where(active_W, position_W, 0), placement, visibility_RS
@@ -155,8 +153,6 @@ def step(
     rows = by_row(planned.allowed), by_row(planned.sample) & active_W, placement.request_W
     keys = by_row(branches.key), by_row(branches.index)
     drawn_W, logprobs_WC = choose_tokens(logits_WV, *rows, *keys, settings, tables, alternatives)
-    if logprobs_WC is not None:
-        record_RSC = record_RSC.at[placement.request_W, slot_W, st.RECORD :].set(logprobs_WC, mode="drop")
     row_RL = jnp.minimum(row_RL, width - 1)
     drawn = Drawn(*[field_W[row_RL] for field_W in drawn_W])
     planned = by_branch(interpreter.refuse)(branches, planned, drawn.finite, tables)
@@ -179,10 +175,17 @@ def step(
 
     # Apply the events: one condition for all requests, since a condition inside `vmap` would compute both sides.
     def applied():
-        return jax.vmap(apply_events, (0, 0, 0, 0, None))(request, segment_RS, record_RSC, event_RL, tables)
+        return jax.vmap(apply_events, (0, 0, 0, None))(request, segment_RS, event_RL, tables)
 
-    request, segment_RS, record_RSC = lax.cond(any_event(event_RL), applied, lambda: (request, segment_RS, record_RSC))
-    return stream, State(request, segment_RS, record_RSC)
+    def unchanged():
+        return request, segment_RS, jnp.zeros((*event_RL.shape, 2), jnp.int32)
+
+    request, segment_RS, forked_RL2 = lax.cond(any_event(event_RL), applied, unchanged)
+    forked_W2 = by_row(forked_RL2)
+    log_WC = st.side_by_side([*fed, forked_W2[:, 0], forked_W2[:, 1]])
+    if logprobs_WC is not None:
+        log_WC = jnp.concatenate([log_WC, logprobs_WC], axis=1)
+    return stream, State(request, segment_RS), log_WC
 
 
 def run(
@@ -192,22 +195,24 @@ def run(
     stream: Any,
     state: State,
     room_R: Int[Array, "R"],
-    sync_steps: Int[Array, ""],
+    most_steps: Int[Array, ""],
     *,
     width: int,
     narrower: int,
+    log_steps: int,
     alternatives: int | None = None,
 ) -> tuple[Any, State, Int[Array, "Report"]]:
-    """Steps on `width` rows until the host is needed (see the first lines of the module). The last result
-    packs into one array (one transfer) running branches, steps taken, and of each request whether it is alive and its
-    slots in use.
+    """Steps on `width` rows until the host is needed (see the first lines of the module). The last result is the
+    report, see `report.packed`.
 
     Args:
         room_R: slots that each request may fill.
-        sync_steps: steps at most.
+        most_steps: steps at most.
         narrower: the row count below `width` that there is a program for; the loop ends when that many rows suffice.
+        log_steps: steps that the log has room for; no more are taken.
         alternatives: see `EngineConfig.logprobs`.
     """
+    most_steps = jnp.minimum(most_steps, log_steps)
     lanes = lanes_of(state.request.branches.scalar.shape[1], width)
     alive_R = state.request.alive
 
@@ -215,18 +220,17 @@ def run(
         return jnp.sum(st.running(state.request.branches), dtype=jnp.int32)
 
     def goes_on(carry):
-        _, state, steps = carry
+        _, state, _, steps = carry
         request, count = state.request, running(state)
         suits = (count <= width) & (count > narrower)
         room = jnp.all(~request.alive | (request.used + lanes <= room_R))
-        return suits & room & (steps < sync_steps) & jnp.all(request.alive == alive_R)
+        return suits & room & (steps < most_steps) & jnp.all(request.alive == alive_R)
 
     def body(carry):
-        stream, state, steps = carry
-        stream, state = step(model, params, tables, stream, state, width, alternatives)
-        return stream, state, steps + 1
+        stream, state, log_NWC, steps = carry
+        stream, state, log_WC = step(model, params, tables, stream, state, width, alternatives)
+        return stream, state, lax.dynamic_update_index_in_dim(log_NWC, log_WC, steps, axis=0), steps + 1
 
-    stream, state, steps = lax.while_loop(goes_on, body, (stream, state, jnp.int32(0)))
-    request = state.request
-    packed = jnp.concatenate([jnp.stack([running(state), steps]), request.alive.astype(jnp.int32), request.used])
-    return stream, state, packed
+    log_NWC = jnp.zeros((log_steps, width, report.log_columns(alternatives)), jnp.int32)
+    stream, state, log_NWC, steps = lax.while_loop(goes_on, body, (stream, state, log_NWC, jnp.int32(0)))
+    return stream, state, report.packed(running(state), steps, state, log_NWC)

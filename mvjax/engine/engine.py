@@ -14,10 +14,12 @@ from mvjax.engine.model import KVArrays, StepModel
 from mvjax.engine.model_runner import ModelRunner
 from mvjax.engine.program_cache import ProgramCache
 from mvjax.engine.prompt import Prompt
+from mvjax.engine.report import DecodeReport
 from mvjax.engine.request import Request, TokenUpdate
 from mvjax.engine.result import Result
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.scheduler import Scheduler
+from mvjax.engine.state import Counts
 from mvjax.engine.tables import build_tables
 from mvjax.errors import UserError
 
@@ -66,6 +68,8 @@ class Engine:
         """Requests whose results have not been returned, by number."""
         self._finished: dict[int, Result] = {}
         self._updates: list[TokenUpdate] = []
+        self._report: DecodeReport | None = None
+        """Of a stay that not all requests have read yet; an interruption may come between them."""
         self._next = 0
 
     # What callers use.
@@ -100,8 +104,8 @@ class Engine:
             prompts: token ids, `Prompt`s with a layout, or questions as text. Tags in a prompt mean nothing.
             limits, sampling: one for all, or one per prompt.
             mode: "parallel"; "sequential": the same answers, branch by branch; "autoregressive": no blocks.
-            on_tokens: called after every stay in the loop with the new tokens of each branch. If it raises, all these
-                requests are dropped.
+            on_tokens: called after every stay in the loop with the new tokens of each branch; stays are then of
+                `EngineConfig.stream_steps`. If it raises, all these requests are dropped.
 
         Raises:
             UserError: bad settings, or a prompt that does not fit with its limits.
@@ -157,23 +161,25 @@ class Engine:
         """Admit what fits, stay in the loop once, and return the requests that have ended.
 
         Args:
-            on_tokens: gets the new tokens of each branch. If it raises, the results come with the next call.
+            on_tokens: gets the new tokens of each branch, and makes stays shorter (`EngineConfig.stream_steps`). If it
+                raises, the results come with the next call.
         """
-        scheduler, report = self._scheduler, None
+        scheduler, config = self._scheduler, self.config
+        steps = config.sync_steps if on_tokens is None else min(config.stream_steps, config.sync_steps)
         try:
-            batch = scheduler.schedule()
-            if batch is not None:
-                report = self._runner.decode(batch.width, batch.narrower)
-                scheduler.running = report.running
+            if self._report is None and (batch := scheduler.schedule()) is not None:
+                self._report = self._runner.decode(batch.width, batch.narrower, steps)
+                scheduler.running = self._report.running
         except BaseException as error:
+            self._report = None
             scheduler.recover(error)
             if not isinstance(error, Exception):
                 raise
-        if report is not None:
-            for index, alive in enumerate(report.alive_R.tolist()):
-                request = scheduler.on_device[index]
-                if request is not None and not (alive and on_tokens is None):
-                    self._read(index, request, alive, on_tokens is not None)
+        if self._report is not None:
+            for index, request in enumerate(scheduler.on_device):
+                if request is not None:
+                    self._read(index, request, self._report, on_tokens is not None)
+            self._report = None
         for request in scheduler.ended:
             self._finished[request.number] = request.ended_off_device(self.tokenizer)
         scheduler.ended.clear()
@@ -188,7 +194,7 @@ class Engine:
     def reset(self) -> None:
         """Drop all requests, without results."""
         self._scheduler.reset()
-        self._requests, self._finished, self._updates = {}, {}, []
+        self._requests, self._finished, self._updates, self._report = {}, {}, [], None
 
     def compile_ahead(self, requests: int = 1, slots: int | None = None, prompt_lengths: Sequence[int] = ()) -> None:
         """Compile for this number of requests and slots; later requests that fit will use these programs.
@@ -231,15 +237,15 @@ class Engine:
         self._requests |= {request.number: request for request in requests}
         self._scheduler.queue.extend(requests)
 
-    def _read(self, index: int, request: Request, alive: bool, streams_tokens: bool) -> None:
-        """Take new tokens, and the result of a request that has ended, off the device."""
+    def _read(self, index: int, request: Request, report: DecodeReport, streams_tokens: bool) -> None:
+        """Take what a stay tells of a request: new tokens, and its result if it has ended."""
         try:
-            record_SC, segment_S, counts = self._runner.fetch(index)
+            request.take(report.fed_R[index], int(report.used_R[index]))
             if streams_tokens:
-                self._updates += request.token_updates(record_SC)
-            if not alive:
-                result = request.result(record_SC, segment_S, counts, self._programs.seconds, self.tokenizer)
-                self._finished[request.number] = result
+                self._updates += request.token_updates()
+            if not report.alive_R[index]:
+                counts = Counts(*[count_R[index] for count_R in report.counts])
+                self._finished[request.number] = request.result(counts, self._programs.seconds, self.tokenizer)
                 self._scheduler.finish(index)
         except Exception as error:
             self._scheduler.fail(index, error)

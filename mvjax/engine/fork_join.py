@@ -213,11 +213,11 @@ def give_rows(
 def apply_events(
     request: RequestState,
     segment_S: Int[Array, "S"],
-    record_SC: Int[Array, "S C"],
     event_L: Int[Array, "L"],
     tables: Tables,
-) -> tuple[RequestState, Int[Array, "S"], Int[Array, "S C"]]:
-    """Carry out the events of one step of one request.
+) -> tuple[RequestState, Int[Array, "S"], Int[Array, "L 2"]]:
+    """Carry out the events of one step of one request. The last result is number and count of the paths that each row
+    forks into at the token it has just fed, the separator behind </Goal>; 0 where it does not.
 
     Order: ends by row (a freed row serves its own block's next path, or goes on with the parent at a reduce), then
     forks by row (the parent's row runs path 1), then free rows to waiting paths, blocks by their first number.
@@ -244,9 +244,7 @@ def apply_events(
     fails_L, *shares_L = jax.vmap(divide, (0, None, None))(branches, settings, tables)
     forks_L, fails_L = tried_L & ~fails_L, tried_L & fails_L
     held, blocks, fork_frame_L, base_L = suspend(branches, held, blocks, forks_L, shares_L, request.numbers)
-    slot_L = jnp.where(forks_L, branches.slot, len(segment_S))
-    paths_L2 = jnp.stack([base_L, branches.outlines], axis=1)
-    record_SC = record_SC.at[slot_L, st.RECORD_FORK : st.RECORD].set(paths_L2, mode="drop")
+    forked_L2 = jnp.where(forks_L[:, None], jnp.stack([base_L, branches.outlines], axis=1), 0)
 
     # Branches that go on writing on their row: a resumed parent its conclusion, an abandoned block its end.
     resumed_L = parent_L._replace(
@@ -285,7 +283,7 @@ def apply_events(
         numbers=request.numbers + jnp.sum(jnp.where(forks_L, branches.outlines, 0)),
         abandoned=request.abandoned + jnp.sum(fails_L, dtype=jnp.int32),
     )
-    return request, segment_S, record_SC
+    return request, segment_S, forked_L2
 
 
 def any_event(event_RL: Int[Array, "R L"]) -> Bool[Array, ""]:

@@ -94,7 +94,7 @@ class KVCache:
         """Empty streams of this size; arrays that have it already are used again."""
         config = self.config
         numbers = config.max_branches, config.max_depth, config.max_paths, self.number_length
-        sizes = Sizes(requests, slots, *numbers, self.pages, config.logprobs)
+        sizes = Sizes(requests, slots, *numbers, self.pages)
         if self.page_size:
             self.pool = PagePool(self.pages, self.page_size)
         if sizes != self.sizes:
@@ -184,10 +184,8 @@ class KVCache:
         write = Program(pc.WritePagesKey(self.sizes), self.model.write_pages, (self.kv, pages_M, content), (0,))
         self.valid = False
         self.kv = self.programs.run(write)
-        state = preempted.state._replace(
-            segment_RS=padded(preempted.state.segment_RS, self.sizes.slots, st.NO_SEGMENT),
-            record_RSC=padded(preempted.state.record_RSC, self.sizes.slots),
-        )
+        segment_S = padded(preempted.state.segment_RS, self.sizes.slots, st.NO_SEGMENT)
+        state = preempted.state._replace(segment_RS=segment_S)
         key = pc.ResumeKey(self.sizes)
         self.change_state(Program(key, state_ops.resume, (self.state, np.int32(request_index), state), (0,)))
         self.used_R[request_index] = preempted.used

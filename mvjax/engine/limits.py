@@ -64,7 +64,9 @@ class EngineConfig:
     """Pages for the streams of all requests, where the model keeps them in pages; None: enough for `requests` streams
     of `max_slots`. With fewer, the youngest request leaves the device when they run out and comes back as it was."""
     sync_steps: int = setting(32, at_least=1)
-    """Steps after which the loop reports to the host at the latest: for streaming and cancelling."""
+    """Steps after which the loop reports to the host at the latest: for cancelling, and for requests that wait."""
+    stream_steps: int = setting(8, at_least=1)
+    """The same while somebody listens (`on_tokens`), where it is less."""
     prefill_chunks: tuple[int, ...] = setting((16, 64, 256), at_least=1)
     """Static sizes of the chunks in which a prompt is prefilled."""
     logprobs: int | None = setting(None, at_least=0, at_most=20)

@@ -1,16 +1,15 @@
-"""Runs the model's programs on the device: prefill, admit, decode, cancel, fetch."""
+"""Runs the model's programs on the device: prefill, admit, decode, cancel."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
 
-from mvjax.engine import decode_loop, state_ops
+from mvjax.engine import decode_loop, report, state_ops
 from mvjax.engine import program_cache as pc
 from mvjax.engine import state as st
 from mvjax.engine.kv_cache import KVCache
@@ -18,27 +17,8 @@ from mvjax.engine.limits import EngineConfig
 from mvjax.engine.model import StepModel
 from mvjax.engine.program_cache import Program, ProgramCache
 from mvjax.engine.prompt import Prompt, chunk_plan
+from mvjax.engine.report import DecodeReport
 from mvjax.engine.tables import Tables
-
-
-class DecodeReport(NamedTuple):
-    """What the host learns from one stay in the loop."""
-
-    running: int
-    """Branches with a token to feed."""
-    steps: int
-    """Steps taken in this stay."""
-    alive_R: Bool[np.ndarray, "R"]
-    used_R: Int64[np.ndarray, "R"]
-    """Slots in use."""
-
-
-class Fetched(NamedTuple):
-    """What the host reads of a request. S: the slots in use, those of the prompt included."""
-
-    record_SC: Int32[np.ndarray, "S C"]
-    segment_S: Int32[np.ndarray, "S"]
-    counts: st.Counts
 
 
 class ModelRunner:
@@ -59,26 +39,26 @@ class ModelRunner:
     ):
         self.model, self.config, self.cache, self.programs = model, config, cache, programs
         self.tables, self.params = tables, params
-        self._sync_steps = np.int32(config.sync_steps)
 
-    def decode(self, width: int, narrower: int) -> DecodeReport:
+    def decode(self, width: int, narrower: int, steps: int) -> DecodeReport:
         """A stay in the generation loop on `width` rows.
 
         Args:
             narrower: the next smaller row count that there is a program for; the loop ends when that many rows suffice.
+            steps: at most, and no more than `EngineConfig.sync_steps`.
         """
         cache = self.cache
         if cache.table_stale:
             cache.refresh_table()
-        program = self._decode_program(width, narrower)
+        program = self._decode_program(width, narrower, steps)
         compiled = self.programs.get(program.key) or self.programs.compile(program)
         cache.valid = False
         cache.kv, cache.state, packed = compiled(*program.arguments)
         packed = np.asarray(packed)
         cache.valid = True
-        alive_R, used_R = np.split(packed[2:], 2)
-        cache.used_R = used_R.astype(np.int64)
-        return DecodeReport(int(packed[0]), int(packed[1]), alive_R.astype(bool), cache.used_R)
+        made = report.unpacked(packed, cache.sizes.requests, self.config.sync_steps, width)
+        cache.used_R = made.used_R.copy()
+        return made
 
     def prefill(self, request_index: int, prompt: Prompt) -> None:
         """Put a prompt but for its last token into a request's slots."""
@@ -107,14 +87,6 @@ class ModelRunner:
         key = pc.CancelKey(self.cache.sizes)
         self.cache.change_state(Program(key, state_ops.cancel, (self.cache.state, np.int32(request_index)), (0,)))
 
-    def fetch(self, request_index: int) -> Fetched:
-        """Records and segments of the slots that a request uses, and its counts."""
-        program = self._fetch_program(request_index)
-        compiled = self.programs.get(program.key) or self.programs.compile(program)
-        record_SC, segment_S, counts = compiled(*program.arguments)
-        used = self.cache.used_R[request_index]
-        return Fetched(np.asarray(record_SC)[:used], np.asarray(segment_S)[:used], jax.device_get(counts))
-
     def compile_ahead(
         self, decodes: Iterable[tuple[int, int]], prompt_lengths: Iterable[int], settings: st.Settings, root: st.Root
     ) -> None:
@@ -129,22 +101,22 @@ class ModelRunner:
         columns = [np.zeros(size, np.int32) for size in {size for plan in plans for _, size, _ in plan}]
         if self.cache.table_stale:
             self.cache.refresh_table()
-        programs = [self._decode_program(width, narrower) for width, narrower in decodes]
+        programs = [self._decode_program(width, narrower, 1) for width, narrower in decodes]
         programs += [self._prefill_program(column, column, hidden, 0, 0, 1) for column in columns]
-        programs += [self._admit_program(0, settings, root), self._fetch_program(0)]
+        programs += [self._admit_program(0, settings, root)]
         self.programs.compile_ahead(programs)
 
     def decode_programs(self) -> dict[pc.DecodeKey, Any]:
         """The compiled loops."""
         return {key: program for key, program in self.programs.items() if isinstance(key, pc.DecodeKey)}
 
-    def _decode_program(self, width: int, narrower: int) -> Program:
-        cache = self.cache
-        run = functools.partial(
-            decode_loop.run, self.model, width=width, narrower=narrower, alternatives=cache.sizes.logprobs
-        )
-        arguments = self.params, self.tables, cache.kv, cache.state, cache.room_R, self._sync_steps
-        return Program(pc.DecodeKey(cache.sizes, width, narrower), run, arguments, (2, 3))
+    def _decode_program(self, width: int, narrower: int, steps: int) -> Program:
+        cache, config = self.cache, self.config
+        key = pc.DecodeKey(cache.sizes, width, narrower, config.sync_steps, config.logprobs)
+        static = {"width": width, "narrower": narrower, "log_steps": key.log_steps, "alternatives": key.alternatives}
+        run = functools.partial(decode_loop.run, self.model, **static)
+        arguments = self.params, self.tables, cache.kv, cache.state, cache.room_R, np.int32(steps)
+        return Program(key, run, arguments, (2, 3))
 
     def _prefill_program(self, tokens_T, positions_T, hidden, request_index: int, offset: int, length: int) -> Program:
         key = pc.PrefillKey(self.cache.sizes, len(tokens_T), len(hidden[0]))
@@ -157,7 +129,3 @@ class ModelRunner:
         admit = functools.partial(state_ops.admit, sizes=sizes)
         arguments = self.cache.state, np.int32(request_index), settings, root
         return Program(pc.AdmitKey(sizes), admit, arguments, (0,))
-
-    def _fetch_program(self, request_index: int) -> Program:
-        arguments = self.cache.state, np.int32(request_index)
-        return Program(pc.FetchKey(self.cache.sizes), state_ops.fetch, arguments)

@@ -35,6 +35,10 @@ class DecodeKey(ProgramKey):
     """Rows of the batch."""
     narrower: int
     """The next smaller row count that there is a program for; 0: none."""
+    log_steps: int
+    """Steps that its log has room for."""
+    alternatives: int | None
+    """See `EngineConfig.logprobs`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +91,6 @@ class ReadPagesKey(ProgramKey):
 
 class WritePagesKey(ProgramKey):
     """Its inverse."""
-
-
-class FetchKey(ProgramKey):
-    """What the host reads of a request."""
 
 
 class Program(NamedTuple):

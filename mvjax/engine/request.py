@@ -14,7 +14,8 @@ from mvjax.engine.kv_cache import Preempted
 from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode
 from mvjax.engine.logprobs import LogProbs
 from mvjax.engine.prompt import Prompt, chunk_plan
-from mvjax.engine.result import Result, Timings, logprobs_of, make_result, stream_record
+from mvjax.engine.record import FORK, ORIGIN, PATHS, TOKEN, Record
+from mvjax.engine.result import Result, Timings, make_result, stream_record
 from mvjax.engine.sampling import key_of, on_device
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.token_edits import token_edits
@@ -53,8 +54,10 @@ class Request:
     """The device knows of that."""
     error: Exception | None = None
     """Why it failed."""
-    streamed: int = 0
-    """Slots whose tokens `token_updates` has returned, or that belong to the prompt."""
+    record: Record = dataclasses.field(default_factory=Record)
+    """What the loop has fed of it since it began, or began anew."""
+    streamed: int = 1
+    """Rows of the record whose tokens `token_updates` has returned; the first is the prompt's last token."""
     parents: dict[int, int] = dataclasses.field(default_factory=lambda: {0: -1})
     """Parent of each segment number seen so far."""
     preempted: Preempted | None = None
@@ -66,9 +69,6 @@ class Request:
     """When its prompt had been prefilled."""
     compiled: tuple[float, float] = (0.0, 0.0)
     """Seconds that the engine had spent on compiling when the request was admitted, and when it started."""
-
-    def __post_init__(self):
-        self.streamed = len(self.prompt.tokens)
 
     @property
     def fed(self) -> int:
@@ -112,44 +112,42 @@ class Request:
             key=key_of(self.sampling.seed),
         )
 
-    def token_updates(self, record_SC: Int32[np.ndarray, "S C"]) -> list[TokenUpdate]:
-        """New tokens of each branch since the last call, branches in order of their first new token.
+    def take(self, fed_TC: Int32[np.ndarray, "T C"], used: int) -> None:
+        """Keep what the loop has fed in a stay; what is known already, again, changes nothing.
 
         Args:
-            record_SC: records of the slots in use.
+            fed_TC: rows of the record.
+            used: slots in use behind the stay.
         """
-        start, self.streamed = self.streamed, max(self.streamed, len(record_SC))  # What began anew repeats nothing.
+        self.record = self.record.extended(used - self.fed - len(fed_TC), fed_TC)
+
+    def token_updates(self) -> list[TokenUpdate]:
+        """New tokens of each branch since the last call, branches in order of their first new token. A request that
+        began anew repeats nothing."""
+        record, start = self.record, self.streamed
+        if start >= len(record):
+            return []
         by_segment: dict[int, list[int]] = {}
-        for slot, row in enumerate(record_SC[start:, : st.RECORD].tolist(), start):
-            origin, base = row[st.RECORD_ORIGIN], row[st.RECORD_FORK]
-            by_segment.setdefault(origin, []).append(slot)
-            for path in range(base, base + row[st.RECORD_PATHS]):
+        for row, (origin, base, paths) in enumerate(record.rows_TC[start:, [ORIGIN, FORK, PATHS]].tolist()):
+            by_segment.setdefault(origin, []).append(row)
+            for path in range(base, base + paths):
                 self.parents[path] = origin
-        token_S, logprobs = record_SC[:, st.RECORD_TOKEN], None
-        if by_segment and record_SC.shape[1] > st.RECORD:
-            logprobs = logprobs_of(record_SC[self.fed :])
+        token_T, logprobs = record.rows_TC[start:, TOKEN], record.logprobs(start)
 
-        def update(number: int, slots: list[int]) -> TokenUpdate:
-            its = logprobs and logprobs.take(np.array(slots) - (self.fed + 1))
-            return TokenUpdate(self.number, number, self.parents[number], token_S[slots].tolist(), its)
+        def update(number: int, rows: list[int]) -> TokenUpdate:
+            its = logprobs and logprobs.take(rows)
+            return TokenUpdate(self.number, number, self.parents[number], token_T[rows].tolist(), its)
 
-        return [update(number, slots) for number, slots in by_segment.items()]
+        updates = [update(number, rows) for number, rows in by_segment.items()]
+        self.streamed = len(record)
+        return updates
 
-    def result(
-        self,
-        record_SC: Int32[np.ndarray, "S C"],
-        segment_S: Int32[np.ndarray, "S"],
-        counts: st.Counts,
-        compiled: float,
-        tokenizer: Any,
-    ) -> Result:
+    def result(self, counts: st.Counts, compiled: float, tokenizer: Any) -> Result:
         """The result of a request that ended on the device.
 
         Args:
-            record_SC, segment_S: records and segments of the slots in use.
             compiled: seconds that the engine has spent on compiling so far.
         """
-        stream = stream_record(record_SC[self.fed :], segment_S[self.fed :])
         decode = time.perf_counter() - self.started - (compiled - self.compiled[1])
         timings = Timings(
             queued=self.admitted - self.submitted,
@@ -159,12 +157,11 @@ class Request:
             per_step=decode / max(int(counts.decode_steps), 1),
         )
         reason = st.REASONS[int(counts.reason)]
-        return make_result(self.number, self.prompt, stream, reason, counts, timings, tokenizer)
+        return make_result(self.number, self.prompt, stream_record(self.record), reason, counts, timings, tokenizer)
 
     def ended_off_device(self, tokenizer: Any) -> Result:
         """The result of a request that failed (see `error`), or was cancelled before it began: no tokens."""
-        nothing = np.zeros((1, st.RECORD), np.int32)
-        stream = stream_record(nothing, np.zeros(1, np.int32))
+        stream = stream_record(Record())
         timings = Timings(time.perf_counter() - self.submitted, 0.0, 0.0, 0.0, 0.0)
         reason = "failed" if self.error is not None else "cancelled"
         counts = st.Counts(*[_scalar(0)] * len(st.Counts._fields))

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from mvjax.engine import state as st
-from mvjax.engine.logprobs import LogProbs, unpacked
+from mvjax.engine.logprobs import LogProbs
 from mvjax.engine.prompt import Prompt
+from mvjax.engine.record import FLAGS, FORK, ORIGIN, PATHS, POSITION, TOKEN, Record
 from mvjax.errors import UserError
 from mvjax.language.tree import Transcript, parse_tokens
 
@@ -25,9 +26,7 @@ class StreamRecord:
     token: Int32[np.ndarray, "T"]
     position: Int32[np.ndarray, "T"]
     origin: Int32[np.ndarray, "T"]
-    """Segment that made the token (never renamed)."""
-    segment: Int32[np.ndarray, "T"]
-    """Segment that owns the slot at the end; reduced paths belong to their parents."""
+    """Segment that made the token. At the end every slot is the root's: all blocks have been reduced."""
     written: Bool[np.ndarray, "T"]
     """The interpreter wrote the token."""
     cut: Int32[np.ndarray, "T"]
@@ -166,33 +165,21 @@ def make_result(
     )
 
 
-def stream_record(record_SC: Int32[np.ndarray, "S C"], segment_S: Int32[np.ndarray, "S"]) -> StreamRecord:
-    """The record from the device's arrays: the slot of the last prompt token, then those of the new tokens."""
-    # A copy, so that the result does not keep the records of the whole stream alive.
-    record_TC = record_SC[1:].copy()
-    flags_T = record_TC[:, st.RECORD_FLAGS]
+def stream_record(record: Record) -> StreamRecord:
+    """The new tokens of a record: all but its first, the prompt's last."""
+    # A copy, so that the result does not keep the record's spare room alive.
+    rows_TC = record.rows_TC[1:].copy()
+    flags_T = rows_TC[:, FLAGS]
     return StreamRecord(
-        token=record_TC[:, st.RECORD_TOKEN],
-        position=record_TC[:, st.RECORD_POSITION],
-        origin=record_TC[:, st.RECORD_ORIGIN],
-        segment=segment_S[1:].copy(),
+        token=rows_TC[:, TOKEN],
+        position=rows_TC[:, POSITION],
+        origin=rows_TC[:, ORIGIN],
         written=(flags_T & st.WRITTEN_FLAG) > 0,
         cut=flags_T >> st.CUT_SHIFT,
-        fork=record_TC[:, st.RECORD_FORK],
-        paths=record_TC[:, st.RECORD_PATHS],
-        logprobs=logprobs_of(record_SC) if record_SC.shape[1] > st.RECORD else None,
+        fork=rows_TC[:, FORK],
+        paths=rows_TC[:, PATHS],
+        logprobs=record.logprobs(1),
     )
-
-
-def logprobs_of(record_SC: Int32[np.ndarray, "S C"]) -> LogProbs:
-    """Those of every slot's token but the first's: they stand in the slot before it in the same segment."""
-    origin_S = record_SC[:, st.RECORD_ORIGIN]
-    order_S = np.argsort(origin_S, kind="stable")
-    follows_S = origin_S[order_S[1:]] == origin_S[order_S[:-1]]
-    before_S = np.full(len(record_SC), -1)
-    before_S[order_S[1:][follows_S]] = order_S[:-1][follows_S]
-    sampled_S = (record_SC[:, st.RECORD_FLAGS] & st.WRITTEN_FLAG == 0) & (before_S >= 0)
-    return unpacked(record_SC[before_S, st.RECORD :], sampled_S).take(slice(1, None))
 
 
 def transcript_order(stream: StreamRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

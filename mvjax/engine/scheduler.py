@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.model_runner import ModelRunner
+from mvjax.engine.record import Record
 from mvjax.engine.request import Request
 
 
@@ -210,6 +211,7 @@ class Scheduler:
 
     def _start(self, index: int, request: Request) -> None:
         """Prefill a prompt and start its root."""
+        request.record = Record()
         programs = self.runner.programs
         request.admitted, compiled = time.perf_counter(), programs.seconds
         request.cancel_applied = request.cancelled

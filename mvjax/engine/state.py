@@ -1,4 +1,4 @@
-"""The state of running requests on the device: branches, open blocks, slot records. Parents are frame indices."""
+"""The state of running requests on the device: branches, open blocks, segments of slots. Parents are frame indices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped, UInt
 
-from mvjax.engine import logprobs
 from mvjax.engine.sampling import on_device
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.token_edits import TokenEdits, token_edits
@@ -32,12 +31,8 @@ NO_ANCESTOR = -2
 """Filler of a lineage; no slot ever bears it."""
 
 WRITTEN_FLAG = 1
-"""Flag of a slot: the interpreter wrote the token. The cut's reason stands in the bits above, at its first token."""
+"""Flag of a token: the interpreter wrote the token. The cut's reason stands in the bits above, at its first token."""
 CUT_SHIFT = 1
-
-RECORD = 6
-"""Fields of a slot record; behind them stands what `logprobs.packed` keeps of the next token of the segment."""
-RECORD_TOKEN, RECORD_POSITION, RECORD_ORIGIN, RECORD_FLAGS, RECORD_FORK, RECORD_PATHS = range(RECORD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +48,6 @@ class Sizes:
     number_length: int
     pages: int = 0
     """Pages of all streams together; 0: streams are contiguous."""
-    logprobs: int | None = None
-    """Alternatives whose log-probabilities are kept beside each sampled token's; None: none are kept."""
 
     @property
     def held(self) -> int:
@@ -111,8 +104,6 @@ class Branch(NamedTuple):
     token: Int[Array, "*frames"]
     position: Int[Array, "*frames"]
     flags: Int[Array, "*frames"]
-    slot: Int[Array, "*frames"]
-    """Slot of the token fed last."""
     cut: Int[Array, "*frames"]
 
 
@@ -218,10 +209,10 @@ class Root(NamedTuple):
 class Counts(NamedTuple):
     """What is counted of a request; fields of `RequestState`."""
 
-    reason: Int[Array, ""]
-    decode_steps: Int[Array, ""]
-    barred: Int[Array, ""]
-    abandoned: Int[Array, ""]
+    reason: Int[Array | np.ndarray, "*requests"]
+    decode_steps: Int[Array | np.ndarray, "*requests"]
+    barred: Int[Array | np.ndarray, "*requests"]
+    abandoned: Int[Array | np.ndarray, "*requests"]
 
 
 class RequestState(NamedTuple):
@@ -248,9 +239,7 @@ class State(NamedTuple):
 
     request: RequestState
     segment_RS: Int[Array, "R S"]
-    """Segment number of each slot, renamed at a reduce: what visibility is computed from."""
-    record_RSC: Int[Array, "R S C"]
-    """Token, position, origin segment (never renamed), flags, number and count of the paths that fork here."""
+    """Segment number of each slot, renamed at a reduce: what visibility is computed from. The only array over slots."""
 
 
 def empty_branch(sizes: Sizes) -> Branch:
@@ -295,5 +284,4 @@ def empty_state(sizes: Sizes) -> State:
     return State(
         request=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (sizes.requests, *leaf.shape)), request),
         segment_RS=jnp.full((sizes.requests, sizes.slots), NO_SEGMENT, jnp.int32),
-        record_RSC=jnp.zeros((sizes.requests, sizes.slots, RECORD + logprobs.columns(sizes.logprobs)), jnp.int32),
     )

@@ -1,4 +1,4 @@
-"""Changes of the state between stays in the loop: a request is admitted, cancelled, read; the streams grow."""
+"""Changes of the state between stays in the loop: a request is admitted, cancelled, taken out; the streams grow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ def admit(state: State, request_index: Int[Array, ""], settings: st.Settings, ro
         key=jnp.asarray(root.key),
         token=root.token,
         position=root.position,
-        slot=root.fed,
     )
     request = st.empty_request(sizes)
     request = request._replace(
@@ -39,7 +38,6 @@ def admit(state: State, request_index: Int[Array, ""], settings: st.Settings, ro
     return State(
         request=jax.tree.map(lambda leaf, value: leaf.at[request_index].set(value), state.request, request),
         segment_RS=state.segment_RS.at[request_index].set(segment_S),
-        record_RSC=state.record_RSC.at[request_index].set(0),
     )
 
 
@@ -51,17 +49,10 @@ def cancel(state: State, request_index: Int[Array, ""]) -> State:
     return state._replace(request=state.request._replace(settings=settings))
 
 
-def fetch(state: State, request_index: Int[Array, ""]) -> tuple[Int[Array, "S C"], Int[Array, "S"], st.Counts]:
-    """A request's slot records, the segment of each slot, and its counts."""
-    counts = st.Counts(*[getattr(state.request, name)[request_index] for name in st.Counts._fields])
-    return state.record_RSC[request_index], state.segment_RS[request_index], counts
-
-
 def evict(state: State, request_index: Int[Array, ""]) -> State:
     """The state without a request: its slots are nobody's, it has no branch."""
     request = jax.tree.map(lambda leaf: leaf.at[request_index].set(jnp.zeros_like(leaf[request_index])), state.request)
-    segment_RS = state.segment_RS.at[request_index].set(st.NO_SEGMENT)
-    return State(request, segment_RS, state.record_RSC.at[request_index].set(0))
+    return State(request, state.segment_RS.at[request_index].set(st.NO_SEGMENT))
 
 
 def preempt(state: State, request_index: Int[Array, ""]) -> tuple[State, State]:

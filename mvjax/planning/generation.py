@@ -104,7 +104,8 @@ def plan_generation(shape: Shape, machine: Machine, load: Load, dtype: str) -> G
     state = jax.eval_shape(lambda: empty_state(sizes))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), tables)
     room, steps = jax.ShapeDtypeStruct((load.requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    run = functools.partial(decode_loop.run, model, width=load.requests * load.max_branches, narrower=0)
+    width = load.requests * load.max_branches
+    run = functools.partial(decode_loop.run, model, width=width, narrower=0, log_steps=config.sync_steps)
     place = SingleDeviceSharding(device)
     function = jax.jit(run, in_shardings=place, out_shardings=place, donate_argnums=(2, 3))
     compiled = compile_on(machine, function, model.params, shapes, kv, state, room, steps)

@@ -46,7 +46,7 @@ def loop_of(model, requests: int, slots: int, pages: int):
     table = jax.ShapeDtypeStruct((requests, slots // 128), jnp.int32)
     kv = model.with_table(jax.eval_shape(lambda: model.init_pages(pages)), table)
     state = jax.eval_shape(lambda: empty_state(sizes))
-    run = functools.partial(decode_loop.run, model, width=requests * ROWS, narrower=0)
+    run = functools.partial(decode_loop.run, model, width=requests * ROWS, narrower=0, log_steps=32)
     room, steps = jax.ShapeDtypeStruct((requests,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tables)
     return run, model.params, shapes, kv, state, room, steps

@@ -4,66 +4,19 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hash_model import HashModel, forward
 from random_requests import CODES, TABLES, VOCABULARY
+from watchful_engine import DRAWN, LIMITS, PROMPTS, answers, layout_of, plain_taste, same, shared_engine, taste
 
-from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, program_cache, state_ops
-from mvjax.engine.program_cache import Program, ProgramCache
-from mvjax.engine.prompt import chunk_plan
+from mvjax.engine import Limits, Prompt, SamplingParams, state_ops
 from mvjax.engine.state import Sizes, empty_state
 from mvjax.errors import UserError
-from mvjax.language import lay_out, tags
+from mvjax.language import tags
 
-LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
-DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(6)]
-PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(6)]
 END = TABLES.eos_ids[0]
 GREEDY = SamplingParams()
-
-
-class WatchfulModel(HashModel):
-    """Also records how many slots each prompt token sees."""
-
-    max_position = 10_000
-
-    def init_kv(self, requests, slots):
-        return super().init_kv(requests, slots) | {"seen": jnp.zeros((requests, slots), jnp.int32)}
-
-    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
-        slots = kv["seen"].shape[1]
-        slot_T, slot_S = offset + jnp.arange(len(tokens_T)), jnp.arange(slots)
-        sees_TS = slot_S <= slot_T[:, None]
-        for start_S, end_S in zip(hide_start_ES, hide_end_ES):
-            sees_TS &= ~((slot_T[:, None] >= start_S) & (slot_T[:, None] < end_S))
-        at_T = jnp.where(jnp.arange(len(tokens_T)) < length, slot_T, slots)
-        seen = kv["seen"].at[request, at_T].set(jnp.sum(sees_TS, axis=1), mode="drop")
-        hashed = super().prefill(params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length)
-        return hashed | {"seen": seen}
-
-    def decode(self, params, kv, *step):
-        logits_WV, hashed = super().decode(params, kv, *step)
-        return logits_WV, hashed | {"seen": kv["seen"]}
-
-
-def taste():
-    """Blocks are likely, the end of the text is not."""
-    bias_V = np.zeros(VOCABULARY, np.float32)
-    bias_V[: len(tags.TAGS)] = 3
-    bias_V[[tags.PATH_CLOSE, tags.THINK_CLOSE, *TABLES.eos_ids]] = -5
-    bias_V[[tags.THINK_OPEN]] = -5
-    return bias_V
-
-
-@functools.cache
-def shared_engine() -> Engine:
-    """Two requests, four rows each; one row count, so that little is compiled."""
-    config = EngineConfig(
-        requests=2, max_branches=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16)
-    )
-    return Engine(WatchfulModel(taste()), taste(), TABLES, config)
 
 
 @pytest.fixture
@@ -72,29 +25,6 @@ def engine():
     engine = shared_engine()
     engine.params = taste()
     return engine
-
-
-@functools.cache
-def answers():
-    """What the shared engine says to all prompts."""
-    engine = shared_engine()
-    engine.params = taste()
-    return engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN)
-
-
-def same(result, other):
-    """Equal answers, whatever the schedule."""
-    for name in ("tokens", "written", "segment", "position", "parent"):
-        np.testing.assert_array_equal(getattr(result, name), getattr(other, name), name)
-    for name in ("reason", "cuts", "abandoned", "barred"):
-        assert getattr(result, name) == getattr(other, name), name
-
-
-def layout_of(prompt, result):
-    tokens_T = np.array([*prompt, *result.tokens])
-    codes_T = CODES[tokens_T].copy()
-    codes_T[: len(prompt)] = tags.TEXT
-    return lay_out(codes_T, TABLES.colon[tokens_T], len(prompt), engine_output=True, complete=True)
 
 
 def test_measures_are_those_of_the_transcript():
@@ -133,61 +63,6 @@ def test_modes(engine):
         assert tags.PARALLEL_OPEN not in CODES[result.tokens]
         assert len(result.parent) == 1
         assert result.degree == 1
-
-
-def test_nothing_is_compiled_again_whatever_the_settings(engine):
-    answers()
-    before = engine.compilations
-    engine.generate(PROMPTS[:3], limits=Limits(max_new_tokens=60, max_positions=50, max_paths=2, min_block_share=10))
-    engine.generate(PROMPTS[:2], limits=LIMITS, sampling=SamplingParams(temperature=0.3, top_p=0.5), mode="sequential")
-    engine.generate([PROMPTS[0][1:], PROMPTS[1]], limits=LIMITS, mode="autoregressive")
-    assert engine.compilations == before
-
-
-@pytest.mark.parametrize("row_counts", [(2,), pytest.param((1, 2), marks=pytest.mark.slow)])
-def test_nothing_is_compiled_that_was_compiled_ahead(row_counts):
-    """For prompts of one chunk or several; also where the loop gets wider."""
-    config = EngineConfig(requests=1, max_branches=2, row_counts=row_counts, stream_step=256, prefill_chunks=(4, 16))
-    engine = Engine(HashModel(taste()), taste(), TABLES, config)
-    engine.compile_ahead(1, 100, [2, 25])
-    compiled = engine.compilations
-    results = engine.generate([[20, 35], [23] * 25], limits=Limits(max_new_tokens=60, min_block_share=20))
-    assert any(len(result.parent) > 2 for result in results)
-    assert engine.compilations == compiled == len(row_counts) + 2 + 3  # Loops, chunks; empty arrays, admission, fetch.
-    assert all(result.timings.compile == 0 for result in results)
-
-
-def test_an_engine_that_is_built_again_compiles_nothing(monkeypatch):
-    """Nor does one of another model that computes the same; its weights are its own."""
-    answers()
-    added = []
-    monkeypatch.setattr(program_cache.SHARED, "add", lambda key, compiled: added.append(key))
-    again = Engine(WatchfulModel(taste()), taste(), TABLES, shared_engine().config)
-    for one, other in zip(again.generate(PROMPTS[:2], limits=LIMITS, sampling=DRAWN[:2]), answers()):
-        same(one, other)
-    again.params = plain_taste()
-    assert again.generate(PROMPTS[:2], limits=LIMITS)[0].tokens.tolist() != answers()[0].tokens.tolist()
-    assert not added
-
-
-def test_programs_are_shared_where_all_that_decides_them_is_equal(monkeypatch):
-    shared = program_cache.SharedPrograms(most=2)
-    monkeypatch.setattr(program_cache, "SHARED", shared)
-    key = program_cache.AllocateKey(Sizes(1, 8, 2, 1, 2, 1))
-
-    def run(arithmetic, factor, argument, key=key):
-        return int(ProgramCache(arithmetic).run(Program(key, lambda x: factor * x.sum(), (argument,))))
-
-    one_N, two_N = np.ones(3, np.int32), np.ones(4, np.int32)
-    assert run("twice", 2, one_N) == 6
-    assert run("twice", 99, one_N) == 6  # the program of before
-    assert run("thrice", 3, one_N) == 9
-    assert run(None, 5, one_N) == 15
-    assert run(None, 7, one_N) == 21
-    assert run("twice", 4, two_N) == 16  # another shape; two programs are kept at most
-    assert run("thrice", 99, one_N) == 9
-    assert run("twice", 10, one_N) == 30  # had gone
-    assert run("twice", 11, one_N, program_cache.EvictKey(key.sizes)) == 33
 
 
 def test_a_place_is_used_again_and_the_order_of_requests_does_not_matter(engine):
@@ -279,49 +154,6 @@ def test_limits_stop(engine):
     assert (short.reason, short.critical_path, short.cuts) == ("positions", 12, {0: "positions"})
 
 
-def test_streaming_brings_every_token_once(engine):
-    heard, parents = {}, {}
-
-    def listen(updates):
-        for request, segment, parent, tokens, logprobs in updates:
-            assert logprobs is None  # This engine keeps none.
-            assert tokens
-            assert parents.setdefault((request, segment), parent) == parent
-            heard.setdefault((request, segment), []).extend(tokens)
-
-    results = engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN, on_tokens=listen)
-    for result in results:
-        stream = result.stream
-        for number in np.unique(stream.origin):
-            assert heard.pop((result.request, number)) == stream.token[stream.origin == number].tolist()
-            fork = np.flatnonzero((stream.fork <= number) & (number < stream.fork + stream.paths))
-            assert parents[result.request, number] == (stream.origin[fork[0]] if number else -1)
-    assert not heard
-
-
-def test_cancelling_winds_up_one_request(engine):
-    def cancel_first(updates):
-        if any(update.request == 0 for update in updates):
-            engine.cancel(0)
-
-    first, second = engine.generate(PROMPTS[:2], limits=LIMITS, sampling=DRAWN[:2], on_tokens=cancel_first)
-    assert first.reason == "cancelled"
-    assert first.cuts[0] == "cancelled"
-    assert first.new_tokens < answers()[0].new_tokens
-    layout_of(PROMPTS[0], first)
-    same(second, answers()[1])
-
-
-def test_an_interrupted_call_leaves_a_usable_engine(engine):
-    def stop(updates):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        engine.generate(PROMPTS[:2], limits=LIMITS, on_tokens=stop)
-    assert not engine.busy
-    same(engine.generate(PROMPTS[:2], limits=LIMITS, sampling=DRAWN[:2])[1], answers()[1])
-
-
 def test_requests_may_come_while_others_run(engine):
     numbers = [engine.submit(prompt, limits=LIMITS, sampling=DRAWN[at]) for at, prompt in enumerate(PROMPTS[:2])]
     with pytest.raises(UserError, match="busy"):
@@ -333,13 +165,6 @@ def test_requests_may_come_while_others_run(engine):
     assert sorted(result.request for result in results) == numbers
     for result in results:
         same(result, answers()[numbers.index(result.request)])
-
-
-def plain_taste():
-    """Only text, and no end of it."""
-    bias_V = np.where(CODES >= 0, -100, 0).astype(np.float32)
-    bias_V[list(TABLES.eos_ids)] = -100
-    return bias_V
 
 
 @pytest.mark.slow
@@ -434,40 +259,3 @@ def test_bad_requests_are_refused_at_once(engine, prompt, settings, message):
     with pytest.raises(UserError, match=message):
         engine.generate([prompt], **settings)
     assert not engine.busy
-
-
-def test_models_and_vocabularies_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="tokenizer has 44 tokens but the model only 43"):
-        Engine(HashModel(np.zeros(VOCABULARY - 1)), np.zeros(1), TABLES)
-    with pytest.raises(UserError, match="end-of-text token 3"):
-        Engine(HashModel(np.zeros(VOCABULARY)), np.zeros(1), dataclasses.replace(TABLES, eos_ids=(3,)))
-    untagged = dataclasses.replace(TABLES, codes=np.full(VOCABULARY, -1, np.int8))
-    with pytest.raises(UserError, match="no control tags"):
-        Engine(HashModel(np.zeros(VOCABULARY)), np.zeros(1), untagged).generate([[1]])
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_branches": 33},
-        {"max_branches": 0},
-        {"requests": 0},
-        {"max_paths": 65},
-        {"row_counts": (4, 2)},
-        {"prefill_chunks": ()},
-    ],
-)
-def test_bad_sizes_are_refused(wrong):
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        EngineConfig(**wrong)
-
-
-def test_chunks_cover_a_prompt_and_are_at_least_half_full():
-    for length in range(700):
-        chunks = chunk_plan(length, (16, 64, 256))
-        assert sum(count for *_, count in chunks) == length
-        assert [offset for offset, *_ in chunks] == [
-            sum(size for _, size, _ in chunks[:at]) for at in range(len(chunks))
-        ]
-        assert all(count == size for _, size, count in chunks[:-1])
-        assert all(2 * count > size or size == 16 for _, size, count in chunks)

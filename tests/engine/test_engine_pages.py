@@ -32,7 +32,7 @@ DRAWN = [
 ]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
 PAGE = 16
-pytestmark = pytest.mark.xdist_group("engine/hash_model")  # with test_engine_faults.py, whose engines have these sizes
+pytestmark = pytest.mark.xdist_group("engine/hash_model")  # the engines of these files have the same sizes
 SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
 SIZES["logprobs"] = 3
 

@@ -10,6 +10,7 @@ from random_requests import TABLES, VOCABULARY
 
 from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams
 from mvjax.engine.limits import UNLIMITED
+from mvjax.engine.prompt import chunk_plan
 from mvjax.errors import UserError
 
 HUGE = 10**400
@@ -220,3 +221,40 @@ def test_the_last_position_that_the_model_knows_may_be_used():
         with pytest.raises(UserError, match="beyond the model's 100"):
             engine.check([1] * 50, limits)
     engine.check([1] * 50, Limits(max_new_tokens=80, max_positions=50))
+
+
+def test_models_and_vocabularies_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="tokenizer has 44 tokens but the model only 43"):
+        Engine(HashModel(np.zeros(VOCABULARY - 1)), np.zeros(1), TABLES)
+    with pytest.raises(UserError, match="end-of-text token 3"):
+        Engine(HashModel(np.zeros(VOCABULARY)), np.zeros(1), dataclasses.replace(TABLES, eos_ids=(3,)))
+    untagged = dataclasses.replace(TABLES, codes=np.full(VOCABULARY, -1, np.int8))
+    with pytest.raises(UserError, match="no control tags"):
+        Engine(HashModel(np.zeros(VOCABULARY)), np.zeros(1), untagged).generate([[1]])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_branches": 33},
+        {"max_branches": 0},
+        {"requests": 0},
+        {"max_paths": 65},
+        {"row_counts": (4, 2)},
+        {"prefill_chunks": ()},
+    ],
+)
+def test_bad_sizes_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        EngineConfig(**wrong)
+
+
+def test_chunks_cover_a_prompt_and_are_at_least_half_full():
+    for length in range(700):
+        chunks = chunk_plan(length, (16, 64, 256))
+        assert sum(count for *_, count in chunks) == length
+        assert [offset for offset, *_ in chunks] == [
+            sum(size for _, size, _ in chunks[:at]) for at in range(len(chunks))
+        ]
+        assert all(count == size for _, size, count in chunks[:-1])
+        assert all(2 * count > size or size == 16 for _, size, count in chunks)
