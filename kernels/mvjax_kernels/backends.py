@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Integer, Shaped
 from mvjax_kernels import tuning
 from mvjax_kernels.xla import attention as xla_attention
 from mvjax_kernels.xla import decode_attention as xla_decode
+from mvjax_kernels.xla.page_blocks import PagedStreams
 
 BACKENDS = ("auto", "xla", "tpu", "gpu", "tpu_interpret")
 """Names that `backend` may have. "auto" takes "tpu" on a TPU, "gpu" on an NVIDIA GPU with jax-triton installed, else
@@ -169,8 +170,9 @@ def paged_decode_attention(
     chosen, rows = pick(backend, H, Pages(Z, k_PKZH.dtype)), L * N // K
     pages = (k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, pages_RM, length_R, words_RS)
     if chosen == "xla":
-        k_RKSH, v_RKSH, words_RS = xla_decode.gather(*pages, q_RLNH.dtype)
-        return xla_decode.decode_attention(q_RLNH, k_RKSH, v_RKSH, words_RS, scale, soft_cap)
+        slots, together = xla_decode.block_sizes(platform(), R)
+        streams = PagedStreams(*pages[:-1])
+        return xla_decode.paged_decode_attention(q_RLNH, streams, words_RS, scale, soft_cap, slots, together)
     if chosen == "gpu":
         from mvjax_kernels.gpu import decode_attention as gpu_decode
 

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, Shaped
+from jaxtyping import Array, Float, Int, Integer
 
 from mvjax_kernels.precision import precision_of
+from mvjax_kernels.xla.page_blocks import PagedStreams, columns
 
 
-def gather(
-    k_PKZH: Shaped[Array, "P K Z H"],
-    v_PKZH: Shaped[Array, "P K Z H"],
-    k_scale_PKZ: Float[Array, "P K Z"] | None,
-    v_scale_PKZ: Float[Array, "P K Z"] | None,
-    pages_RM: Int[Array, "R M"],
-    length_R: Int[Array, " R"],
-    words_RS: Integer[Array, "R S"],
-    dtype: jnp.dtype,
-) -> tuple[Float[Array, "R K S H"], Float[Array, "R K S H"], Integer[Array, "R S"]]:
-    """Paged KV streams as contiguous ones in `dtype`; slots behind an end are zero and seen by no lane."""
-    R, M = pages_RM.shape
-    K, Z, H = k_PKZH.shape[1:]
-    live_RS = jnp.arange(M * Z) < length_R[:, None]
-    pages_RM = jnp.where(jnp.arange(M) * Z < length_R[:, None], pages_RM, 0)
+def block_sizes(platform: str, requests: int) -> tuple[int, int]:
+    """Slots of a block, and requests that go through their streams together.
 
-    def contiguous(x_PKZH, scale_PKZ):
-        x_RMKZH = x_PKZH[pages_RM].astype(dtype if scale_PKZ is None else jnp.float32)
-        if scale_PKZ is not None:
-            x_RMKZH *= scale_PKZ[pages_RM][..., None]
-        x_RKSH = x_RMKZH.swapaxes(1, 2).reshape(R, K, M * Z, H)
-        return jnp.where(live_RS[:, None, :, None], x_RKSH, 0).astype(dtype)
-
-    k_RKSH, v_RKSH = contiguous(k_PKZH, k_scale_PKZ), contiguous(v_PKZH, v_scale_PKZ)
-    return k_RKSH, v_RKSH, jnp.where(live_RS, words_RS, 0)
+    On a CPU the block should stay in a core's cache between its copy and its product, and a request costs what its own
+    stream is long; elsewhere an iteration costs more than what it computes.
+    """
+    return (256, 1) if platform == "cpu" else (512, requests)
 
 
 def write_paged_kv(
@@ -62,26 +45,103 @@ def decode_attention(
     soft_cap: float | None,
 ) -> Float[Array, "R L N H"]:
     """See `mvjax_kernels.decode_attention`; the arguments are checked there."""
-    R, L, N, H = q_RLNH.shape
-    K, S = k_RKSH.shape[1:3]
-    precision = precision_of(q_RLNH.dtype)
-    # Rows of the product: lanes x query group, so that keys and values are read once for all of them. On XLA:CPU this
-    # batched product over [R, K, S, H] as stored is as fast as with keys stored [H, S], faster by half than a product
-    # per head, many times as fast as multiplying and summing; nothing is copied or transposed.
-    q_RKMH = (q_RLNH.astype(jnp.float32) * scale).reshape(R, L, K, N // K, H).swapaxes(1, 2).reshape(R, K, -1, H)
+    K, L, precision = k_RKSH.shape[1], q_RLNH.shape[1], precision_of(q_RLNH.dtype)
+    # On XLA:CPU this batched product over [R, K, S, H] as stored is as fast as with keys stored [H, S], faster by half
+    # than a product per head, many times as fast as multiplying and summing; nothing is copied or transposed.
+    q_RKMH = _product_rows(q_RLNH, K, scale)
     logits_RKMS = jnp.einsum("rkmh,rksh->rkms", q_RKMH, k_RKSH.astype(jnp.float32), precision=precision)
-    if soft_cap is not None:
-        logits_RKMS = soft_cap * jnp.tanh(logits_RKMS / soft_cap)
-    bits_L1 = jnp.left_shift(jnp.ones((), words_RS.dtype), jnp.arange(L, dtype=words_RS.dtype))[:, None]
-    sees_RLS = (words_RS[:, None] & bits_L1) != 0
-    logits_RKLGS = jnp.where(sees_RLS[:, None, :, None], logits_RKMS.reshape(R, K, L, N // K, S), -jnp.inf)
-    m_RKLG1 = logits_RKLGS.max(-1, keepdims=True)
-    weights_RKLGS = jnp.exp(logits_RKLGS - jnp.where(m_RKLG1 == -jnp.inf, 0.0, m_RKLG1))
-    l_RKLG1 = weights_RKLGS.sum(-1, keepdims=True)
-    weights_RKMS = weights_RKLGS.reshape(R, K, -1, S)
+    logits_RKMS = _visible(_capped(logits_RKMS, soft_cap), words_RS, L)
+    m_RKM1 = logits_RKMS.max(-1, keepdims=True)
+    weights_RKMS = jnp.exp(logits_RKMS - jnp.where(m_RKM1 == -jnp.inf, 0.0, m_RKM1))
+    l_RKM1 = weights_RKMS.sum(-1, keepdims=True)
     o_RKMH = jnp.einsum("rkms,rksh->rkmh", weights_RKMS, v_RKSH.astype(jnp.float32), precision=precision)
-    o_RKLGH = o_RKMH.reshape(R, K, L, N // K, H) / jnp.where(l_RKLG1 == 0, 1.0, l_RKLG1)
-    return o_RKLGH.swapaxes(1, 2).reshape(R, L, N, H).astype(q_RLNH.dtype)
+    return _lanes(o_RKMH / jnp.where(l_RKM1 == 0, 1.0, l_RKM1), L).astype(q_RLNH.dtype)
+
+
+def paged_decode_attention(
+    q_RLNH: Float[Array, "R L N H"],
+    streams: PagedStreams,
+    words_RS: Integer[Array, "R S"],
+    scale: float,
+    soft_cap: float | None,
+    slots: int,
+    together: int,
+) -> Float[Array, "R L N H"]:
+    """See `mvjax_kernels.paged_decode_attention`; the arguments are checked there.
+
+    Streams of like length go together, `together` at a time, through blocks of about `slots` slots, as many as the
+    longest of them has. A block that a stream lacks changes nothing of its softmax, so what a request gets does not
+    depend on the others.
+    """
+    R, L, K = *q_RLNH.shape[:2], streams.k_PKZH.shape[1]
+    pages, length_R = streams.pages_of(slots), streams.length_R
+    q_RKMH, precision = _product_rows(q_RLNH, K, scale), precision_of(q_RLNH.dtype)
+
+    def attend(q_CKMH: Array, request_C: Array | None) -> Array:
+        def visit(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            block = streams.block(index, pages, request_C)
+            words_CX = columns(words_RS, block.slot_X[0], len(block.slot_X), request_C)
+            words_CX = jnp.where(block.live_CX, words_CX, 0)
+            k_CKXH, v_CKXH = block.k_CKXH.astype(jnp.float32), block.v_CKXH.astype(jnp.float32)
+            logits_CKMX = jnp.einsum("ckmh,ckxh->ckmx", q_CKMH, k_CKXH, precision=precision)
+            if block.k_scale_CKX is not None:
+                logits_CKMX *= block.k_scale_CKX[:, :, None]
+            logits_CKMX = _visible(_capped(logits_CKMX, soft_cap), words_CX, L)
+            o_CKMH, m_CKM1, l_CKM1 = carry
+            new_m_CKM1 = jnp.maximum(m_CKM1, logits_CKMX.max(-1, keepdims=True))
+            safe_CKM1 = jnp.where(new_m_CKM1 == -jnp.inf, 0.0, new_m_CKM1)
+            weights_CKMX, shrink_CKM1 = jnp.exp(logits_CKMX - safe_CKM1), jnp.exp(m_CKM1 - safe_CKM1)
+            l_CKM1 = l_CKM1 * shrink_CKM1 + weights_CKMX.sum(-1, keepdims=True)
+            if block.v_scale_CKX is not None:
+                weights_CKMX *= block.v_scale_CKX[:, :, None]
+            part_CKMH = jnp.einsum("ckmx,ckxh->ckmh", weights_CKMX, v_CKXH, precision=precision)
+            return o_CKMH * shrink_CKM1 + part_CKMH, new_m_CKM1, l_CKM1
+
+        most = length_R.max() if request_C is None else length_R[request_C].max()
+        column_CKM1 = jnp.zeros_like(q_CKMH[..., :1])
+        start = jnp.zeros_like(q_CKMH), column_CKM1 - jnp.inf, column_CKM1
+        blocks = -(-most // (pages * streams.k_PKZH.shape[2]))
+        o_CKMH, _, l_CKM1 = lax.fori_loop(0, blocks, visit, start)
+        return o_CKMH / jnp.where(l_CKM1 == 0, 1.0, l_CKM1)
+
+    if together >= R:
+        return _lanes(attend(q_RKMH, None), L).astype(q_RLNH.dtype)
+    longest_first_R = jnp.argsort(-length_R, stable=True)
+
+    def group(index: Array, o_RKMH: Array) -> Array:
+        # The last group may take streams along that had their turn: they get the same again.
+        first = jnp.minimum(index * together, R - together)
+        request_C = lax.dynamic_slice_in_dim(longest_first_R, first, together)
+        return o_RKMH.at[request_C].set(attend(q_RKMH[request_C], request_C))
+
+    groups = -(-jnp.sum(length_R > 0, dtype=jnp.int32) // together)
+    return _lanes(lax.fori_loop(0, groups, group, jnp.zeros_like(q_RKMH)), L).astype(q_RLNH.dtype)
+
+
+def _product_rows(q_RLNH: Array, kv_heads: int, scale: float) -> Array:
+    """[R, K, L * G, H], float32 and scaled: lanes x query group, so that keys and values are read once for all."""
+    R, L, N, H = q_RLNH.shape
+    q_RLKGH = (q_RLNH.astype(jnp.float32) * scale).reshape(R, L, kv_heads, N // kv_heads, H)
+    return q_RLKGH.swapaxes(1, 2).reshape(R, kv_heads, -1, H)
+
+
+def _lanes(x_RKMH: Array, lanes: int) -> Array:
+    """[R, L, N, H]: the inverse of `_product_rows`."""
+    R, K, _, H = x_RKMH.shape
+    return x_RKMH.reshape(R, K, lanes, -1, H).swapaxes(1, 2).reshape(R, lanes, -1, H)
+
+
+def _capped(logits: Array, soft_cap: float | None) -> Array:
+    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+
+
+def _visible(logits_RKMS: Array, words_RS: Array, lanes: int) -> Array:
+    """The logits, -inf where a row's lane does not see the slot."""
+    R, K, M, S = logits_RKMS.shape
+    bits_L1 = jnp.left_shift(jnp.ones((), words_RS.dtype), jnp.arange(lanes, dtype=words_RS.dtype))[:, None]
+    sees_RLS = (words_RS[:, None] & bits_L1) != 0
+    logits_RKLGS = logits_RKMS.reshape(R, K, lanes, -1, S)
+    return jnp.where(sees_RLS[:, None, :, None], logits_RKLGS, -jnp.inf).reshape(R, K, M, S)
 
 
 def merge_parts(o_RKXMH: Float[Array, "R K X M H"], lse_RKXM: Float[Array, "R K X M"]) -> Float[Array, "R K M H"]:
