@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Integer, Shaped
 from mvjax_kernels import tuning
 from mvjax_kernels.xla import attention as xla_attention
 from mvjax_kernels.xla import decode_attention as xla_decode
+from mvjax_kernels.xla import paged_attention as xla_paged
 from mvjax_kernels.xla.page_blocks import PagedStreams
 
 BACKENDS = ("auto", "xla", "tpu", "gpu", "tpu_interpret")
@@ -183,6 +184,32 @@ def paged_decode_attention(
     tuning.check_decode_fits(_chip(chosen), K, Z, H, k_PKZH.dtype.itemsize, rows)
     tuning.check_table_fits(R, most)
     return tpu_decode.decode_attention(q_RLNH, *pages, scale, soft_cap, chosen == "tpu_interpret")
+
+
+def paged_attention(
+    backend: str,
+    q_BTNH: Float[Array, "B T N H"],
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
+    pages_BM: Int[Array, "B M"],
+    hide_start_BES: Int[Array, "B E S"],
+    hide_end_BES: Int[Array, "B E S"],
+    q_offset_B: Int[Array, " B"],
+    length_B: Int[Array, " B"],
+    k_scale_PKZ: Float[Array, "P K Z"] | None,
+    v_scale_PKZ: Float[Array, "P K Z"] | None,
+    scale: float,
+    soft_cap: float | None,
+) -> Float[Array, "B T N H"]:
+    """Of chunks of prompts over pages: XLA's."""
+    T, N, H = q_BTNH.shape[1:]
+    if backend != "auto":
+        pick(backend, H, Pages(k_PKZH.shape[2], k_PKZH.dtype))
+    rows, slots = xla_paged.tile_shape(platform(), N // k_PKZH.shape[1], T)
+    streams = PagedStreams(k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, pages_BM, q_offset_B + length_B)
+    return xla_paged.paged_attention(
+        q_BTNH, streams, hide_start_BES, hide_end_BES, q_offset_B, scale, soft_cap, rows, slots
+    )
 
 
 def write_paged_kv(

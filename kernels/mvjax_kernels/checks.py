@@ -83,15 +83,49 @@ def check_paged(q_RLNH, k_PKZH, v_PKZH, pages_RM, length_R, words_RS, k_scale_PK
         )
     check_heads(sizes)
     check_lanes(sizes["L"], words_RS.dtype)
-    for name, array in (("pages", pages_RM), ("length", length_R)):
+    check_integers(pages=pages_RM, length=length_R)
+    check_page_types(q_RLNH, k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes)
+
+
+def check_paged_attention(
+    q_BTNH, k_PKZH, v_PKZH, pages_BM, hide_start_BES, hide_end_BES, q_offset_B, length_B, k_scale_PKZ, v_scale_PKZ
+) -> None:
+    """Of `paged_attention`; E may be 0."""
+    sizes: dict[str, int] = {}
+    check_shape("q", q_BTNH, "BTNH", sizes)
+    check_shape("k", k_PKZH, "PKZH", sizes)
+    check_shape("v", v_PKZH, "PKZH", sizes)
+    check_shape("pages", pages_BM, "BM", sizes)
+    check_shape("q_offset", q_offset_B, "B", sizes)
+    check_shape("length", length_B, "B", sizes)
+    for name, array in (("hide_start", hide_start_BES), ("hide_end", hide_end_BES)):
+        wanted = sizes["B"], hide_start_BES.shape[1], sizes["M"] * sizes["Z"]
+        if array.shape != wanted:
+            raise ValueError(
+                f"{name} has shape {array.shape}, {sizes['B']} requests of {sizes['M']} pages of {sizes['Z']} slots "
+                f"need {wanted}"
+            )
+    check_heads(sizes)
+    check_integers(
+        pages=pages_BM, hide_start=hide_start_BES, hide_end=hide_end_BES, q_offset=q_offset_B, length=length_B
+    )
+    check_page_types(q_BTNH, k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes)
+
+
+def check_integers(**arrays: jax.Array) -> None:
+    for name, array in arrays.items():
         if array.dtype != jnp.int32:
             raise TypeError(f"{name} must be int32, got {array.dtype}")
+
+
+def check_page_types(q, k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes: dict[str, int]) -> None:
+    """Queries against pages: of one type, or quantised ones with scales."""
     if k_scale_PKZ is None and v_scale_PKZ is None:
-        check_floats(q=q_RLNH, k=k_PKZH, v=v_PKZH)
+        check_floats(q=q, k=k_PKZH, v=v_PKZH)
         return
     if k_scale_PKZ is None or v_scale_PKZ is None:
         raise ValueError("keys and values are both quantised or neither: give both k_scale and v_scale, or none")
-    check_floats(q=q_RLNH)
+    check_floats(q=q)
     for name, array in (("k", k_PKZH), ("v", v_PKZH)):
         if array.dtype not in QUANTISED:
             raise TypeError(f"{name} with scales must be int8, float8_e4m3fn or float8_e5m2, got {array.dtype}")
@@ -113,9 +147,7 @@ def check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R) -> No
     dtypes = {str(x.dtype) for x in (k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH)}
     if len(dtypes) > 1:
         raise TypeError(f"pages and new keys and values must have one dtype, got {', '.join(sorted(dtypes))}")
-    for name, array in (("pages", pages_RM), ("start", start_R)):
-        if array.dtype != jnp.int32:
-            raise TypeError(f"{name} must be int32, got {array.dtype}")
+    check_integers(pages=pages_RM, start=start_R)
 
 
 def check_lanes(lanes: int, dtype) -> None:

@@ -129,6 +129,55 @@ def paged_decode_attention(
     return backends.paged_decode_attention(backend, q_RLNH, *pages, scale, soft_cap)
 
 
+def paged_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
+    pages_BM: Int[Array, "B M"],
+    hide_start_BES: Int[Array, "B E S"],
+    hide_end_BES: Int[Array, "B E S"],
+    q_offset_B: Int[Array, " B"],
+    length_B: Int[Array, " B"],
+    *,
+    k_scale_PKZ: Float[Array, "P K Z"] | None = None,
+    v_scale_PKZ: Float[Array, "P K Z"] | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    backend: str = "auto",
+    check_values: bool = False,
+) -> Float[Array, "B T N H"]:
+    """`attention` for prefill over KV streams in pages: a chunk of each of several prompts, keys and values written.
+
+    Query i of request b stands at slot q_offset[b] + i. It sees that request's slots up to its own, but for those whose
+    hidden interval (rows are slots) holds it. Queries from length[b] on are padding and yield 0; a request of length 0
+    costs nothing. Only pages up to a chunk's end are read, and what they hold behind it does not matter. There is no
+    derivative.
+
+    Args:
+        q_BTNH: queries; N a multiple of K.
+        k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ: as `paged_decode_attention`.
+        pages_BM: page table, M pages a request at most (S = M * Z); entries behind a chunk's end may be anything.
+        hide_start_BES, hide_end_BES: int32 intervals, as `attention`; E = 0: nothing is hidden.
+        q_offset_B: slot of each request's first query.
+        length_B: queries of each request, up to T.
+        scale, soft_cap, check_values: as `attention`.
+        backend: as `attention`; whichever it is, plain XLA computes.
+
+    Raises:
+        TypeError, ValueError: while tracing, naming the offending value.
+    """
+    intervals, chunks, scales = (hide_start_BES, hide_end_BES), (q_offset_B, length_B), (k_scale_PKZ, v_scale_PKZ)
+    checks.check_paged_attention(q_BTNH, k_PKZH, v_PKZH, pages_BM, *intervals, *chunks, *scales)
+    scale, soft_cap = checks.check_scalars(scale, soft_cap, q_BTNH.shape[-1])
+    if check_values:
+        checks.check_pages(pages_BM, q_offset_B + length_B, k_PKZH.shape[2], k_PKZH.shape[0])
+        if hide_start_BES.shape[1]:
+            checks.check_intervals(*intervals)
+    return backends.paged_attention(
+        backend, q_BTNH, k_PKZH, v_PKZH, pages_BM, *intervals, *chunks, *scales, scale, soft_cap
+    )
+
+
 def write_paged_kv(
     k_PKZH: Float[Array, "P K Z H"],
     v_PKZH: Float[Array, "P K Z H"],

@@ -126,11 +126,12 @@ class SteeredModel:
         """The inner model's pages under a table."""
         return self.model.with_table(kv[0], table_RM), kv[1]
 
-    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
-        """The inner model's prefill; the first chunk names the script."""
+    def prefill(self, params, kv, tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B):
+        """The inner model's prefill; the first chunk of a prompt names the script."""
         inner, script_R = kv
-        rest = (tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length)
-        script_R = script_R.at[request].set(jnp.where(offset == 0, tokens_T[0], script_R[request]))
+        rest = (tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B)
+        first_B = jnp.where((offset_B == 0) & (length_B > 0), request_B, len(script_R))
+        script_R = script_R.at[first_B].set(tokens_BT[:, 0], mode="drop")
         return self.model.prefill(params["model"], inner, *rest), script_R
 
     def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):

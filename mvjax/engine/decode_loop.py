@@ -22,6 +22,9 @@ from mvjax.engine.model import RowPlacement, StepModel
 from mvjax.engine.state import Branch, Settings, State, frames_of, view
 from mvjax.engine.tables import END_OF_TEXT, Tables, bits
 
+SLOTS_AT_ONCE = 1024
+"""Slots of each stream whose visibility words are made in one turn."""
+
 
 def lanes_of(max_branches: int, width: int) -> int:
     """Lanes that a program of `width` rows needs per request: no request can have more running branches than that."""
@@ -58,18 +61,39 @@ def compact_rows(
     return placement, row_RL, branch_W
 
 
-def visibility(branches: Branch, segment_RS: Int[Array, "R S"]) -> UInt[Array, "R S"]:
-    """Word of each slot: bit l is set where lane l's branch or an ancestor of it bears the slot's segment number."""
+def visibility(branches: Branch, segment_RS: Int[Array, "R S"], used_R: Int[Array, "R"]) -> UInt[Array, "R S"]:
+    """Word of each slot: bit l is set where lane l's branch or an ancestor of it bears the slot's segment number.
+
+    Slots are looked at in blocks, up to the end of the longest stream that has a running branch; words behind are 0.
+
+    Args:
+        used_R: slots in use before this step, in which each running branch adds one.
+    """
     lane_RL = jnp.cumsum(branches.active, axis=1) - 1
     bit_RL = jnp.where(branches.active, jnp.uint32(1) << jnp.maximum(lane_RL, 0).astype(jnp.uint32), 0)
-    visibility_RS = jnp.zeros(segment_RS.shape, jnp.uint32)
-    # Unrolled: a chain of compares on [R, S] fuses into one pass over the slots.
-    for branch in range(branches.active.shape[1]):
-        seen_RS = jnp.zeros(segment_RS.shape, bool)
-        for depth in range(branches.lineage.shape[2]):
-            seen_RS |= segment_RS == branches.lineage[:, branch, depth, None]
-        visibility_RS |= jnp.where(seen_RS, bit_RL[:, branch, None], jnp.uint32(0))
-    return visibility_RS
+
+    def words(segment_RX: Array) -> Array:
+        words_RX = jnp.zeros(segment_RX.shape, jnp.uint32)
+        # Unrolled: a chain of compares on [R, X] fuses into one pass over the slots.
+        for branch in range(branches.active.shape[1]):
+            seen_RX = jnp.zeros(segment_RX.shape, bool)
+            for depth in range(branches.lineage.shape[2]):
+                seen_RX |= segment_RX == branches.lineage[:, branch, depth, None]
+            words_RX |= jnp.where(seen_RX, bit_RL[:, branch, None], jnp.uint32(0))
+        return words_RX
+
+    slots = segment_RS.shape[1]
+    if slots <= SLOTS_AT_ONCE:
+        return words(segment_RS)
+
+    def visit(index: Array, words_RS: Array) -> Array:
+        start = jnp.minimum(index * SLOTS_AT_ONCE, slots - SLOTS_AT_ONCE)
+        segment_RX = lax.dynamic_slice_in_dim(segment_RS, start, SLOTS_AT_ONCE, axis=1)
+        return lax.dynamic_update_slice_in_dim(words_RS, words(segment_RX), start, axis=1)
+
+    running_R = jnp.sum(branches.active, axis=1, dtype=jnp.int32)
+    longest = jnp.max(jnp.where(running_R > 0, used_R + running_R, 0))
+    return lax.fori_loop(0, -(-longest // SLOTS_AT_ONCE), visit, jnp.zeros(segment_RS.shape, jnp.uint32))
 
 
 def choose_tokens(
@@ -143,7 +167,7 @@ def step(
     token_W, position_W, number_W = by_row(branches.token), by_row(branches.position), by_row(branches.number)
     fed = jnp.where(active_W, placement.request_W, report.NOBODY), token_W, position_W, number_W, by_row(branches.flags)
     segment_RS = state.segment_RS.at[placement.request_W, slot_W].set(number_W, mode="drop")
-    visibility_RS = visibility(branches, segment_RS)
+    visibility_RS = visibility(branches, segment_RS, request.used)
     logits_WV, stream = model.decode(
         params, stream, jnp.where(active_W, token_W, 0), jnp.where(active_W, position_W, 0), placement, visibility_RS
     )

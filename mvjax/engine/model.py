@@ -52,18 +52,20 @@ class StepModel(Protocol):
         self,
         params: Any,
         kv: KVArrays,
-        tokens_T: Int[Array, "T"],
-        positions_T: Int[Array, "T"],
-        hide_start_ES: Int[Array, "E S"],
-        hide_end_ES: Int[Array, "E S"],
-        request: Int[Array, ""],
-        offset: Int[Array, ""],
-        length: Int[Array, ""],
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        hide_start_BES: Int[Array, "B E S"],
+        hide_end_BES: Int[Array, "B E S"],
+        request_B: Int[Array, "B"],
+        offset_B: Int[Array, "B"],
+        length_B: Int[Array, "B"],
     ) -> KVArrays:
-        """Put one chunk of a prompt into slots offset .. offset+length of a request.
+        """Put a chunk of each of several prompts into slots offset .. offset + length of its request.
 
-        T is static; tokens from `length` on are padding and may be written too (the slots are free). A token sees
-        the request's slots up to its own, except those whose hidden interval (rows are slots) holds its slot.
+        B and T are static. Tokens from `length` on are padding and may be written too (the slots are free); a chunk of
+        length 0 is a blank, which writes nothing to any slot. A token sees its request's slots up to its own, except
+        those whose hidden interval (rows are slots) holds its slot; E may be 0, for prompts of which nothing is hidden.
+        Several chunks may be of one request if they follow each other in order and all but the last are full.
         """
         ...
 

@@ -64,7 +64,7 @@ class ModelRunner:
         """Put a prompt but for its last token into a request's slots."""
         cache = self.cache
         tokens_T, positions_T = np.asarray(prompt.tokens, np.int32), prompt.position_array()
-        hidden = prompt.hidden(self.config.prompt_levels, cache.sizes.slots)
+        hidden = self._hidden(prompt)
         for offset, size, length in chunk_plan(len(tokens_T) - 1, self.config.prefill_chunks):
             if cache.table_stale:
                 cache.refresh_table()
@@ -96,7 +96,7 @@ class ModelRunner:
             decodes: width and narrower row count of each loop.
             settings, root: of any request.
         """
-        hidden = Prompt([0]).hidden(self.config.prompt_levels, self.cache.sizes.slots)
+        hidden = self._hidden(Prompt([0]))
         plans = [chunk_plan(length - 1, self.config.prefill_chunks) for length in prompt_lengths]
         columns = [np.zeros(size, np.int32) for size in {size for plan in plans for _, size, _ in plan}]
         if self.cache.table_stale:
@@ -118,10 +118,15 @@ class ModelRunner:
         arguments = self.params, self.tables, cache.kv, cache.state, cache.room_R, np.int32(steps)
         return Program(key, run, arguments, (2, 3))
 
+    def _hidden(self, prompt: Prompt) -> tuple[Any, Any]:
+        """A prompt's hidden intervals [1, E, S] on the device, for all its chunks."""
+        hidden = [array_ES[None] for array_ES in prompt.hidden(self.config.prompt_levels, self.cache.sizes.slots)]
+        return tuple(jax.device_put(hidden, self.cache.replicated))
+
     def _prefill_program(self, tokens_T, positions_T, hidden, request_index: int, offset: int, length: int) -> Program:
-        key = pc.PrefillKey(self.cache.sizes, len(tokens_T), len(hidden[0]))
-        numbers = np.int32(request_index), np.int32(offset), np.int32(length)
-        arguments = self.params, self.cache.kv, tokens_T, positions_T, *hidden, *numbers
+        key = pc.PrefillKey(self.cache.sizes, len(tokens_T), hidden[0].shape[1])
+        numbers = [np.array([number], np.int32) for number in (request_index, offset, length)]
+        arguments = self.params, self.cache.kv, tokens_T[None], positions_T[None], *hidden, *numbers
         return Program(key, self.model.prefill, arguments, (1,))
 
     def _admit_program(self, request_index: int, settings: st.Settings, root: st.Root) -> Program:

@@ -193,53 +193,49 @@ class DecoderStepModel:
         self,
         params: Any,
         kv: KVArrays,
-        tokens_T: Int[Array, " T"],
-        positions_T: Int[Array, " T"],
-        hide_start_ES: Int[Array, "E S"],
-        hide_end_ES: Int[Array, "E S"],
-        request: Int[Array, ""],
-        offset: Int[Array, ""],
-        length: Int[Array, ""],
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        hide_start_BES: Int[Array, "B E S"],
+        hide_end_BES: Int[Array, "B E S"],
+        request_B: Int[Array, " B"],
+        offset_B: Int[Array, " B"],
+        length_B: Int[Array, " B"],
     ) -> KVArrays:
-        """Put one chunk of a prompt into slots offset .. offset + length of a request.
+        """Put a chunk of each of several prompts into slots offset .. offset + length of its request; see
+        `mvjax.engine.StepModel`. Padding writes nothing, or rubbish behind the chunk where streams lie in pages."""
+        (B, T), S = tokens_BT.shape, hide_start_BES.shape[2]
+        offset_B, length_B = jnp.asarray(offset_B, jnp.int32), jnp.asarray(length_B, jnp.int32)
+        index_T = jnp.arange(T, dtype=jnp.int32)
+        slot_BT = jnp.where(index_T < length_B[:, None], offset_B[:, None] + index_T, S)  # past the end: dropped
+        start_B = jnp.where(length_B > 0, offset_B, S)
 
-        T is static; tokens from `length` on are padding: they write nothing, or rubbish behind the chunk where streams
-        lie in pages. A token sees the request's slots up to its own, except those whose hidden interval (rows are
-        slots) holds its slot.
-        """
-        T, S = tokens_T.shape[0], hide_start_ES.shape[1]
-        index_T = jnp.arange(T)
-        slot_T = jnp.where(index_T < length, offset + index_T, S)  # past the end: dropped
+        def rows(x_NHW):
+            return x_NHW.reshape(*x_NHW.shape[:2], B, T).transpose(2, 3, 0, 1)
 
-        def write(k, v, k_KHT, v_KHT, table_RM):
-            news_TKH = [new_KHT.transpose(2, 0, 1) for new_KHT in (k_KHT, v_KHT)]
+        def write(k, v, k_KHW, v_KHW, table_RM):
+            news_BTKH = rows(k_KHW), rows(v_KHW)
             if table_RM is None:
-                pairs = zip((k, v), news_TKH)
-                return [array.at[request, :, slot_T].set(new_TKH, mode="drop") for array, new_TKH in pairs]
-            k_1TKH, v_1TKH = (new_TKH[None] for new_TKH in news_TKH)
-            start_1 = jnp.asarray(offset, jnp.int32)[None]
-            pages_1M = table_RM[request][None]
-            return mvjax_kernels.write_paged_kv(k, v, k_1TKH, v_1TKH, pages_1M, start_1, backend=self.backend)
+                where = request_B[:, None], slice(None), slot_BT
+                return [array.at[where].set(new_BTKH, mode="drop") for array, new_BTKH in zip((k, v), news_BTKH)]
+            pages_BM = table_RM[request_B]
+            return mvjax_kernels.write_paged_kv(k, v, *news_BTKH, pages_BM, start_B, backend=self.backend)
 
-        def attend(q_NHT, k, v, table_RM):
-            def whole(array):
-                if table_RM is None:
-                    return array[request].swapaxes(0, 1)[None]
-                kv_MKZH = array[table_RM[request]]
-                return kv_MKZH.swapaxes(1, 2).reshape(1, S, *kv_MKZH.shape[1::2])
+        def attend(q_NHW, k, v, table_RM):
+            q_BTNH, intervals = rows(q_NHW), (hide_start_BES, hide_end_BES)
+            if table_RM is None:
+                if hide_start_BES.shape[1] == 0:
+                    intervals = (jnp.zeros((B, 1, S), jnp.int32),) * 2
+                k_BSKH, v_BSKH = (array[request_B].swapaxes(1, 2) for array in (k, v))
+                o_BTNH = mvjax_kernels.attention(
+                    q_BTNH, k_BSKH, v_BSKH, *intervals, q_offset=offset_B, backend=self.backend
+                )
+            else:
+                o_BTNH = mvjax_kernels.paged_attention(
+                    q_BTNH, k, v, table_RM[request_B], *intervals, offset_B, length_B, backend=self.backend
+                )
+            return o_BTNH.reshape(B * T, -1).T
 
-            o_BTNH = mvjax_kernels.attention(
-                q_NHT.transpose(2, 0, 1)[None],
-                whole(k),
-                whole(v),
-                hide_start_ES[None],
-                hide_end_ES[None],
-                q_offset=jnp.asarray(offset, jnp.int32)[None],
-                backend=self.backend,
-            )
-            return o_BTNH[0].reshape(T, -1).T
-
-        _, kv = self.run(params, kv, tokens_T, positions_T, write, attend)
+        _, kv = self.run(params, kv, tokens_BT.reshape(-1), positions_BT.reshape(-1), write, attend)
         return kv
 
     def decode(

@@ -96,17 +96,17 @@ class TensorParallelModel(DecoderStepModel):
         self,
         params: Any,
         kv: KVArrays,
-        tokens_T: Int[Array, " T"],
-        positions_T: Int[Array, " T"],
-        hide_start_ES: Int[Array, "E S"],
-        hide_end_ES: Int[Array, "E S"],
-        request: Int[Array, ""],
-        offset: Int[Array, ""],
-        length: Int[Array, ""],
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        hide_start_BES: Int[Array, "B E S"],
+        hide_end_BES: Int[Array, "B E S"],
+        request_B: Int[Array, " B"],
+        offset_B: Int[Array, " B"],
+        length_B: Int[Array, " B"],
     ) -> KVArrays:
         """As `DecoderStepModel.prefill`; every device writes its heads' keys and values."""
-        chunk = tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length
-        return self._on_every_device(self._local.prefill, self._spec(kv), params, kv, *chunk)
+        chunks = tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B
+        return self._on_every_device(self._local.prefill, self._spec(kv), params, kv, *chunks)
 
     def decode(
         self,

@@ -116,9 +116,10 @@ def test_steering_forces_tokens_and_bars_tags(toy, loaded):
 
     model = SteeredModel(Flat(), 0.5, tables, [script], slots=200)
     kv = model.init_kv(2, 8)
-    tokens_T = jnp.array([1, 9, 9], jnp.int32)
-    kv = model.prefill(model.params, kv, tokens_T, None, None, None, jnp.int32(1), jnp.int32(0), jnp.int32(3))
-    kv = model.prefill(model.params, kv, tokens_T * 5, None, None, None, jnp.int32(1), jnp.int32(3), jnp.int32(3))
+    tokens_BT, blank_BT = jnp.array([[1, 9, 9]]), jnp.array([[7, 9, 9]])
+    for tokens, offset, length in ((tokens_BT, 0, 3), (tokens_BT * 5, 3, 3), (blank_BT, 0, 0)):
+        numbers = [jnp.array([number]) for number in (1, offset, length)]
+        kv = model.prefill(model.params, kv, tokens, None, None, None, *numbers)
     rows = SimpleNamespace(request_W=jnp.array([1, 1, 0]))
     positions_W = jnp.array([31, 60, 31])
     logits_WV, _ = model.decode(model.params, kv, jnp.zeros(3, jnp.int32), positions_W, rows, None)

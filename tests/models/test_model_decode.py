@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mvjax_kernels import backends
-from played_steps import PROMPT, SLOTS, play, transcripts
+from played_steps import PROMPT, SLOTS, play, streams_of, transcripts
 
 from mvjax.engine.model import PagedStepModel, RowPlacement
 from mvjax.models import DecoderStepModel, DynamicScaling, LoraConfig, YarnScaling, add_lora
@@ -101,19 +101,91 @@ def test_adapters_are_merged_and_the_decoder_left_alone(tiny):
 def test_a_prefill_writes_no_slot_beyond_its_length(tiny):
     model = DecoderStepModel(tiny(), unroll=True)
     kv = jax.tree.map(lambda kv: kv + 7.0, model.init_kv(2, 6))
-    ids, hide = np.arange(4, dtype=np.int32), np.full((1, 6), 6, np.int32)
-    after = jax.jit(model.prefill)(model.params, kv, ids, ids, hide, hide, 1, 3, 2)
+    ids, hide = np.arange(8, dtype=np.int32).reshape(2, 4), np.zeros((2, 0, 6), np.int32)
+    numbers = [np.array(pair, np.int32) for pair in ((1, 0), (3, 1), (2, 0))]
+    after = jax.jit(model.prefill)(model.params, kv, ids, ids, hide, hide, *numbers)
     for kv in jax.tree.leaves(after):
         assert (np.asarray(kv[0]) == 7).all()
         assert (np.asarray(kv[1, :, [0, 1, 2, 5]]) == 7).all()
         assert (np.asarray(kv[1, :, 3:5]) != 7).all()
 
 
+def test_a_paged_prefill_writes_to_no_page_of_another(tiny):
+    """Padding lands behind its chunk, or on the page that nobody owns; a blank writes nowhere."""
+    model = DecoderStepModel(tiny(), unroll=True, page_size=4)
+    kv = jax.tree.map(lambda kv: kv + 7.0, model.init_pages(6))
+    table = np.array([[3, 1, 0, 0], [5, 0, 0, 0]], np.int32)
+    ids, hide = np.arange(24, dtype=np.int32).reshape(3, 8), np.zeros((3, 0, 16), np.int32)
+    numbers = [np.array(three, np.int32) for three in ((0, 1, 0), (1, 0, 0), (5, 2, 0))]
+    after = jax.jit(model.prefill)(model.params, model.with_table(kv, table), ids, ids, hide, hide, *numbers)
+    for kv in jax.tree.leaves((after.k, after.v)):
+        pages = np.asarray(kv)
+        assert (pages[[2, 4]] == 7).all()
+        assert (pages[3, :, 0] == 7).all()
+        for written in (pages[3, :, 1:], pages[1, :, :2], pages[5, :, :2]):
+            assert (written != 7).all()
+
+
+@pytest.mark.parametrize(("unroll", "page_size"), [(True, 8), (False, 8), (True, None)])
+def test_prompts_prefilled_in_any_way_have_the_same_keys_and_values(unroll, page_size, tiny):
+    """Alone or together, whole or in chunks, chunks of one prompt in one call or in several; one prompt is laid out.
+    What the pages hold before does not matter."""
+    model = DecoderStepModel(tiny(), unroll=unroll, page_size=page_size)
+    layout, slots = transcripts(1)[0], 128
+    rng = np.random.default_rng(3)
+    counts = len(layout.segment), 21
+    positions = [layout.position, np.arange(counts[1])]
+    tokens = [rng.integers(0, model.vocab_size, count) for count in counts]
+    hide_2ES = np.zeros((2, 2, len(layout.hide_start), slots), np.int32)
+    hide_2ES[:, 0, :, : counts[0]] = layout.hide_start, layout.hide_end
+    table = rng.permutation(2 * slots // 8).reshape(2, -1).astype(np.int32)
+    prefill = jax.jit(model.prefill)
+
+    def filled(T, *calls):
+        """Keys and values of both prompts' slots after calls of (prompt, offset, length) for each row, and blanks."""
+        if page_size is None:
+            kv = model.init_kv(2, slots)
+        else:
+            kv = model.with_table(jax.tree.map(lambda x: x + jnp.nan, model.init_pages(2 * slots // 8)), table)
+        for rows in calls:
+            rows = [*rows, *[(0, 0, 0)] * (5 - len(rows))]
+            cells = [(r, (at + np.arange(T)) % counts[r]) for r, at, _ in rows]
+            ids, position = (np.stack([x[r][cell] for r, cell in cells]) for x in (tokens, positions))
+            request, offset, length = np.array(rows, np.int32).T
+            kv = prefill(model.params, kv, ids, position, *hide_2ES[:, request], request, offset, length)
+        out = []
+        for array in jax.tree.leaves((kv.k, kv.v)):
+            if page_size is not None:
+                layers = 1 if unroll else model.config.layers
+                array = array.reshape(layers, -1, *array.shape[1:])[:, table]  # [layers, R, M, K, Z, H]
+                array = array.swapaxes(3, 4).reshape(layers, 2, slots, -1)
+            else:
+                array = array.swapaxes(1, 2).reshape(1, 2, slots, -1)
+            out += [np.asarray(array[:, r, :count]) for r, count in enumerate(counts)]
+        return out
+
+    whole = [(r, 0, count) for r, count in enumerate(counts)]
+    chunks = [[(r, at, min(64, count - at)) for at in range(0, count, 64)] for r, count in enumerate(counts)]
+    assert len(chunks[0]) == 2
+    wanted = filled(128, *([row] for row in whole))
+    for T, *calls in (
+        (128, whole),
+        (64, *([chunk] for chunk in chunks[0] + chunks[1])),
+        (64, [*chunks[0], *chunks[1]]),
+        (64, [(0, 0, 0), *chunks[1]], chunks[0][:1], chunks[0][1:]),
+    ):
+        for got, expected in zip(filled(T, *calls), wanted):
+            assert np.abs(got - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU compiler's copies")
-@pytest.mark.parametrize(("requests", "lanes"), [(1, 1), (1, 2), (1, 8), (3, 1), (2, 4)])
-def test_the_compiled_loop_copies_no_stream(requests, lanes, tiny):
+@pytest.mark.parametrize(
+    ("requests", "lanes", "page_size"),
+    [*((*size, None) for size in ((1, 1), (1, 2), (1, 8), (3, 1), (2, 4))), (1, 1, 32), (2, 4, 32)],
+)
+def test_the_compiled_loop_copies_no_stream(requests, lanes, page_size, tiny):
     """All streams are donated to a loop of decode steps and stay where they are."""
-    model = DecoderStepModel(tiny(), unroll=True)
+    model = DecoderStepModel(tiny(), unroll=True, page_size=page_size)
     rows = requests * lanes
 
     def loop(params, kv, tokens_W, placement):
@@ -131,8 +203,10 @@ def test_the_compiled_loop_copies_no_stream(requests, lanes, tiny):
     row = np.arange(rows, dtype=np.int32)
     start = np.zeros(requests, np.int32)
     placement = RowPlacement(row // lanes, row % lanes, row.reshape(requests, lanes), start, row >= 0)
-    program = jax.jit(loop, donate_argnums=1).lower(model.params, model.init_kv(requests, SLOTS), row, placement)
+    program = jax.jit(loop, donate_argnums=1).lower(model.params, streams_of(model, requests), row, placement)
     text = program.compile().as_text()
     shape = rf"f32\[({requests},2|{2 * requests}|2),{SLOTS},8\]"
-    assert re.search(rf"= {shape}\S* (fusion|dynamic-update-slice)\(", text)
+    if page_size is not None:
+        shape = rf"f32\[{requests * SLOTS // page_size + 3},2,{page_size},8\]"
+    assert re.search(rf"= {shape}\S* (fusion|dynamic-update-slice|scatter|while)\(", text)
     assert not re.findall(rf"= {shape}\S* copy\(.*", text)

@@ -146,9 +146,10 @@ def test_smollm2_decodes_as_transformers_computes(smollm2):
     ids = np.random.default_rng(4).integers(0, 49152, 48).astype(np.int32)
     wanted = reference(model, ids[None])[0]
     slots, prompt = 64, 32
-    hide, row = np.full((1, slots), slots, np.int32), np.zeros(1, np.int32)
+    hide, row = np.zeros((1, 0, slots), np.int32), np.zeros(1, np.int32)
     kv = jax.jit(step.prefill, donate_argnums=1)(
-        step.params, step.init_kv(1, slots), ids[:prompt], np.arange(prompt), hide, hide, 0, 0, prompt
+        *(step.params, step.init_kv(1, slots), ids[None, :prompt], np.arange(prompt)[None]),
+        *(hide, hide, row, row, row + np.int32(prompt)),
     )
     decode = jax.jit(step.decode, donate_argnums=1)
     for t in range(prompt, len(ids)):

@@ -44,6 +44,12 @@ def spoiled(logits_V, state, every, np=np):
     return np.where(on[..., None], bad_V, logits_V)
 
 
+def slots_of(tokens_BT, offset_B, length_B, slots):
+    """Slot of each token of the chunks of a prefill; `slots` for padding."""
+    index_T = jnp.arange(tokens_BT.shape[1])
+    return jnp.where(index_T < length_B[:, None], offset_B[:, None] + index_T, slots)
+
+
 class HashModel:
     """Implements the engine's StepModel protocol; the stream holds tokens and positions instead of keys and values."""
 
@@ -58,12 +64,11 @@ class HashModel:
     def init_kv(self, requests: int, slots: int):
         return {"token": jnp.zeros((requests, slots), jnp.int32), "position": jnp.zeros((requests, slots), jnp.int32)}
 
-    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
-        index = offset + jnp.arange(tokens_T.shape[0])
-        index = jnp.where(jnp.arange(tokens_T.shape[0]) < length, index, kv["token"].shape[1])
+    def prefill(self, params, kv, tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B):
+        at = request_B[:, None], slots_of(tokens_BT, offset_B, length_B, hide_start_BES.shape[2])
         return {
-            "token": kv["token"].at[request, index].set(tokens_T, mode="drop"),
-            "position": kv["position"].at[request, index].set(positions_T, mode="drop"),
+            "token": kv["token"].at[at].set(tokens_BT, mode="drop"),
+            "position": kv["position"].at[at].set(positions_BT, mode="drop"),
         }
 
     def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):
@@ -114,10 +119,9 @@ class PagedHashModel(HashModel):
             "table": kv["table"],
         }
 
-    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
-        index_T = jnp.arange(tokens_T.shape[0])
-        slot_T = jnp.where(index_T < length, offset + index_T, hide_start_ES.shape[1])
-        return self.written(kv, self.place(kv, request, slot_T), tokens_T, positions_T)
+    def prefill(self, params, kv, tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B):
+        slot_BT = slots_of(tokens_BT, offset_B, length_B, hide_start_BES.shape[2])
+        return self.written(kv, self.place(kv, request_B[:, None], slot_BT), tokens_BT, positions_BT)
 
     def decode(self, params, kv, tokens_W, positions_W, rows, visibility_RS):
         slot_W = jnp.where(rows.active_W, rows.start_R[rows.request_W] + rows.lane_W, visibility_RS.shape[1])

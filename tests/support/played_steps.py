@@ -56,12 +56,16 @@ def play(model, layouts, tokens, seed=0):
     kv = streams_of(model, requests)
     masks = [dense_mask(layout) for layout in layouts]
     slots = [list(range(PROMPT - 1)) for _ in layouts]  # token of each slot
-    for r, layout in enumerate(layouts):
-        hide = np.full((1, SLOTS), SLOTS, np.int32)
-        for offset in range(0, PROMPT - 1, CHUNK):
-            length = min(CHUNK, PROMPT - 1 - offset)
-            chunk = np.arange(offset, offset + CHUNK) % len(tokens[r])
-            kv = prefill(model.params, kv, tokens[r][chunk], layout.position[chunk], hide, hide, r, offset, length)
+    # Chunks of all requests in one call, each request one call behind the one before, and a blank.
+    hide, rows = np.full((requests + 1, 1, SLOTS), SLOTS, np.int32), np.arange(requests + 1, dtype=np.int32)
+    for call in range(-(-(PROMPT - 1) // CHUNK) + requests - 1):
+        offset = (call - rows) * CHUNK
+        length = np.where((offset >= 0) & (rows < requests), np.clip(PROMPT - 1 - offset, 0, CHUNK), 0).astype(np.int32)
+        offset = np.where(length > 0, offset, 0).astype(np.int32)
+        cells = [(r % requests, np.arange(start, start + CHUNK)) for r, start in enumerate(offset)]
+        ids = np.stack([tokens[r][cell] for r, cell in cells])
+        position = np.stack([layouts[r].position[cell] for r, cell in cells])
+        kv = prefill(model.params, kv, ids, position, hide, hide, rows % requests, offset, length)
     found = [{} for _ in layouts]
     steps = [schedule(mask, LANES, random) for mask in masks]
     width = requests * LANES

@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from hash_model import HashModel
+from hash_model import HashModel, slots_of
 from random_requests import CODES, TABLES, VOCABULARY
 
 from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
@@ -23,16 +23,17 @@ class WatchfulModel(HashModel):
     def init_kv(self, requests, slots):
         return super().init_kv(requests, slots) | {"seen": jnp.zeros((requests, slots), jnp.int32)}
 
-    def prefill(self, params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length):
+    def prefill(self, params, kv, tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B):
         slots = kv["seen"].shape[1]
-        slot_T, slot_S = offset + jnp.arange(len(tokens_T)), jnp.arange(slots)
-        sees_TS = slot_S <= slot_T[:, None]
-        for start_S, end_S in zip(hide_start_ES, hide_end_ES):
-            sees_TS &= ~((slot_T[:, None] >= start_S) & (slot_T[:, None] < end_S))
-        at_T = jnp.where(jnp.arange(len(tokens_T)) < length, slot_T, slots)
-        seen = kv["seen"].at[request, at_T].set(jnp.sum(sees_TS, axis=1), mode="drop")
-        hashed = super().prefill(params, kv, tokens_T, positions_T, hide_start_ES, hide_end_ES, request, offset, length)
-        return hashed | {"seen": seen}
+        slot_BT, slot_S = offset_B[:, None] + jnp.arange(tokens_BT.shape[1]), jnp.arange(slots)
+        row_BT1 = slot_BT[..., None]
+        sees_BTS = slot_S <= row_BT1
+        for level in range(hide_start_BES.shape[1]):
+            sees_BTS &= ~((row_BT1 >= hide_start_BES[:, level, None]) & (row_BT1 < hide_end_BES[:, level, None]))
+        at = request_B[:, None], slots_of(tokens_BT, offset_B, length_B, slots)
+        seen = kv["seen"].at[at].set(jnp.sum(sees_BTS, axis=2), mode="drop")
+        chunks = tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B
+        return super().prefill(params, kv, *chunks) | {"seen": seen}
 
     def decode(self, params, kv, *step):
         logits_WV, hashed = super().decode(params, kv, *step)

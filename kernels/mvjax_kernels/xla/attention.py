@@ -132,7 +132,7 @@ def _mask(hide_start_BES, hide_end_BES, keys: int) -> _Mask:
     return _Mask(jnp.pad(hide_start_BES, pad).swapaxes(1, 2), hide_end_BES.swapaxes(1, 2))
 
 
-def _query_tiles(x_BTNH: Array, kv_heads: int, rows: int) -> Array:
+def query_tiles(x_BTNH: Array, kv_heads: int, rows: int) -> Array:
     """[P, K, G * rows, H], rows beyond T zero."""
     B, T, N, H = x_BTNH.shape
     x_BTNH = jnp.pad(x_BTNH, ((0, 0), (0, -T % rows), (0, 0), (0, 0)))
@@ -140,8 +140,8 @@ def _query_tiles(x_BTNH: Array, kv_heads: int, rows: int) -> Array:
     return x.reshape(-1, kv_heads, N // kv_heads * rows, H)
 
 
-def _from_query_tiles(x_PKMH: Array, rows: int, batch: int, length: int) -> Array:
-    """[B, T, N, H]: the inverse of `_query_tiles`."""
+def from_query_tiles(x_PKMH: Array, rows: int, batch: int, length: int) -> Array:
+    """[B, T, N, H]: the inverse of `query_tiles`."""
     K, H = x_PKMH.shape[1], x_PKMH.shape[3]
     x = x_PKMH.reshape(batch, -1, K, x_PKMH.shape[2] // rows, rows, H).transpose(0, 1, 4, 2, 3, 5)
     return x.reshape(batch, -1, x.shape[3] * x.shape[4], H)[:, :length]
@@ -152,7 +152,7 @@ def _keys_inside(x_BSKH: Array, keys: int) -> Array:
     return jnp.pad(x_BSKH, ((0, 0), (0, -x_BSKH.shape[1] % keys), (0, 0), (0, 0))).swapaxes(1, 2)
 
 
-def _tile_rows(first_row: Array, rows: int, count: int) -> Array:
+def tile_positions(first_row: Array, rows: int, count: int) -> Array:
     """Global row of each column of a tile: the positions, once per head of the group."""
     return first_row + jnp.arange(count, dtype=jnp.int32) % rows
 
@@ -161,7 +161,7 @@ def _zeros(*shape: int) -> Array:
     return jnp.zeros(shape, jnp.float32)
 
 
-def _cap(logits: Array, soft_cap: float | None) -> Array:
+def capped(logits: Array, soft_cap: float | None) -> Array:
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
@@ -178,14 +178,14 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
         visits, q_KMH = tile
         sequence = visits.sequence_P
         q_KHM = q_KMH.astype(jnp.float32).swapaxes(1, 2) * scale
-        row_M = _tile_rows(visits.first_row_P, rows, M)
+        row_M = tile_positions(visits.first_row_P, rows, M)
 
         def key_block(block, carry, masked):
             o_KHM, m_KM, l_KM = carry
             key = block * keys
             k_KXH = lax.dynamic_slice(k_BKSH, (sequence, _ZERO, key, _ZERO), (1, K, keys, H))[0].astype(jnp.float32)
             v_KHX = lax.dynamic_slice(v_BKHS, (sequence, _ZERO, _ZERO, key), (1, K, H, keys))[0].astype(jnp.float32)
-            s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
+            s_KXM = capped(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
             s_KXM = mask(s_KXM, sequence, row_M, block) if masked else s_KXM
             m_new_KM = jnp.maximum(m_KM, s_KXM.max(1))
             safe_KM = jnp.where(m_new_KM == -jnp.inf, 0.0, m_new_KM)
@@ -201,9 +201,9 @@ def _forward(q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, 
         lse_KM = jnp.where(empty_KM, -jnp.inf, m_KM + jnp.log(some_KM))
         return None, ((o_KHM / some_KM[:, None]).swapaxes(1, 2).astype(q_BTNH.dtype), lse_KM)
 
-    _, (o_PKMH, lse_PKM) = lax.scan(query_tile, None, (plan, _query_tiles(q_BTNH, K, rows)))
-    o_BTNH = _from_query_tiles(o_PKMH, rows, B, T)
-    lse_BTN = _from_query_tiles(lse_PKM[..., None], rows, B, T)[..., 0]
+    _, (o_PKMH, lse_PKM) = lax.scan(query_tile, None, (plan, query_tiles(q_BTNH, K, rows)))
+    o_BTNH = from_query_tiles(o_PKMH, rows, B, T)
+    lse_BTN = from_query_tiles(lse_PKM[..., None], rows, B, T)[..., 0]
     o_BTNH, lse_BTN = named(o_BTNH), named(lse_BTN)
     saved = (q_BTNH, k_BSKH, v_BSKH, hide_start_BES, hide_end_BES, q_offset_BC, o_BTNH, lse_BTN)
     return (o_BTNH, lse_BTN), saved
@@ -223,7 +223,7 @@ def _backward(scale, soft_cap, rows, keys, saved, gradients):
     empty_BTN = lse_BTN == -jnp.inf
     shift_BTN = (do_BTNH.astype(jnp.float32) * o_BTNH.astype(jnp.float32)).sum(-1) - dlse_BTN
     columns_BTN2 = jnp.where(empty_BTN[..., None], 0.0, jnp.stack([lse_BTN, shift_BTN], -1))
-    inputs = tuple(_query_tiles(x, K, rows) for x in (q_BTNH, do_BTNH, columns_BTN2))
+    inputs = tuple(query_tiles(x, K, rows) for x in (q_BTNH, do_BTNH, columns_BTN2))
 
     def query_tile(carry, tile):
         visits, (q_KMH, do_KMH, columns_KM2) = tile
@@ -231,14 +231,14 @@ def _backward(scale, soft_cap, rows, keys, saved, gradients):
         q_KMH, do_KMH = q_KMH.astype(jnp.float32) * scale, do_KMH.astype(jnp.float32)
         q_KHM, do_KHM = q_KMH.swapaxes(1, 2), do_KMH.swapaxes(1, 2)
         lse_KM, shift_KM = columns_KM2[..., 0], columns_KM2[..., 1]
-        row_M = _tile_rows(visits.first_row_P, rows, M)
+        row_M = tile_positions(visits.first_row_P, rows, M)
 
         def key_block(block, carry, masked):
             dq_KHM, dk_BKSH, dv_BKSH = carry
             where = (sequence, _ZERO, block * keys, _ZERO)
             k_KXH = lax.dynamic_slice(k_BKSH, where, (1, K, keys, H))[0].astype(jnp.float32)
             v_KXH = lax.dynamic_slice(v_BKSH, where, (1, K, keys, H))[0].astype(jnp.float32)
-            s_KXM = _cap(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
+            s_KXM = capped(dot("kxh,khm->kxm", k_KXH, q_KHM), soft_cap)
             shown_KXM = mask(s_KXM, sequence, row_M, block) if masked else s_KXM
             p_KXM = jnp.exp(shown_KXM - lse_KM[:, None])
             ds_KXM = p_KXM * (dot("kxh,khm->kxm", v_KXH, do_KHM) - shift_KM[:, None])
@@ -259,7 +259,7 @@ def _backward(scale, soft_cap, rows, keys, saved, gradients):
     zeros_BKSH = _zeros(*k_BKSH.shape)
     (dk_BKSH, dv_BKSH), dq_PKMH = lax.scan(query_tile, (zeros_BKSH, zeros_BKSH), (plan, inputs))
     dk_BSKH, dv_BSKH = (x.swapaxes(1, 2)[:, :S].astype(k_BSKH.dtype) for x in (dk_BKSH, dv_BKSH))
-    return _from_query_tiles(dq_PKMH, rows, B, T), dk_BSKH, dv_BSKH, None, None, None
+    return from_query_tiles(dq_PKMH, rows, B, T), dk_BSKH, dv_BSKH, None, None, None
 
 
 attention.defvjp(_forward, _backward)

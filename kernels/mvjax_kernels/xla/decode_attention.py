@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
 from mvjax_kernels.precision import precision_of
+from mvjax_kernels.xla.attention import capped
 from mvjax_kernels.xla.page_blocks import PagedStreams, columns
 
 
@@ -50,7 +51,7 @@ def decode_attention(
     # than a product per head, many times as fast as multiplying and summing; nothing is copied or transposed.
     q_RKMH = _product_rows(q_RLNH, K, scale)
     logits_RKMS = jnp.einsum("rkmh,rksh->rkms", q_RKMH, k_RKSH.astype(jnp.float32), precision=precision)
-    logits_RKMS = _visible(_capped(logits_RKMS, soft_cap), words_RS, L)
+    logits_RKMS = _visible(capped(logits_RKMS, soft_cap), words_RS, L)
     m_RKM1 = logits_RKMS.max(-1, keepdims=True)
     weights_RKMS = jnp.exp(logits_RKMS - jnp.where(m_RKM1 == -jnp.inf, 0.0, m_RKM1))
     l_RKM1 = weights_RKMS.sum(-1, keepdims=True)
@@ -86,7 +87,7 @@ def paged_decode_attention(
             logits_CKMX = jnp.einsum("ckmh,ckxh->ckmx", q_CKMH, k_CKXH, precision=precision)
             if block.k_scale_CKX is not None:
                 logits_CKMX *= block.k_scale_CKX[:, :, None]
-            logits_CKMX = _visible(_capped(logits_CKMX, soft_cap), words_CX, L)
+            logits_CKMX = _visible(capped(logits_CKMX, soft_cap), words_CX, L)
             o_CKMH, m_CKM1, l_CKM1 = carry
             new_m_CKM1 = jnp.maximum(m_CKM1, logits_CKMX.max(-1, keepdims=True))
             safe_CKM1 = jnp.where(new_m_CKM1 == -jnp.inf, 0.0, new_m_CKM1)
@@ -129,10 +130,6 @@ def _lanes(x_RKMH: Array, lanes: int) -> Array:
     """[R, L, N, H]: the inverse of `_product_rows`."""
     R, K, _, H = x_RKMH.shape
     return x_RKMH.reshape(R, K, lanes, -1, H).swapaxes(1, 2).reshape(R, lanes, -1, H)
-
-
-def _capped(logits: Array, soft_cap: float | None) -> Array:
-    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
 def _visible(logits_RKMS: Array, words_RS: Array, lanes: int) -> Array:
