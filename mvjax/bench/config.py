@@ -57,8 +57,8 @@ class ModelBench(Bench, Cached):
 
 
 @dataclass(frozen=True)
-class EngineBench(ServedModel, ModelBench):
-    """Engine step over the bare jitted forward at the same rows; cost of a fork with its reduce; recompilations."""
+class RowsBench(ServedModel, ModelBench):
+    """A benchmark of one request with several rows."""
 
     rows: tuple[int, ...] = (1, 2, 4, 8)
     """Branches that run at the same time; 1 must be among them (a fork is counted in its steps)."""
@@ -83,7 +83,29 @@ class EngineBench(ServedModel, ModelBench):
 
 
 @dataclass(frozen=True)
-class DecodeBench(EngineBench):
+class EngineBench(RowsBench):
+    """Engine step over the bare jitted forward at the same rows; cost of a fork with its reduce; many requests at once;
+    recompilations."""
+
+    requests: tuple[int, ...] = (1, 4, 16, 32)
+    """Requests that come at once; 1 must be among them (the other numbers are compared with it)."""
+    prompt_tokens: int = 128
+    """Tokens of each of their prompts."""
+    new_tokens: int = 56
+    """Tokens that each of them makes."""
+
+    def check(self) -> None:
+        super().check()
+        if self.requests[:1] != (1,) or list(self.requests) != sorted(set(self.requests)):
+            raise UserError(f"--requests {' '.join(map(str, self.requests))}: give rising numbers, 1 among them")
+        if self.prompt_tokens < 2:
+            raise UserError(f"--prompt-tokens {self.prompt_tokens}: give 2 or more")
+        if self.new_tokens < 3 * SYNC:
+            raise UserError(f"--new-tokens {self.new_tokens}: give {3 * SYNC} or more, see --steps")
+
+
+@dataclass(frozen=True)
+class DecodeBench(RowsBench):
     """Tokens per second by number of live rows, beside greedy `transformers` generation with PyTorch."""
 
     rows: tuple[int, ...] = (1, 2, 4, 8, 16)

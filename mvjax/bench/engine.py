@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable
 
 from mvjax.bench.bare import BareLoop
-from mvjax.bench.config import SYNC, EngineBench
+from mvjax.bench.config import SYNC, EngineBench, RowsBench
+from mvjax.bench.many_requests import measure_many
 from mvjax.bench.report import Bar, Report
 from mvjax.bench.scripted import (
     GREEDY,
@@ -28,7 +29,8 @@ STEP_BAR, FORK_BAR = 1.15, 2.0
 
 
 def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> None:
-    """Fill the report. Engine and bare forward take turns, stay by stay; greedy and sampled, row count by row count."""
+    """Fill the report. Engine and bare forward take turns, stay by stay; greedy and sampled, row count by row count;
+    then many requests at once."""
     model, engine, scripts = timed_engine(config, say)
     bare = {}
     for paths in config.rows:
@@ -91,6 +93,7 @@ def measure(config: EngineBench, report: Report, say: Callable[[str], None]) -> 
     report.notes.append(
         "fork+reduce: time of the two stays beyond steady steps, in bare single-row steps, and idle steps"
     )
+    measure_many(config, model, engine.tokenizer, report, say)
 
 
 def fork_cost(run: Run, single: Run, bare_step: float) -> float:
@@ -111,7 +114,7 @@ def fork_cost(run: Run, single: Run, bare_step: float) -> float:
     return extra / bare_step + run.result.decode_steps - run.result.critical_path - 1
 
 
-def timed_engine(config: EngineBench, say: Callable[[str], None]) -> tuple[DecoderStepModel, Engine, list[Script]]:
+def timed_engine(config: RowsBench, say: Callable[[str], None]) -> tuple[DecoderStepModel, Engine, list[Script]]:
     """The model, an engine of it, and a script for each of `config.rows` that keeps them live long enough to be timed.
 
     Raises:

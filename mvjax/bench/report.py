@@ -45,6 +45,8 @@ class Report:
     """Settings of the benchmark."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Figures: spreads, numbers, texts."""
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Further tables of figures, by their titles."""
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Sentences on how to read the figures."""
@@ -57,12 +59,15 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        table = Table(title=f"{self.name}: median (smallest-largest)", title_justify="left")
-        for name in columns:
-            table.add_column(name, justify="right")
-        for row in self.rows:
-            table.add_row(*[shown(row.get(name, "")) for name in columns])
+        tables = []
+        for title, rows in {self.name: self.rows, **self.tables}.items():
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            table = Table(title=f"{title}: median (smallest-largest)", title_justify="left")
+            for name in columns:
+                table.add_column(name, justify="right")
+            for row in rows:
+                table.add_row(*[shown(row.get(name, "")) for name in columns])
+            tables.append(table)
         bars = Table(title="bars", title_justify="left")
         for name in ("figure", "value", "bar", ""):
             bars.add_column(name)
@@ -70,7 +75,7 @@ class Report:
             sign = "at most" if bar.at_most else "at least"
             verdict = Text("met", "green") if bar.met else Text("missed", "bold red")
             bars.add_row(bar.what, shown(bar.value), f"{sign} {number(bar.limit)}", verdict)
-        return Group(table, *([bars] if self.bars else []), *[Text(f"- {note}") for note in self.notes])
+        return Group(*tables, *([bars] if self.bars else []), *[Text(f"- {note}") for note in self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -79,7 +84,8 @@ class Report:
             "config": {key: plain(value) for key, value in self.config.items()},
             "machine": self.machine | {"load_at_end": load()},
             "seconds": round(time.monotonic() - self.began, 1),
-            "rows": [{key: plain(value) for key, value in row.items()} for row in self.rows],
+            "rows": plain_rows(self.rows),
+            "tables": {title: plain_rows(rows) for title, rows in self.tables.items()},
             "bars": [plain(bar) | {"met": bar.met} for bar in self.bars],
             "notes": self.notes,
         }
@@ -97,6 +103,11 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number(value) if isinstance(value, float) else str(value)
+
+
+def plain_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A table's figures as JSON values."""
+    return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
 def plain(value: Any) -> Any:

@@ -27,10 +27,14 @@ best. Where it does not fit, the nearest change that does. Nothing is allocated;
   --topology CHIPS    v5p:4x4x8, v5e:16x16, v6e:16x16, v4:4x4x4, h100:8, h200:8, b200:8, a100:8 (16, 24, ... for several
                       hosts), cpu:1; by default the configuration's `topology`
   --mesh.slices N     N such slices, joined by the data-centre network (a field of the configuration)
-  --generate          the engine's loop instead, on one chip, for the trained model
+  --generate          the engine's loop instead, for the trained model: memory, KV tokens that fit, collectives, copies,
+                      sorts and kernels of a step, its time at best
     --requests N          requests at a time (4)
-    --max-branches N  branches of each (8)
+    --max-branches N      branches of each (8)
     --slots N             tokens of each (4096)
+    --tensor-parallel N   chips that share the model, each with a part of every layer; as few as hold it by default
+    --weight-dtype TYPE   number format of weights: auto, float32, bfloat16, int8, fp8 (auto, as mvjax generate)
+    --kv-dtype TYPE       number format of keys and values: auto, float32, bfloat16, int8 (auto)
   --tries N           programs to compile at most in search of one that fits (4; 0: none)
   --json              print JSON
   --model.path shape:NAME
@@ -38,9 +42,11 @@ best. Where it does not fit, the nearest change that does. Nothing is allocated;
 
 Every field of the configuration can be given as for `mvjax train`, see mvjax train --help."""
 
-OWN = {"topology": str, "tries": int, "requests": int, "max_branches": int, "slots": int}
+OWN = {"topology": str, "tries": int, "requests": int, "max_branches": int, "slots": int, "tensor_parallel": int}
+OWN |= {"weight_dtype": str, "kv_dtype": str}
 SWITCHES = ("generate", "json")
 LOAD = ("requests", "max_branches", "slots")
+MODEL = ("tensor_parallel", "weight_dtype", "kv_dtype")
 
 
 class Words(NamedTuple):
@@ -77,7 +83,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{path}: {name} = {value!r} must be a string")
     if words.own.get("generate"):
         return generate(config, shape, topology, words.own)
-    if given := [name for name in LOAD if name in words.own]:
+    if given := [name for name in (*LOAD, *MODEL) if name in words.own]:
         raise UserError(f"plan: --{given[0].replace('_', '-')} goes with --generate")
     return train(config, shape, topology, words.own)
 
@@ -105,19 +111,20 @@ def train(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]) -
 
 def generate(config: TrainConfig, shape: str, topology: str, own: dict[str, Any]) -> int:
     """Plan the engine's loop."""
-    from mvjax.planning.generation import Load, fewer, generation_json, generation_text, plan_generation
+    from mvjax.planning.generation import Load, describe_service, fewer, plan_generation
+    from mvjax.planning.generation_report import generation_json, generation_text
     from mvjax.planning.machines import machine
     from mvjax.planning.shapes import find_shape
 
     model = find_shape(config.model.path, shape, config.model.tokenizer, cache=config.model.cache)
-    chips = machine(topology)
     load = Load(**{name: own[name] for name in LOAD if name in own})
     settings.validate(load, "plan: --")
-    say(f"compiling the generation loop for one chip of {topology}")
-    plan = plan_generation(model, chips, load, config.model.dtype)
+    service = describe_service(model, machine(topology), **{name: own[name] for name in MODEL if name in own})
+    say(f"compiling the generation loop for {service.chips} chip{'s' * (service.chips > 1)} of {topology}")
+    plan = plan_generation(service, load)
     found, tried = None, 0
     if not plan.fits:
-        found, tried = fewer(plan, config.model.dtype, own.get("tries", 4), say)
+        found, tried = fewer(plan, own.get("tries", 4), say)
     as_json = own.get("json")
     print(json.dumps(generation_json(plan, found, tried), indent=2) if as_json else generation_text(plan, found, tried))
     return FITS if plan.fits else DOES_NOT_FIT

@@ -50,7 +50,7 @@ class ModelRunner:
         cache = self.cache
         if cache.table_stale:
             cache.refresh_table()
-        program = self._decode_program(width, narrower, steps)
+        program = self.decode_program(width, narrower, steps)
         compiled = self.programs.get(program.key) or self.programs.compile(program)
         cache.valid = False
         cache.kv, cache.state, packed = compiled(*program.arguments)
@@ -101,7 +101,7 @@ class ModelRunner:
         columns = [np.zeros(size, np.int32) for size in {size for plan in plans for _, size, _ in plan}]
         if self.cache.table_stale:
             self.cache.refresh_table()
-        programs = [self._decode_program(width, narrower, 1) for width, narrower in decodes]
+        programs = [self.decode_program(width, narrower, 1) for width, narrower in decodes]
         programs += [self._prefill_program(column, column, hidden, 0, 0, 1) for column in columns]
         programs += [self._admit_program(0, settings, root)]
         self.programs.compile_ahead(programs)
@@ -110,7 +110,8 @@ class ModelRunner:
         """The compiled loops."""
         return {key: program for key, program in self.programs.items() if isinstance(key, pc.DecodeKey)}
 
-    def _decode_program(self, width: int, narrower: int, steps: int) -> Program:
+    def decode_program(self, width: int, narrower: int, steps: int) -> Program:
+        """A stay in the generation loop, `steps` steps at most, on arrays as they are now."""
         cache, config = self.cache, self.config
         key = pc.DecodeKey(cache.sizes, width, narrower, config.sync_steps, config.logprobs)
         static = {"width": width, "narrower": narrower, "log_steps": key.log_steps, "alternatives": key.alternatives}

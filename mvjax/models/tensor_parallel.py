@@ -92,6 +92,10 @@ class TensorParallelModel(DecoderStepModel):
         table: Any = None if kv.table is None else PartitionSpec()
         return KVArrays(k, v, table)
 
+    def kv_places(self, kv: KVArrays) -> KVArrays:
+        """Where streams or pages, and the table that they lie under, lie on the devices."""
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self._spec(kv))
+
     def prefill(
         self,
         params: Any,

@@ -288,11 +288,15 @@ def tensor_mesh(size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(grid, (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def devices_needed(config: ModelConfig, dtype: Any, devices: Sequence[jax.Device] | None = None) -> int:
-    """The smallest number of devices whose memory holds a model's weights with room for streams, else the largest that
-    can share it; 1 where devices do not say how much memory they have, as CPUs do not."""
+def devices_needed(
+    config: ModelConfig, dtype: Any, devices: Sequence[jax.Device] | None = None, room: float | None = None
+) -> int:
+    """The smallest number of devices whose memory holds a model's weights with space for streams, else the largest that
+    can share it; 1 where devices do not say how much memory they have, as CPUs do not.
+
+    room: bytes of a device's memory, for devices that are not here."""
     devices = jax.local_devices() if devices is None else list(devices)
-    room = (devices[0].memory_stats() or {}).get("bytes_limit")
+    room = room or (devices[0].memory_stats() or {}).get("bytes_limit")
     good = [size for size in range(1, len(devices) + 1) if divides(config, size)]
     if not room:
         return 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from mvjax.planning.hlo import Instruction, Place, Program
+from mvjax.planning.hlo import Instruction, Program
 
 KINDS = (
     "all-gather",
@@ -72,15 +72,15 @@ def collectives(
                 continue
             key = kind, varying(members, mesh_shape)
             counts[key][0] += times[name]
-            counts[key][1] += times[name] * sent(kind, Place(name, instruction), program, members.shape[1])
+            operands = [program.find(name, operand) for operand in instruction.operands]
+            nbytes = sum(operand.nbytes for operand in operands)
+            counts[key][1] += times[name] * ring_bytes(kind, nbytes, members.shape[1])
     found = [Collective(kind, axes, *numbers) for (kind, axes), numbers in counts.items()]
     return sorted(found, key=lambda collective: -collective.nbytes)
 
 
-def sent(kind: str, place: Place, program: Program, members: int) -> float:
-    """Bytes that each chip sends, in a ring (all-to-all: directly)."""
-    operands = [program.find(place.computation, name) for name in place.instruction.operands]
-    nbytes = sum(operand.nbytes for operand in operands)
+def ring_bytes(kind: str, nbytes: float, members: int) -> float:
+    """Bytes that each chip sends, in a ring (all-to-all: directly), where its operand of a collective has `nbytes`."""
     share = (members - 1) / members
     return {
         "all-gather": nbytes * (members - 1),

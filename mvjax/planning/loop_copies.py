@@ -79,6 +79,8 @@ def weight_copies(program: str, layers: Sequence[Mapping[str, Any]] | Mapping[st
     """
     one, rank = (layers, 3) if isinstance(layers, Mapping) else (layers[0], 2)
     shapes = {tuple(array.shape) for array in one.values() if len(array.shape) == rank}
+    # A column of scales has the dimensions of an activation.
+    shapes = {shape for shape in shapes if min(shape[-2:]) > 1}
     return loop_copies(program, *shapes, *(shape[-2:] for shape in shapes))
 
 

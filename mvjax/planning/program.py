@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
 from jax.sharding import Sharding
 
 from mvjax.errors import UserError
@@ -95,6 +96,8 @@ class Compiled:
     """Bytes that the compiler says the program would need, where that is more than it allows."""
     warnings: tuple[CompilerWarning, ...] = ()
     """What the compiler warned of."""
+    traced: ClosedJaxpr | None = None
+    """What the compiler was given, as JAX's operations."""
 
     @property
     def total(self) -> int:
@@ -167,8 +170,8 @@ def compile_on(machine: Machine, function, *arguments) -> Compiled:
     messages: list[str] = []
     try:
         with jax.default_device(device), uncached(), heard() as messages:
-            lowered = function.trace(*arguments).lower(lowering_platforms=(lowering_platform(device),))
-            compiled = lowered.compile()
+            traced = function.trace(*arguments)
+            compiled = traced.lower(lowering_platforms=(lowering_platform(device),)).compile()
     except ValueError as error:  # The kernels say what they cannot serve.
         raise UserError(f"{machine.name}: {' '.join(str(error).split())[:300]}") from error
     except jax.errors.JaxRuntimeError as error:
@@ -187,4 +190,5 @@ def compile_on(machine: Machine, function, *arguments) -> Compiled:
         memory.temp_size_in_bytes,
         memory.generated_code_size_in_bytes,
         warnings=compiler_warnings(messages),
+        traced=traced.jaxpr,
     )

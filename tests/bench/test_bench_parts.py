@@ -12,6 +12,7 @@ from mvjax.bench import config as settings
 from mvjax.bench.bare import BareLoop
 from mvjax.bench.config import SYNC
 from mvjax.bench.engine import fork_cost
+from mvjax.bench.many_requests import prompts_of, serve
 from mvjax.bench.report import Report
 from mvjax.bench.scripted import (
     FAR,
@@ -200,3 +201,59 @@ def test_the_packed_row_of_the_training_benchmark(toy):
     assert not visible_TT[start:stop, nested_T[0]].any()
     with pytest.raises(UserError, match="no synthetic item fits"):
         training.packed_row(settings.TrainingBench(row_length=64), tokenizer)
+
+
+class Answering:
+    """An engine that starts one request a stay, and makes a token of each that runs in each of two steps."""
+
+    def __init__(self):
+        self.left, self.running = {}, []
+
+    def submit(self, prompt, *, limits, sampling, mode):
+        assert mode == "autoregressive"
+        assert sampling.ignore_eos
+        self.left[prompt[0]] = limits.max_new_tokens
+        return prompt[0]
+
+    @property
+    def busy(self):
+        return any(self.left.values())
+
+    def step(self, on_tokens):
+        self.running += [number for number in self.left if number not in self.running][:1]
+        updates = []
+        for number in self.running:
+            made = min(2, self.left[number])
+            self.left[number] -= made
+            updates += [SimpleNamespace(request=number, tokens=[0] * made)] * (made > 0)
+        on_tokens(updates)
+
+
+def test_requests_at_once():
+    """The first waits for its own stay, the others for those before; prefill is in the stays in which one starts."""
+    served = serve(Answering(), [[5], [6], [7]], 8)
+    assert served.tokens == 24
+    assert served.first_R == sorted(served.first_R)
+    assert len(served.first_R) == 3
+    assert [stay.starts for stay in served.stays] == [True, True, True, False, False, False]
+    assert [stay.rows for stay in served.stays] == [1, 2, 3, 3, 2, 1]
+    assert served.rows == 24 / 12
+    rows, step = served.steady()
+    assert rows == 3
+    assert step == served.stays[3].seconds / 2
+    assert served.seconds >= max(served.first_R) > 0
+
+
+def test_prompts_have_no_beginning_in_common():
+    codes, newline = np.full(500, -1, np.int8), np.zeros(500, bool)
+    codes[:12], newline[12] = range(12), True
+    prompts = prompts_of(SimpleNamespace(codes=codes, newline=newline), 32, 20)
+    assert len({tuple(prompt[:2]) for prompt in prompts}) == 32
+    assert min(map(min, prompts)) > 12
+
+
+def test_sizes_of_requests_at_once():
+    settings.EngineBench().check()
+    for wrong in ({"requests": (2, 4)}, {"requests": (1, 4, 2)}, {"requests": ()}, {"new_tokens": 8}):
+        with pytest.raises(UserError, match=r"^--(requests|new-tokens) "):
+            settings.EngineBench(**wrong).check()

@@ -64,7 +64,8 @@ def test_a_script_is_followed_to_the_letter(loaded, scripts, sampling):
 
 @pytest.mark.slow
 def test_engine(toy, shared):
-    report = finished(engine.measure, settings.EngineBench(model=toy, rows=(1, 2), steps=24, **shared))
+    many = {"requests": (1, 3), "prompt_tokens": 20, "new_tokens": 24}
+    report = finished(engine.measure, settings.EngineBench(model=toy, rows=(1, 2), steps=24, **many, **shared))
     assert [(row["rows"], row["choice"]) for row in report.rows] == [
         (rows, choice) for rows in (1, 2) for choice in ("greedy", "sampled")
     ]
@@ -76,6 +77,13 @@ def test_engine(toy, shared):
     assert bar(report, "programs compiled by the engine") == 0
     assert bar(report, "programs compiled by anybody") == 0
     assert bar(report, "copies of a KV stream buffer") == 0
+    assert bar(report, "programs compiled by the engine with many requests") == 0
+    assert [row["requests"] for row in report.tables["requests at once"]] == [1, 3]
+    for row in report.tables["requests at once"]:
+        assert row["rows of a step"].low > row["requests"] - 1
+        assert row["first token s"].median <= row["last one's s"].median
+        assert row["step/bare"].count == 2
+    assert json.dumps(report.to_dict()["tables"])
 
 
 @pytest.mark.slow

@@ -140,6 +140,12 @@ def test_help(capsys):
         (["--model.attention", "tpu"], "model.attention = 'tpu' does not run on cpu:1"),
         (["--slots", "64"], "--slots goes with --generate"),
         (["--generate", "--requests", "0"], "requests"),
+        (["--tensor-parallel", "1"], "--tensor-parallel goes with --generate"),
+        (["--kv-dtype", "int8"], "--kv-dtype goes with --generate"),
+        (["--generate", "--weight-dtype", "int3"], "weight dtype int3: use one of auto, float32, bfloat16, int8, fp8"),
+        (["--generate", "--weight-dtype", "fp8"], "weight dtype fp8: processors do not compute with it; use int8"),
+        (["--generate", "--tensor-parallel", "2"], "tensor parallel 2: cpu:1 has 1 chip"),
+        (["--generate", "--tensor-parallel", "0"], "cannot be shared by 0 devices; 1, 2, 4 can be"),
         (["--generate", "--slots", "0"], "--slots = 0 must be a whole number, 1 or more"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
@@ -203,6 +209,7 @@ def test_generation(place, capsys, monkeypatch):
     assert data["load"] == {"requests": 2, "max_branches": 8, "slots": 256}
     hbm = data["hbm"]
     assert sum(hbm[kind] for kind in ("weights", "pages", "state", "rest", "code")) == hbm["total"] == 2 * MIB + 7
+    assert (data["chips"], data["tensor_parallel"]) == (1, 1)
     # Two requests of two pages of 128, and the page that free rows write to; 2 layers, 2 heads of 8, float32.
     assert hbm["pages"] == 2 * (1 + 4) * 2 * 2 * 128 * 8 * 4
     assert hbm["weights"] == 4 * data["parameters"]

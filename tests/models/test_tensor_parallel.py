@@ -166,6 +166,7 @@ def test_the_verbs_split_a_model(tmp_path):
     data.write_text(json.dumps({"question": "What is 1+1?", "answer": "It is.\n#### 2"}) + "\n")
     few = ("--model", toy, "--max-branches", 2, "--max-new-tokens", 80, "--temperature", 1, "--json")
     bench = ("--rows", 1, 2, "--max-branches", 2, "--row-counts", 2, "--slots", 160, "--steps", 24, "--repeat", 1)
+    bench += ("--requests", 1, 2, "--prompt-tokens", 20, "--new-tokens", 24)
     one, two, checked, timed = run(
         "verbs",
         ("generate", "What is 1+1?", *few),

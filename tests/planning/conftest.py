@@ -56,6 +56,8 @@ import json
 import jax, jax.numpy as jnp, numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from mvjax.planning.generation import Load, describe_service, plan_generation
+from mvjax.planning.generation_report import generation_json, generation_text
 from mvjax.planning.machines import machine
 from mvjax.planning.plan import make_plan
 from mvjax.planning.program import compile_on
@@ -70,13 +72,18 @@ mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"), axis_types=(AxisT
 rows, columns = NamedSharding(mesh, P(("a", "b"), None)), NamedSharding(mesh, P(None, "b"))
 function = jax.jit(lambda x: jnp.cos(lax.with_sharding_constraint(jnp.sin(x), columns)), in_shardings=rows)
 warned = compile_on(machine("cpu:8"), function, jax.ShapeDtypeStruct((16, 16), jnp.float32)).warnings
-print(json.dumps({"json": to_json(plan), "text": to_text(plan), "warned": [(one.text, one.count) for one in warned]}))
+
+split = plan_generation(describe_service(TINY, machine("cpu:8"), 2), Load(2, 2, 200))
+generation = {"json": generation_json(split, None, 0), "text": generation_text(split, None, 0)}
+warned = [(one.text, one.count) for one in warned]
+print(json.dumps({"json": to_json(plan), "text": to_text(plan), "warned": warned, "generation": generation}))
 """
 
 
 @pytest.fixture(scope="session")
 def sharded_plan() -> dict:
-    """Of the tiny model's step on data 2 x fsdp 2 x tensor 2: as text and as JSON; warnings of another program."""
+    """Of the tiny model's step on data 2 x fsdp 2 x tensor 2: as text and as JSON; warnings of another program; its
+    generation loop with tensor parallel 2."""
     done = python("-c", PLAN)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout) | {"stderr": done.stderr}

@@ -14,7 +14,7 @@ import pytest
 from mvjax.chips import GIB
 from mvjax.errors import UserError
 from mvjax.models.tensors import parameter_count
-from mvjax.planning.generation import Load, plan_generation
+from mvjax.planning.generation import Load, describe_service, plan_generation
 from mvjax.planning.machines import machine
 from mvjax.planning.plan import Plan, make_plan
 from mvjax.planning.shapes import find_shape
@@ -129,13 +129,21 @@ def test_what_the_compiler_refuses():
 
 @pytest.mark.parametrize("name", ["v5e:2x2", pytest.param("h100:1", marks=pytest.mark.slow)])
 def test_generation(name):
-    plan = plan_generation(find_shape("shape:qwen2.5-1.5b"), machine(name), Load(requests=8), "bfloat16")
-    assert plan.weights == pytest.approx(2 * parameter_count(plan.shape.config), rel=0.01)
+    shape = find_shape("shape:qwen2.5-1.5b")
+    plan = plan_generation(describe_service(shape, machine(name)), Load(requests=8))
+    assert plan.service.chips == 1
+    assert plan.weights == pytest.approx(2 * parameter_count(shape.config), rel=0.01)
     assert plan.pages == (1 + 8 * 4096 // 128) * 128 * 28 * 2 * 2 * 128 * 2
     assert plan.weights + plan.pages + plan.state + plan.rest + plan.compiled.code == plan.compiled.total
     assert plan.fits
     assert plan.rest < plan.pages
-    assert plan.step_seconds > 0
+    assert not plan.step.collectives
+    assert not plan.step.weight_copies
+    # The whole chip but for a margin of two pages.
+    held = plan.weights + plan.state + plan.rest + plan.compiled.code
+    page = 28 * 2 * 2 * 128 * 128 * 2
+    assert plan.room - 2 * page < held + (plan.tokens // 128 + 1) * page <= plan.room
+    assert plan.times.bound >= (plan.weights + plan.pages) / plan.service.machine.chip.bandwidth
 
 
 @pytest.mark.parametrize(
