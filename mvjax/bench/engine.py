@@ -140,7 +140,7 @@ def find_copies(engine: Engine, bare: dict[int, BareLoop], model: DecoderStepMod
     """Where the engine's loops and the bare ones make a buffer of a KV stream array's size; empty as it should be."""
     import jax
 
-    slots = engine.config.stream_step
+    slots = engine.config.max_slots
     kv = jax.eval_shape(lambda: model.local.init_kv(1, slots))
     shapes = {leaf.shape for leaf in jax.tree.leaves(kv)}
     programs = {f"engine, {name}": text for name, text in engine.loop_programs().items()}

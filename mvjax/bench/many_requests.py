@@ -106,8 +106,8 @@ def measure_many(
         requests=config.requests[-1],
         max_branches=config.max_branches,
         row_counts=config.requests,
-        stream_step=slots,
         max_slots=slots,
+        share_pages=False,
         sync_steps=SYNC,
     )
     engine = Engine(model, model.params, tokenizer, sizes)

@@ -71,7 +71,11 @@ def measure(config: ParallelBench, report: Report, say: Callable[[str], None]) -
         items = [Item(f"script-{script.paths}", script.paths, script.prompt, script.limits) for script in scripts]
     else:
         engine_config = EngineConfig(
-            requests=1, max_branches=config.max_branches, row_counts=config.row_counts, stream_step=config.slots
+            requests=1,
+            max_branches=config.max_branches,
+            row_counts=config.row_counts,
+            max_slots=config.slots,
+            share_pages=False,
         )
         engine = Engine(model, model.params, tokenizer, engine_config)
         items = [item for degree in config.degrees for item in synthetic_items(config, tokenizer, degree)]

@@ -162,7 +162,15 @@ def scripted_engine(
                 f"more than the KV stream's {slots}; give more --slots, or fewer rows or steps"
             )
     steered = SteeredModel(model, params, vocabulary, scripts, slots)
-    config = EngineConfig(requests=1, max_branches=rows, row_counts=row_counts, stream_step=slots, sync_steps=SYNC)
+    most = max(len(script.prompt) + script.limits.max_new_tokens for script in scripts) + rows
+    config = EngineConfig(
+        requests=1,
+        max_branches=rows,
+        row_counts=row_counts,
+        max_slots=max(slots, most),
+        sync_steps=SYNC,
+        share_pages=False,
+    )
     return Engine(steered, steered.params, tokenizer, config), scripts
 
 

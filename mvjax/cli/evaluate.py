@@ -88,6 +88,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
 
     from mvjax.data.encode import with_suffix
     from mvjax.engine import Engine, EngineConfig
+    from mvjax.engine.limits import stream_slots
     from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
     from mvjax.evaluation.report import totals
     from mvjax.evaluation.run import run_benchmark
@@ -114,15 +115,14 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
     requests = 1 if arguments.check else arguments.requests
-    # Few row counts and one stream size: compiling takes longer than what finer ones would save.
+    # Few row counts: compiling takes longer than what finer ones would save.
     rows = arguments.max_branches if arguments.mode == "parallel" else 1
     longest = max(map(len, prompts), default=1) + limits.max_new_tokens + rows
-    longest = -(-longest // EngineConfig.stream_step) * EngineConfig.stream_step
     config = EngineConfig(
         requests=requests,
         max_branches=rows,
         row_counts=tuple(sorted({requests, rows, 2 * rows, requests * rows})) if rows > 1 else (requests,),
-        stream_step=min(longest, EngineConfig.max_slots),
+        max_slots=stream_slots(longest),
     )
     engine = Engine(model, model.params, tokenizer, config)
     for prompt in prompts:

@@ -27,9 +27,6 @@ DEMO_PROMPT = (
 SVG_WIDTH = 108
 """Columns of a picture: room for four paths side by side."""
 
-ROOM = 512
-"""New tokens that streams have room for from the start; they grow where an answer is longer."""
-
 
 @dataclass(frozen=True)
 class GenerateArguments(ServedModel, Cached):
@@ -73,6 +70,7 @@ def main(argv: list[str]) -> int:
 
     from mvjax.data.encode import with_suffix
     from mvjax.engine import Engine, EngineConfig
+    from mvjax.engine.limits import stream_slots
     from mvjax.evaluation.run import error_of
     from mvjax.models.load import demo_adapter, load_for_generation
     from mvjax.training.trained import is_run, load_run
@@ -97,15 +95,21 @@ def main(argv: list[str]) -> int:
     rows = arguments.max_branches if arguments.mode == "parallel" else 1
     # Few row counts: the first answer waits for every program that is compiled.
     counts = (1, rows) if rows > 1 else (1,)
-    config = EngineConfig(requests=1, max_branches=rows, row_counts=counts, logprobs=arguments.logprobs)
+    longest = max(map(len, encoded))
+    config = EngineConfig(
+        requests=1,
+        max_branches=rows,
+        row_counts=counts,
+        max_slots=stream_slots(longest + arguments.limits.max_new_tokens + rows),
+        prefill_chunks=EngineConfig.prefill_chunks[:1] if longest <= 64 else EngineConfig.prefill_chunks[1:],
+        logprobs=arguments.logprobs,
+    )
     engine = Engine(model, model.params, tokenizer, config)
     for ids in encoded:
         engine.check(ids, arguments.limits, arguments.sampling, arguments.mode)
     compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
     with status("compiling (kept for the next time)"):
-        lengths = [len(ids) for ids in encoded]
-        room = max(lengths) + min(arguments.limits.max_new_tokens, ROOM) + rows
-        engine.compile_ahead(1, min(room, config.max_slots), lengths)
+        engine.warm_up(laid_out=False)
     settings = {"limits": arguments.limits, "sampling": arguments.sampling}
     exit_status = 0
     for text, ids in zip(prompts, encoded, strict=True):

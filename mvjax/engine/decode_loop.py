@@ -149,9 +149,11 @@ def step(
     branches, settings = view(request.branches), request.settings
     active_RL = branches.active
     requests, max_branches = active_RL.shape
-    # A finished request has no lanes, but a model may still write there: behind what it holds.
+    # A request that does not run has no lanes, but a model may still write there: at the end of its stream, since the
+    # beginning may belong to a prompt that is being prefilled.
     slots = state.segment_RS.shape[1]
-    start_R = jnp.minimum(request.used, slots - lanes_of(max_branches, width))
+    last = slots - lanes_of(max_branches, width)
+    start_R = jnp.where(request.alive, jnp.minimum(request.used, last), last)
     placement, row_RL, branch_W = compact_rows(active_RL, start_R, width)
     active_W = placement.active_W
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,29 @@ from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.scheduler import Scheduler
 from mvjax.engine.state import Counts
 from mvjax.engine.tables import build_tables
+from mvjax.engine.turns import next_turn
 from mvjax.errors import UserError
 
 DEFAULT_LIMITS = Limits()
 GREEDY = SamplingParams()
+REUSED = ("stop", "tokens", "positions", "cancelled")
+"""Reasons of answers that a later prompt may hold."""
 PromptLike = Prompt | Sequence[int] | str
 """Token ids; a `Prompt`, with a layout; or a question as text, for the tokenizer's chat template."""
 OnTokens = Callable[[list[TokenUpdate]], None]
+
+
+class QueueFull(UserError):
+    """No more requests are taken for now."""
+
+
+class WarmUp(NamedTuple):
+    """What `Engine.warm_up` did."""
+
+    programs: int
+    """Programs that the engine has now."""
+    seconds: float
+    """How long it took."""
 
 
 class Engine:
@@ -57,7 +73,7 @@ class Engine:
             )
         tables = build_tables(vocabulary, vocabulary.eos_ids, self.config.max_paths)
         self._has_tags = bool((tables.tag_id >= 0).all())
-        self._codes_V = vocabulary.codes
+        self._vocabulary = vocabulary
         self._programs = ProgramCache(getattr(model, "arithmetic", None))
         self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
         tables = jax.device_put(tables, self._cache.replicated)
@@ -70,7 +86,7 @@ class Engine:
         self._updates: list[TokenUpdate] = []
         self._report: DecodeReport | None = None
         """Of a stay that not all requests have read yet; an interruption may come between them."""
-        self._next = 0
+        self._next = self._warm = 0
 
     # What callers use.
 
@@ -78,6 +94,11 @@ class Engine:
     def compilations(self) -> int:
         """Programs compiled so far. The count is constant once every size in use has been seen."""
         return len(self._programs)
+
+    @property
+    def cold_compilations(self) -> int:
+        """Programs compiled since `warm_up`, while requests waited; 0 where it was not called."""
+        return len(self._programs) - self._warm if self._warm else 0
 
     @property
     def kv(self) -> KVArrays:
@@ -138,9 +159,22 @@ class Engine:
         limits: Limits = DEFAULT_LIMITS,
         sampling: SamplingParams = GREEDY,
         mode: Mode = "parallel",
+        deadline: float | None = None,
     ) -> int:
-        """Put a request into the queue; returns its number. `step` runs it. Raises UserError as `generate`."""
+        """Put a request into the queue; returns its number. `step` runs it.
+
+        Args:
+            deadline: seconds from now after which it is wound up as by `cancel`, with the reason "deadline".
+
+        Raises:
+            UserError: as `generate`, or `EngineConfig.max_queue` requests wait already.
+        """
+        waiting, most = len(self._scheduler.queue), self.config.max_queue
+        if most is not None and waiting >= most:
+            raise QueueFull(f"{waiting} requests wait, as many as the queue takes (EngineConfig.max_queue); try later")
         request = self._request(prompt, limits, sampling, mode, self._next)
+        if deadline is not None:
+            request.deadline = request.submitted + deadline
         self._next += 1
         self._enqueue([request])
         return request.number
@@ -167,8 +201,8 @@ class Engine:
         scheduler, config = self._scheduler, self.config
         steps = config.sync_steps if on_tokens is None else min(config.stream_steps, config.sync_steps)
         try:
-            if self._report is None and (batch := scheduler.schedule()) is not None:
-                self._report = self._runner.decode(batch.width, batch.narrower, steps)
+            if self._report is None and (batch := scheduler.schedule(steps)) is not None:
+                self._report = self._runner.decode(*batch)
                 scheduler.running = self._report.running
         except BaseException as error:
             self._report = None
@@ -177,7 +211,7 @@ class Engine:
                 raise
         if self._report is not None:
             for index, request in enumerate(scheduler.on_device):
-                if request is not None:
+                if request is not None and request.started:
                     self._read(index, request, self._report, on_tokens is not None)
             self._report = None
         for request in scheduler.ended:
@@ -196,23 +230,24 @@ class Engine:
         self._scheduler.reset()
         self._requests, self._finished, self._updates, self._report = {}, {}, [], None
 
-    def compile_ahead(self, requests: int = 1, slots: int | None = None, prompt_lengths: Sequence[int] = ()) -> None:
-        """Compile for this number of requests and slots; later requests that fit will use these programs.
+    def warm_up(self, laid_out: bool = True) -> WarmUp:
+        """Compile every program that requests will need, side by side. Those that are compiled already, in this process
+        or in JAX's persistent cache (`jax_compilation_cache_dir`), are taken from there.
 
         Args:
-            slots: prompt, new tokens and `EngineConfig.max_branches` spare ones; `EngineConfig.stream_step` by default.
-            prompt_lengths: lengths of prompts without a layout, whose prefill is compiled too.
+            laid_out: whether prompts with a layout may come.
 
         Raises:
             UserError: the engine is busy.
         """
         if self.busy:
-            raise UserError("this engine is busy; compile ahead before the first request")
-        requests, scheduler = self._scheduler.indices_for(requests), self._scheduler
-        scheduler.allocate(requests, self._cache.slots_for(slots or self.config.stream_step))
-        blank = Request(0, Prompt([0]), DEFAULT_LIMITS, GREEDY, "parallel")
+            raise UserError("this engine is busy; warm it up before the first request")
+        blank, before = Request(0, Prompt([0]), DEFAULT_LIMITS, GREEDY, "parallel"), self._programs.seconds
         settings = blank.settings(self.config.max_branches, cancelled=False)
-        self._runner.compile_ahead(scheduler.batches(requests), prompt_lengths, settings, blank.root())
+        loops = [(batch.width, batch.narrower) for batch in self._scheduler.batches()]
+        self._runner.warm_up(loops, settings, blank.root(), laid_out)
+        self._warm = len(self._programs)
+        return WarmUp(self._warm, self._programs.seconds - before)
 
     @property
     def params(self) -> Any:
@@ -224,6 +259,12 @@ class Engine:
         if self.busy:
             raise UserError("this engine is busy; set parameters when no request runs or waits")
         self._runner.params = jax.tree.map(jnp.asarray, params)
+        self._cache.forget()  # Keys and values are those of the weights before.
+
+    def next_turn(self, prompt: PromptLike, result: Result, tokens: Sequence[int]) -> Prompt:
+        """The prompt of a conversation's next turn: a prompt, its answer laid out as the transcript that it is, and new
+        tokens behind them. What the engine still holds of the first two is not prefilled again."""
+        return next_turn(self._prompt(prompt, "parallel"), result, tokens, self._vocabulary)
 
     def loop_programs(self) -> dict[str, str]:
         """The compiled generation loops as text, by their rows."""
@@ -233,7 +274,6 @@ class Engine:
     # The host's side.
 
     def _enqueue(self, requests: Sequence[Request]) -> None:
-        self._scheduler.resize |= not self.busy
         self._requests |= {request.number: request for request in requests}
         self._scheduler.queue.extend(requests)
 
@@ -245,7 +285,10 @@ class Engine:
                 self._updates += request.token_updates()
             if not report.alive_R[index]:
                 counts = Counts(*[count_R[index] for count_R in report.counts])
-                self._finished[request.number] = request.result(counts, self._programs.seconds, self.tokenizer)
+                result = request.result(counts, self._programs.seconds, self.tokenizer)
+                if self._cache.prefixes is not None and result.reason in REUSED:
+                    self._scheduler.keep(index, next_turn(request.prompt, result, (), self._vocabulary))
+                self._finished[request.number] = result
                 self._scheduler.finish(index)
         except Exception as error:
             self._scheduler.fail(index, error)
@@ -258,14 +301,16 @@ class Engine:
             raise UserError(f"mode is {mode!r}; give parallel, sequential or autoregressive")
         if not self._has_tags and mode != "autoregressive":
             raise UserError("the tokenizer has no control tags; add them, or use mode autoregressive")
-        prompt = self._prompt(prompt, mode).validate(f"prompt {number}", len(self._codes_V), self.config.prompt_levels)
+        prompt = self._prompt(prompt, mode).validate(
+            f"prompt {number}", len(self._vocabulary.codes), self.config.prompt_levels
+        )
         limits = limits.validate(self.config.max_paths, self.config.max_depth, mode)
         room = self._cache.max_slots - self.config.max_branches
         if len(prompt.tokens) + limits.max_new_tokens > room:
             raise UserError(
                 f"prompt {number} has {len(prompt.tokens)} tokens; with max_new_tokens {limits.max_new_tokens} it "
                 f"needs more than the {room} slots of a stream; shorten it, or raise EngineConfig.max_slots"
-                + (" or pages" if self._cache.pages else "")
+                + (" or pages" if self._cache.sizes.pages else "")
             )
         positions = limits.max_positions or limits.max_new_tokens
         most = getattr(self.model, "max_position", None)
@@ -274,7 +319,7 @@ class Engine:
                 f"prompt {number} ends at position {prompt.last_position}; with {positions} positions more it goes "
                 f"beyond the model's {most}; shorten it, or lower max_positions"
             )
-        return Request(number, prompt, limits, sampling.validate().check(limits, self._codes_V), mode)
+        return Request(number, prompt, limits, sampling.validate().check(limits, self._vocabulary.codes), mode)
 
     def _prompt(self, prompt: PromptLike, mode: Mode) -> Prompt:
         if isinstance(prompt, Prompt):

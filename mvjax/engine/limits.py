@@ -11,6 +11,8 @@ from mvjax.settings import setting
 
 Mode = Literal["parallel", "sequential", "autoregressive"]
 UNLIMITED = 2**30
+SLOTS, MOST_SLOTS = 512, 32768
+"""Slots of the shortest and of the longest streams of `stream_slots`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Limits:
         return self
 
 
+def stream_slots(need: int) -> int:
+    """Slots of a stream that holds this number of them: one of few sizes, so that compiled programs are found again,
+    and no more than `EngineConfig.max_slots` by default."""
+    slots = SLOTS
+    while slots < min(need, MOST_SLOTS):
+        slots = max(slots + SLOTS, slots * 3 // 2 // SLOTS * SLOTS)
+    return min(slots, MOST_SLOTS)
+
+
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
     """Sizes that programs are compiled for."""
@@ -56,22 +67,30 @@ class EngineConfig:
     """Largest `Limits.max_depth` that a request may ask for."""
     max_paths: int = setting(16, at_least=1, at_most=64, note="labels are made of their numbers")
     """Largest `Limits.max_paths` that a request may ask for."""
-    stream_step: int = setting(512, at_least=1)
-    """Slots that a stream grows by."""
-    max_slots: int = setting(32768, at_least=1)
+    max_slots: int = setting(MOST_SLOTS, at_least=1)
     """Slots of a stream at most: a prompt with its new tokens must fit."""
     pages: int | None = setting(None, at_least=1)
-    """Pages for the streams of all requests, where the model keeps them in pages; None: enough for `requests` streams
-    of `max_slots`. With fewer, the youngest request leaves the device when they run out and comes back as it was."""
+    """Pages for the streams of all requests, where the model keeps them in pages; None: as many as `memory` has room
+    for. Where they run out, the youngest request leaves the device and comes back as it was."""
+    memory: float = setting(0.9, above=0, at_most=1)
+    """Share of a device's memory that weights and pages may take together. On CPUs: of the memory that is free on the
+    host, for pages, of which there are no more than `requests` streams of `max_slots` have use for, and no more than
+    2 GiB."""
+    share_pages: bool = setting(True)
+    """Where streams lie in pages: prompts that begin alike share them, and a conversation's next turn goes on in the
+    pages of the one before."""
     sync_steps: int = setting(32, at_least=1)
     """Steps after which the loop reports to the host at the latest: for cancelling, and for requests that wait."""
     stream_steps: int = setting(8, at_least=1)
     """The same while somebody listens (`on_tokens`), where it is less."""
-    prefill_chunks: tuple[int, ...] = setting((16, 64, 256), at_least=1)
-    """Static sizes of the chunks in which a prompt is prefilled."""
+    prefill_chunks: tuple[int, ...] = setting((64, 256), at_least=1)
+    """Tokens of a call that prefills prompts, of one or of several requests. While requests run, a call has the
+    smallest of these sizes that keeps them waiting for no more than a few steps."""
     logprobs: int | None = setting(None, at_least=0, at_most=20)
     """Keep the log-probability of every sampled token and of this number of the model's top alternatives, see
     `Result.logprobs`; None: none are computed."""
+    max_queue: int | None = setting(None, at_least=1)
+    """Requests that may wait at a time; `Engine.submit` refuses more of them. None: any number."""
     prompt_levels: int = setting(5, at_least=1)
     """Interval levels of laid-out prompts (the document, then nesting), for conversations."""
 

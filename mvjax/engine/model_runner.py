@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mvjax.engine import decode_loop, report, state_ops
@@ -15,10 +17,13 @@ from mvjax.engine import state as st
 from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.limits import EngineConfig
 from mvjax.engine.model import StepModel
+from mvjax.engine.prefill import CallSize, PrefillRow, call_sizes
 from mvjax.engine.program_cache import Program, ProgramCache
-from mvjax.engine.prompt import Prompt, chunk_plan
+from mvjax.engine.prompt import Prompt
 from mvjax.engine.report import DecodeReport
 from mvjax.engine.tables import Tables
+
+TEMP = True
 
 
 class ModelRunner:
@@ -26,6 +31,9 @@ class ModelRunner:
 
     Attributes:
         params: the model's parameters.
+        call_sizes: sizes of calls that prefill, the smallest first.
+        prefill_seconds: what the last call of each size took.
+        step_seconds: what a step of the loop took in the last stay.
     """
 
     def __init__(
@@ -39,6 +47,10 @@ class ModelRunner:
     ):
         self.model, self.config, self.cache, self.programs = model, config, cache, programs
         self.tables, self.params = tables, params
+        self.call_sizes = call_sizes(config.prefill_chunks, cache.page_size)
+        self.prefill_seconds: dict[CallSize, float] = {}
+        self.step_seconds = 0.0
+        self._laid_out: tuple[Prompt, Any] | None = None
 
     def decode(self, width: int, narrower: int, steps: int) -> DecodeReport:
         """A stay in the generation loop on `width` rows.
@@ -52,30 +64,36 @@ class ModelRunner:
             cache.refresh_table()
         program = self.decode_program(width, narrower, steps)
         compiled = self.programs.get(program.key) or self.programs.compile(program)
+        start = time.perf_counter()
         cache.valid = False
         cache.kv, cache.state, packed = compiled(*program.arguments)
         packed = np.asarray(packed)
         cache.valid = True
         made = report.unpacked(packed, cache.sizes.requests, self.config.sync_steps, width)
+        self.step_seconds = (time.perf_counter() - start) / max(made.steps, 1)
         cache.used_R = made.used_R.copy()
         return made
 
-    def prefill(self, request_index: int, prompt: Prompt) -> None:
-        """Put a prompt but for its last token into a request's slots."""
-        cache = self.cache
-        tokens_T, positions_T = np.asarray(prompt.tokens, np.int32), prompt.position_array()
-        hidden = self._hidden(prompt)
-        for offset, size, length in chunk_plan(len(tokens_T) - 1, self.config.prefill_chunks):
-            if cache.table_stale:
-                cache.refresh_table()
-            chunk, padding = slice(offset, offset + length), (0, size - length)
-            columns = np.pad(tokens_T[chunk], padding), np.pad(positions_T[chunk], padding)
-            program = self._prefill_program(*columns, hidden, request_index, offset, length)
-            compiled = self.programs.compile(program)
-            cache.valid = False
-            cache.kv = compiled(*program.arguments)
-            jax.block_until_ready(cache.kv)
-            cache.valid = True
+    def prefill(self, rows: Sequence[PrefillRow], size: CallSize) -> None:
+        """Put tokens of prompts into their requests' slots, in one call of a size that holds the rows."""
+        cache, prompt = self.cache, rows[0].request.prompt
+        if cache.table_stale:
+            cache.refresh_table()
+        tokens_BT, positions_BT = np.zeros((2, size.rows, size.tokens), np.int32)
+        numbers_3B = np.zeros((3, size.rows), np.int32)
+        for row, (index, request, offset, length) in enumerate(rows):
+            chunk = slice(offset, offset + length)
+            tokens_BT[row, :length] = request.prompt.tokens[chunk]
+            positions_BT[row, :length] = request.prompt.position_array()[chunk]
+            numbers_3B[:, row] = index, offset, length
+        program = self._prefill_program(tokens_BT, positions_BT, self._hidden(prompt), numbers_3B)
+        compiled = self.programs.compile(program)
+        start = time.perf_counter()
+        cache.valid = False
+        cache.kv = compiled(*program.arguments)
+        jax.block_until_ready(cache.kv)
+        cache.valid = True
+        self.prefill_seconds[size] = time.perf_counter() - start
 
     def admit(self, request_index: int, settings: st.Settings, root: st.Root) -> None:
         """Start the root of a prefilled request."""
@@ -84,31 +102,39 @@ class ModelRunner:
 
     def cancel(self, request_index: int) -> None:
         """Let a request be wound up."""
-        key = pc.CancelKey(self.cache.sizes)
-        self.cache.change_state(Program(key, state_ops.cancel, (self.cache.state, np.int32(request_index)), (0,)))
+        self.cache.change_state(self._cancel_program(request_index))
 
-    def compile_ahead(
-        self, decodes: Iterable[tuple[int, int]], prompt_lengths: Iterable[int], settings: st.Settings, root: st.Root
-    ) -> None:
-        """Compile what requests with prompts of these lengths, without a layout, will need in the sizes of the cache.
+    def warm_up(self, decodes: Iterable[tuple[int, int]], settings: st.Settings, root: st.Root, laid_out: bool) -> None:
+        """Compile all programs that there can be, side by side.
 
         Args:
             decodes: width and narrower row count of each loop.
             settings, root: of any request.
+            laid_out: those of laid-out prompts too.
         """
-        hidden = self._hidden(Prompt([0]))
-        plans = [chunk_plan(length - 1, self.config.prefill_chunks) for length in prompt_lengths]
-        columns = [np.zeros(size, np.int32) for size in {size for plan in plans for _, size, _ in plan}]
-        if self.cache.table_stale:
-            self.cache.refresh_table()
+        cache, slots = self.cache, self.cache.sizes.slots
+        cache.allocate()
+        if cache.table_stale:
+            cache.refresh_table()
         programs = [self.decode_program(width, narrower, 1) for width, narrower in decodes]
-        programs += [self._prefill_program(column, column, hidden, 0, 0, 1) for column in columns]
-        programs += [self._admit_program(0, settings, root)]
-        self.programs.compile_ahead(programs)
+        for size in self.call_sizes:
+            blank_BT, numbers_3B = np.zeros(size, np.int32), np.zeros((3, size.rows), np.int32)
+            for levels in (0, self.config.prompt_levels)[: 1 + laid_out]:
+                hidden = jax.device_put(np.zeros((2, levels, slots), np.int32), cache.replicated)
+                programs.append(self._prefill_program(blank_BT, blank_BT, hidden, numbers_3B))
+        programs += [self._admit_program(0, settings, root), self._cancel_program(0)]
+        self.programs.compile_ahead([*programs, *cache.programs_ahead()])
 
     def decode_programs(self) -> dict[pc.DecodeKey, Any]:
         """The compiled loops."""
         return {key: program for key, program in self.programs.items() if isinstance(key, pc.DecodeKey)}
+
+    def _hidden(self, prompt: Prompt) -> Any:
+        """Hidden intervals of a prompt [2, E, S] on the device, put there once for all of its pieces."""
+        if self._laid_out is None or self._laid_out[0] is not prompt:
+            hidden = np.stack(prompt.hidden(self.config.prompt_levels, self.cache.sizes.slots))
+            self._laid_out = prompt, jax.device_put(hidden, self.cache.replicated)
+        return self._laid_out[1]
 
     def decode_program(self, width: int, narrower: int, steps: int) -> Program:
         """A stay in the generation loop, `steps` steps at most, on arrays as they are now."""
@@ -119,19 +145,24 @@ class ModelRunner:
         arguments = self.params, self.tables, cache.kv, cache.state, cache.room_R, np.int32(steps)
         return Program(key, run, arguments, (2, 3))
 
-    def _hidden(self, prompt: Prompt) -> tuple[Any, Any]:
-        """A prompt's hidden intervals [1, E, S] on the device, for all its chunks."""
-        hidden = [array_ES[None] for array_ES in prompt.hidden(self.config.prompt_levels, self.cache.sizes.slots)]
-        return tuple(jax.device_put(hidden, self.cache.replicated))
+    def _prefill_program(self, tokens_BT, positions_BT, hidden_2ES: Any, numbers_3B) -> Program:
+        rows, tokens = tokens_BT.shape
+        key = pc.PrefillKey(self.cache.sizes, rows, tokens, hidden_2ES.shape[1])
+        arguments = self.params, self.cache.kv, tokens_BT, positions_BT, hidden_2ES, numbers_3B
+        return Program(key, functools.partial(prefill_call, self.model), arguments, (1,))
 
-    def _prefill_program(self, tokens_T, positions_T, hidden, request_index: int, offset: int, length: int) -> Program:
-        key = pc.PrefillKey(self.cache.sizes, len(tokens_T), hidden[0].shape[1])
-        numbers = [np.array([number], np.int32) for number in (request_index, offset, length)]
-        arguments = self.params, self.cache.kv, tokens_T[None], positions_T[None], *hidden, *numbers
-        return Program(key, self.model.prefill, arguments, (1,))
+    def _cancel_program(self, request_index: int) -> Program:
+        arguments = self.cache.state, np.int32(request_index)
+        return Program(pc.CancelKey(self.cache.sizes), state_ops.cancel, arguments, (0,))
 
     def _admit_program(self, request_index: int, settings: st.Settings, root: st.Root) -> Program:
         sizes = self.cache.sizes
         admit = functools.partial(state_ops.admit, sizes=sizes)
         arguments = self.cache.state, np.int32(request_index), settings, root
         return Program(pc.AdmitKey(sizes), admit, arguments, (0,))
+
+
+def prefill_call(model: StepModel, params: Any, kv: Any, tokens_BT, positions_BT, hidden_2ES, numbers_3B) -> Any:
+    """`StepModel.prefill` of rows under the same hidden intervals. numbers: request, offset and length of each row."""
+    hide_start_BES, hide_end_BES = jnp.broadcast_to(hidden_2ES[:, None], (2, len(tokens_BT), *hidden_2ES.shape[1:]))
+    return model.prefill(params, kv, tokens_BT, positions_BT, hide_start_BES, hide_end_BES, *numbers_3B)

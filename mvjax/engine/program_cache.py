@@ -43,26 +43,21 @@ class DecodeKey(ProgramKey):
 
 @dataclasses.dataclass(frozen=True)
 class PrefillKey(ProgramKey):
-    """One chunk of a prompt."""
+    """A call that prefills prompts."""
 
+    rows: int
     tokens: int
+    """Of a row."""
     levels: int
-    """Interval levels of the prompt's layout."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GrowKey(ProgramKey):
-    """Arrays of `sizes` copied into larger ones."""
-
-    larger: Sizes
+    """Interval levels of the prompts' layout; 0: nothing is hidden."""
 
 
 class AllocateKey(ProgramKey):
-    """Empty arrays (contiguous streams), or the state alone (pages)."""
+    """Empty keys and values."""
 
 
-class AllocatePagesKey(ProgramKey):
-    """Empty pages."""
+class AllocateStateKey(ProgramKey):
+    """An empty state."""
 
 
 class AdmitKey(ProgramKey):
@@ -86,11 +81,15 @@ class ResumeKey(ProgramKey):
 
 
 class ReadPagesKey(ProgramKey):
-    """The content of a request's pages."""
+    """The content of some pages."""
 
 
 class WritePagesKey(ProgramKey):
     """Its inverse."""
+
+
+class CopyPageKey(ProgramKey):
+    """The content of a page in another."""
 
 
 class Program(NamedTuple):
@@ -112,7 +111,7 @@ class SharedPrograms:
     model's arithmetic (`StepModel.arithmetic`), its key, and the arguments' structure, shapes, types and places.
     """
 
-    def __init__(self, most: int = 64):
+    def __init__(self, most: int = 128):
         self.most = most
         self._programs: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()

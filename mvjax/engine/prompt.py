@@ -80,24 +80,11 @@ class Prompt:
         return np.asarray(self.positions, np.int32)
 
     def hidden(self, levels: int, slots: int) -> tuple[Int[np.ndarray, "E S"], Int[np.ndarray, "E S"]]:
-        """Intervals over the slots of a stream: `levels` of them for a laid-out prompt, E = 0 for a plain one."""
+        """Intervals over the slots of a stream: `levels` of them for a laid-out prompt, none for a plain one."""
         start_ES = np.zeros((levels if self.laid_out else 0, slots), np.int32)
         end_ES = np.zeros_like(start_ES)
-        if self.laid_out:
+        if self.hide_start is not None and self.hide_end is not None:
             depth, count = np.shape(self.hide_start)
             start_ES[:depth, :count] = self.hide_start
             end_ES[:depth, :count] = self.hide_end
         return start_ES, end_ES
-
-
-def chunk_plan(length: int, sizes: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(offset, static size, tokens) of the chunks that prefill `length` tokens: few of them, at most half empty."""
-    chunks, offset = [], 0
-    while offset < length:
-        rest = length - offset
-        above = [size for size in sizes if size >= rest and 2 * rest > size]
-        below = [size for size in sizes if size <= rest]
-        size = min(above) if above else max(below) if below else min(sizes)
-        chunks.append((offset, size, min(size, rest)))
-        offset += size
-    return chunks

@@ -11,14 +11,18 @@ from jaxtyping import Int32
 
 from mvjax.engine import state as st
 from mvjax.engine.kv_cache import Preempted
-from mvjax.engine.limits import UNLIMITED, EngineConfig, Limits, Mode
+from mvjax.engine.limits import UNLIMITED, Limits, Mode
 from mvjax.engine.logprobs import LogProbs
-from mvjax.engine.prompt import Prompt, chunk_plan
+from mvjax.engine.prompt import Prompt
 from mvjax.engine.record import FORK, ORIGIN, PATHS, TOKEN, Record
 from mvjax.engine.result import Result, Timings, make_result, stream_record
 from mvjax.engine.sampling import key_of, on_device
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.token_edits import token_edits
+
+EXPIRED = {"cancelled": "deadline"}
+RESUMING_STEPS = 8
+"""A request that comes back has pages for at least twice this number of steps with all branches."""
 
 
 def _scalar(value: int) -> Any:
@@ -54,6 +58,20 @@ class Request:
     """The device knows of that."""
     error: Exception | None = None
     """Why it failed."""
+    deadline: float | None = None
+    """When it is to end at the latest, as `time.perf_counter` counts; None: it has the time that it takes."""
+    expired: bool = False
+    """It was cancelled because its deadline had passed."""
+    prefilled: int = 0
+    """Tokens of the prompt whose keys and values are in their slots."""
+    found: int = 0
+    """Of these, how many were found in pages of others when it was admitted."""
+    page_keys: list[bytes] | None = None
+    """Keys of the full pages of its prompt, see `PrefixCache`."""
+    preemptions: int = 0
+    """Times that it has left the device for want of pages."""
+    overtaken: int = 0
+    """Requests that began while it waited to come back."""
     record: Record = dataclasses.field(default_factory=Record)
     """What the loop has fed of it since it began, or began anew."""
     streamed: int = 1
@@ -66,20 +84,26 @@ class Request:
     admitted: float = 0.0
     """When its prefill began; 0: it has not begun."""
     started: float = 0.0
-    """When its prompt had been prefilled."""
+    """When its prompt had been prefilled and its root started; 0: it has not, or is to begin anew."""
+    begun: bool = False
+    """It has started at least once: it may have told tokens."""
     compiled: tuple[float, float] = (0.0, 0.0)
     """Seconds that the engine had spent on compiling when the request was admitted, and when it started."""
+
+    def begin_anew(self) -> None:
+        """Forget what was on the device."""
+        self.prefilled, self.found, self.started, self.preempted, self.record = 0, 0, 0.0, None, Record()
 
     @property
     def fed(self) -> int:
         """Prompt tokens that are prefilled; the last one is fed by the loop."""
         return len(self.prompt.tokens) - 1
 
-    def first_slots(self, config: EngineConfig) -> int:
-        """Slots for the prompt, the padding of its last chunk (pages need not hold that), and the first step."""
-        chunks = chunk_plan(self.fed, config.prefill_chunks)
-        padded = chunks[-1][0] + chunks[-1][1] if chunks else 0
-        return max(padded, self.fed + config.max_branches)
+    def resuming_slots(self, max_branches: int) -> int:
+        """Slots that there must be pages for before it comes back: for some steps, twice as many each time."""
+        assert self.preempted is not None
+        ahead = max_branches * RESUMING_STEPS << min(self.preemptions, 16)
+        return min(self.preempted.used + ahead, self.most_slots(max_branches))
 
     def most_slots(self, max_branches: int) -> int:
         """Slots that it can ever fill, spare ones of a step with this number of branches included."""
@@ -157,7 +181,17 @@ class Request:
             per_step=decode / max(int(counts.decode_steps), 1),
         )
         reason = st.REASONS[int(counts.reason)]
-        return make_result(self.number, self.prompt, stream_record(self.record), reason, counts, timings, tokenizer)
+        stream = stream_record(self.record)
+        return self._dated(
+            make_result(self.number, self.prompt, stream, reason, counts, timings, tokenizer, found=self.found)
+        )
+
+    def _dated(self, result: Result) -> Result:
+        """The result, "deadline" in place of "cancelled" where that was why."""
+        if not self.expired:
+            return result
+        cuts = {segment: EXPIRED.get(cut, cut) for segment, cut in result.cuts.items()}
+        return dataclasses.replace(result, reason=EXPIRED.get(result.reason, result.reason), cuts=cuts)
 
     def ended_off_device(self, tokenizer: Any) -> Result:
         """The result of a request that failed (see `error`), or was cancelled before it began: no tokens."""
@@ -165,4 +199,6 @@ class Request:
         timings = Timings(time.perf_counter() - self.submitted, 0.0, 0.0, 0.0, 0.0)
         reason = "failed" if self.error is not None else "cancelled"
         counts = st.Counts(*[_scalar(0)] * len(st.Counts._fields))
-        return make_result(self.number, self.prompt, stream, reason, counts, timings, tokenizer, self.error)
+        return self._dated(
+            make_result(self.number, self.prompt, stream, reason, counts, timings, tokenizer, self.error)
+        )

@@ -83,6 +83,8 @@ class Result:
     """Model steps in which the request had a token to feed."""
     critical_path: int
     """Last position - last prompt position."""
+    found: int
+    """Prompt tokens whose keys and values were there already, from prompts and answers before."""
     timings: Timings
     logprobs: LogProbs | None = dataclasses.field(repr=False)
     """Of the tokens; None unless the engine keeps them (`EngineConfig.logprobs`)."""
@@ -136,6 +138,7 @@ def make_result(
     timings: Timings,
     tokenizer: Any,
     error: Exception | None = None,
+    found: int = 0,
 ) -> Result:
     """The result of request `number` from what its stream holds behind the prompt."""
     order_T, segment_T, parent = transcript_order(stream)
@@ -157,6 +160,7 @@ def make_result(
         barred=int(counts.barred),
         decode_steps=int(counts.decode_steps),
         critical_path=int(position_T[-1]) - prompt.last_position if len(position_T) else 0,
+        found=found,
         timings=timings,
         logprobs=stream.logprobs and stream.logprobs.take(order_T),
         stream=stream,

@@ -1,4 +1,4 @@
-"""Who runs: requests wait in a queue, are admitted to the device, make room for older ones, and leave."""
+"""Who runs: requests wait in a queue, are admitted and prefilled, make room for older ones, and leave."""
 
 from __future__ import annotations
 
@@ -8,21 +8,32 @@ from typing import NamedTuple
 
 from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.model_runner import ModelRunner
-from mvjax.engine.record import Record
+from mvjax.engine.prefill import CallSize, next_rows
+from mvjax.engine.prefix_cache import NOTHING
+from mvjax.engine.prompt import Prompt
 from mvjax.engine.request import Request
+
+STALL = 4
+"""Steps of the loop that a call which prefills may take as long as, beside its smallest size."""
+STAY_BETWEEN = 2
+"""Steps of the loop between two calls that prefill."""
 
 
 class Batch(NamedTuple):
-    """The program of the next stay in the loop."""
+    """The next stay in the loop."""
 
     width: int
-    """Its rows."""
+    """Rows of its program."""
     narrower: int
     """The next smaller row count that there is a program for; 0: none."""
+    steps: int
+    """At most."""
 
 
 class Scheduler:
-    """Requests come in order. Where pages run out the youngest is preempted, and is the next to come back.
+    """Requests come in order. Prompts are prefilled in pieces, between short stays in the loop. Where pages run out the
+    youngest request is preempted; it comes back before those that have never run, but for a few of them that find
+    pages where it finds too few.
 
     A fault ends one request. If it took the arrays, or nobody knows whose it is, all that ran begin anew: an answer is
     a function of its own request, so it comes out as it would have. Where nobody knows, they run one at a time until
@@ -34,8 +45,6 @@ class Scheduler:
         ended: requests that ended off the device: failed (with an error), or cancelled before they began.
         running: branches on the device that have a token to feed.
         suspects: numbers of the requests one of which made a step fail.
-        resize: choose the sizes anew for the next request that finds the device empty; while requests run the sizes
-            only grow.
     """
 
     def __init__(self, cache: KVCache, runner: ModelRunner):
@@ -46,59 +55,46 @@ class Scheduler:
     def reset(self) -> None:
         """Drop all requests; the arrays are made anew with the next."""
         self.queue.clear()
-        self.on_device: list[Request | None] = []
         self.ended: list[Request] = []
-        self.running, self.suspects, self.resize = 0, set[int](), True
-        self.cache.reset()
+        self.suspects = set[int]()
+        self._clear()
 
-    def row_counts(self, requests: int) -> list[int]:
-        """Row counts in use for this number of requests: up to the first that holds all branches they can have."""
-        most = requests * self.config.max_branches
+    def batches(self) -> list[Batch]:
+        """The programs of the loop: row counts up to the first that holds all branches there can be."""
+        most = self.config.requests * self.config.max_branches
         counts = [count for count in self.config.row_counts if count < most]
-        return [*counts, min([count for count in self.config.row_counts if count >= most], default=most)]
+        counts.append(min([count for count in self.config.row_counts if count >= most], default=most))
+        return [Batch(width, narrower, self.config.sync_steps) for width, narrower in zip(counts, [0, *counts])]
 
-    def batches(self, requests: int) -> list[Batch]:
-        """The programs for this number of requests."""
-        counts = self.row_counts(requests)
-        return [Batch(width, narrower) for width, narrower in zip(counts, [0, *counts])]
+    def schedule(self, most_steps: int) -> Batch | None:
+        """Admit those that wait and fit, prefill a piece of their prompts; the next stay, None where nobody runs.
 
-    def indices_for(self, requests: int) -> int:
-        """Requests that the arrays are made for: a power of two, so that few sizes occur."""
-        return min(1 << max(requests - 1, 0).bit_length(), self.config.requests)
-
-    def allocate(self, requests: int, slots: int) -> None:
-        """An empty device of this size."""
-        self.on_device = [None] * requests
-        self.cache.allocate(requests, slots)
-
-    def schedule(self) -> Batch | None:
-        """Room for the next step of all that run, and those admitted that wait and fit; None where nobody runs.
+        Args:
+            most_steps: of the stay.
 
         Raises:
             Exception: a fault that is not one request's alone; see `recover`.
         """
-        cache, branches = self.cache, self.config.max_branches
-        if any(self.on_device):
-            if max(cache.used_R) + branches > cache.sizes.slots:
-                cache.grow(int(max(cache.used_R)) + branches, cache.sizes.requests)
-            if cache.pool is not None:
-                self._preempt_for_pages()
-        if self.queue:
-            self._drop_cancelled()
-            self._admit_waiting()
+        self.cache.allocate()
+        self._expire()
+        if self.cache.pool is not None:
+            self._preempt_for_pages()
+        self._admit_waiting()
+        self._prefill()
         for index, request in enumerate(self.on_device):
-            if request is not None and request.cancelled and not request.cancel_applied:
+            if request is not None and request.started and request.cancelled and not request.cancel_applied:
                 self.runner.cancel(index)
                 request.cancel_applied = True
-        if not any(self.on_device):
+        if not self.running:
             return None
-        batch = next(batch for batch in self.batches(cache.sizes.requests) if batch.width >= self.running)
-        if cache.pool is not None:
-            self._reserve_ahead(min(branches, batch.width) * self.config.sync_steps)
+        batch = next(batch for batch in self.batches() if batch.width >= self.running)
+        batch = batch._replace(steps=min(most_steps, STAY_BETWEEN) if self._to_prefill() else most_steps)
+        if self.cache.pool is not None:
+            self._reserve_ahead(min(self.config.max_branches, batch.width) * batch.steps)
         return batch
 
     def finish(self, index: int) -> None:
-        """A request has ended on the device."""
+        """A request has left the device."""
         request, self.on_device[index] = self.on_device[index], None
         if request is not None:
             self.suspects.discard(request.number)
@@ -131,10 +127,15 @@ class Scheduler:
         """Requests on the device go back to the head of the queue, the oldest first, and begin anew."""
         running = [request for request in self.on_device if request is not None]
         waiting = [request for request in self.queue if request not in running]
-        for request in waiting:
-            request.preempted = None  # What it holds may not fit the sizes to come.
+        for request in [*running, *waiting]:
+            request.begin_anew()
         self.queue = collections.deque([*sorted(running, key=lambda request: request.number), *waiting])
-        self.on_device, self.running, self.resize = [], 0, True
+        self._clear()
+
+    def _clear(self) -> None:
+        """Nobody is on the device; the arrays are made anew."""
+        self.on_device: list[Request | None] = [None] * self.config.requests
+        self.running = 0
         self.cache.reset()
 
     def _end(self, request: Request, error: Exception | None = None) -> None:
@@ -142,105 +143,204 @@ class Scheduler:
         self.suspects.discard(request.number)
         self.ended.append(request)
 
-    def _drop_cancelled(self) -> None:
-        """Requests that were cancelled before they began end here."""
-        for request in [request for request in self.queue if request.cancelled and not request.admitted]:
+    def _expire(self) -> None:
+        """Requests whose deadlines have passed are cancelled; those that had not begun end here, and so do those that
+        were cancelled before they began."""
+        now = time.perf_counter()
+        for request in [*self.queue, *filter(None, self.on_device)]:
+            if request.deadline is not None and now > request.deadline and not request.cancelled:
+                request.expired = request.cancelled = True
+        for request in [request for request in self.queue if request.cancelled and not request.begun]:
             self.queue.remove(request)
             self._end(request)
+        for index, request in enumerate(self.on_device):
+            if request is not None and request.cancelled and not request.begun:
+                self.finish(index)
+                self._end(request)
 
     def _admit_waiting(self) -> None:
-        cache = self.cache
-        running = sum(request is not None for request in self.on_device)
-        most = 1 if self.suspects else self.config.requests
-        indices = self.indices_for(min(len(self.queue) + running, most))
-        if self.resize and not running and self.queue:
-            slots = cache.slots_for(max(request.first_slots(self.config) for request in list(self.queue)[:indices]))
-            # A size that the loop is compiled for already, unless streams would be read that are far too long.
-            fitting = [size for size in cache.compiled_slots(indices) if slots <= size <= 4 * slots]
-            self.allocate(indices, min(fitting, default=slots))
-            self.resize = False
-        for index in range(indices):
-            if not self.queue or running >= most:
-                break
-            if index < len(self.on_device) and self.on_device[index] is not None:
-                continue
-            waiting = len(self.queue)
-            running += self._admit(index, indices)
-            if len(self.queue) == waiting or not self.on_device:
-                break  # It waits until others have left; or its fault took the arrays, and all begin anew.
+        """Give indices and pages to requests of the queue, in order."""
+        for request in list(self.queue):
+            on_device = sum(other is not None for other in self.on_device)
+            if on_device >= (1 if self.suspects else self.config.requests):
+                return
+            if not self._admit(self.on_device.index(None), request):
+                if request.error is not None:
+                    continue
+                # A preempted one that finds too few pages does not keep all others waiting, nor waits for good.
+                if request.preempted is None or request.overtaken >= self.config.requests:
+                    return
 
-    def _has_room(self, index: int, indices: int, request: Request) -> bool:
-        """Make room for the first step of a request that waits; False where it finds no pages. A preempted one wants
-        enough of them to stay to its end."""
+    def _admit(self, index: int, request: Request) -> bool:
+        """Put a request of the queue on the device, where it finds pages; whether it is there."""
         cache, branches = self.cache, self.config.max_branches
-        slots = request.fed + branches if request.preempted is None else request.preempted.used + branches
-        cache.grow(max(slots, request.first_slots(self.config)), indices)
-        self.on_device += [None] * (cache.sizes.requests - len(self.on_device))
-        found = request.preempted is None or cache.could_hold(request.most_slots(branches))
-        found = found and cache.reserve(index, slots)
-        if not found:
-            cache.release(index)
-        return found
-
-    def _admit(self, index: int, indices: int) -> bool:
-        """Start the first request of the queue, or go on with it if it was preempted; whether it is on the device."""
-        request = self.queue[0]
         try:
-            if not self._has_room(index, indices, request):
+            if request.preempted is None:
+                found = self._take_pages(index, request)
+            else:
+                found = cache.could_hold(request.resuming_slots(branches))
+                found = found and cache.reserve(index, request.preempted.used + branches)
+            if not found:
+                cache.release(index)
                 return False
             self.on_device[index] = request
             if request.preempted is None:
-                self._start(index, request)
+                compiled = self.runner.programs.seconds
+                request.admitted, request.compiled = time.perf_counter(), (compiled, compiled)
             else:
-                self.cache.resume(index, request.preempted)
+                cache.resume(index, request.preempted)
                 self.running += request.preempted.running
                 request.preempted = None
         except Exception as error:
-            self.queue.popleft()
-            self._end(request, error)
-            began = request in self.on_device
-            if index < len(self.on_device):
-                self.finish(index)
-            if not self.cache.valid:
-                self.restart()
-            elif began:
-                self.cache.evict(index)
+            self._fail_to_begin(index, request, error)
             return False
-        self.queue.popleft()
+        for other in self.queue:
+            other.overtaken += other.preempted is not None and other.number < request.number
+        self.queue.remove(request)
         return True
 
+    def _take_pages(self, index: int, request: Request) -> bool:
+        """Pages for a prompt and the first step: those that its beginning is in already, new ones for the rest; False
+        where there are too few."""
+        cache, prefixes, found = self.cache, self.cache.prefixes, NOTHING
+        if prefixes is not None:
+            if request.page_keys is None:
+                request.page_keys = prefixes.page_keys(request.prompt, request.fed)
+            found = prefixes.find(request.prompt, request.page_keys, request.fed)
+            full = len(found.pages)
+            cache.share(index, [*found.pages, *([] if found.tail is None else [found.tail])])
+            if found.tail is not None and not cache.copy_shared(index, full):
+                return False
+        request.prefilled = request.found = found.slots
+        return cache.reserve(index, request.fed + self.config.max_branches)
+
+    def _fail_to_begin(self, index: int, request: Request, error: Exception) -> None:
+        """End a request that could not be put on the device; the others begin anew if its fault took the arrays."""
+        if request in self.queue:
+            self.queue.remove(request)
+        self._end(request, error)
+        began = self.on_device[index] is request
+        self.finish(index)
+        if not self.cache.valid:
+            self.restart()
+        elif began:
+            self.cache.evict(index)
+
+    def _to_prefill(self) -> list[tuple[int, Request]]:
+        """Requests on the device that have not started, the oldest first, and their indices."""
+        waiting = [(index, request) for index, request in enumerate(self.on_device) if request and not request.started]
+        return sorted(waiting, key=lambda one: one[1].number)
+
+    def _prefill(self) -> None:
+        """One call that prefills; requests whose prompts are complete start."""
+        waiting = self._to_prefill()
+        if not waiting:
+            return
+        rows = next_rows(self._without_twins(waiting), size := self._call_size())
+        requests = {row.request_index: row.request for row in rows}
+        try:
+            if rows:
+                self.runner.prefill(rows, size)
+        except Exception as error:
+            if len(requests) > 1:
+                raise
+            self._fail_to_begin(*next(iter(requests.items())), error)
+            return
+        for row in rows:
+            row.request.prefilled = row.offset + row.length
+        for index, request in waiting:
+            if self.on_device[index] is request:
+                self._know_pages(index, request)
+                if request.prefilled == request.fed:
+                    self._start(index, request)
+
+    def _without_twins(self, waiting: list[tuple[int, Request]]) -> list[tuple[int, Request]]:
+        """Without those whose next page an older one is to fill: they share it when it is filled."""
+        prefixes, coming, others = self.cache.prefixes, set[bytes](), []
+        if prefixes is None:
+            return waiting
+        for index, request in waiting:
+            size, keys = prefixes.pool.page_size, request.page_keys or []
+            while not request.prefilled % size and (place := request.prefilled // size) < len(keys):
+                page = prefixes.page(keys[place])
+                if page is None:
+                    break
+                self.cache.share(index, [page], place)
+                request.prefilled += size
+                request.found += size
+            ahead = keys[request.prefilled // size :]
+            if not ahead or ahead[0] not in coming:
+                others.append((index, request))
+            coming.update(ahead)
+        return others
+
+    def _know_pages(self, index: int, request: Request) -> None:
+        """Pages that a prompt has filled may be shared from now on."""
+        prefixes = self.cache.prefixes
+        if prefixes is not None and request.page_keys:
+            size = prefixes.pool.page_size
+            for place in range(-(-request.found // size), request.prefilled // size):
+                prefixes.add_page(request.page_keys[place], int(prefixes.pool.table_RM[index, place]))
+
+    def keep(self, index: int, transcript: Prompt) -> None:
+        """The stream of a request that ends may be the beginning of others' prompts.
+
+        Args:
+            transcript: its prompt and its answer, as far as its stream holds them, in transcript order.
+        """
+        if self.cache.prefixes is not None:
+            self.cache.prefixes.add_stream(transcript, self.cache.prefixes.pool.owned(index).tolist())
+
+    def _call_size(self) -> CallSize:
+        """The largest size of a call that does not keep those that run waiting for long."""
+        sizes, runner = self.runner.call_sizes, self.runner
+        if not self.running:
+            return sizes[-1]
+        quick = [size for size in sizes if runner.prefill_seconds.get(size, STALL) <= STALL * runner.step_seconds]
+        return quick[-1] if quick else sizes[0]
+
     def _start(self, index: int, request: Request) -> None:
-        """Prefill a prompt and start its root."""
-        request.record = Record()
-        programs = self.runner.programs
-        request.admitted, compiled = time.perf_counter(), programs.seconds
+        """Start the root of a request whose prompt has been prefilled."""
         request.cancel_applied = request.cancelled
-        settings, root = request.settings(self.config.max_branches, request.cancel_applied), request.root()
-        self.runner.prefill(index, request.prompt)
-        self.runner.admit(index, settings, root)
-        request.started, request.compiled = time.perf_counter(), (compiled, programs.seconds)
+        try:
+            settings, root = request.settings(self.config.max_branches, request.cancel_applied), request.root()
+            self.runner.admit(index, settings, root)
+        except Exception as error:
+            self._fail_to_begin(index, request, error)
+            return
+        request.started, request.begun = time.perf_counter(), True
+        request.compiled = request.compiled[0], self.runner.programs.seconds
         self.running += 1
 
     def _by_age(self) -> list[tuple[int, int]]:
         """Number and index of every request on the device, the oldest first."""
         return sorted((request.number, index) for index, request in enumerate(self.on_device) if request is not None)
 
+    def _has_pages(self, index: int, slots: int) -> bool:
+        """Whether a request on the device has pages for its next step, or gets them."""
+        request, cache = self.on_device[index], self.cache
+        if request is None or not request.started:  # It has those of its prompt.
+            return True
+        wanted = int(cache.used_R[index]) + slots
+        return cache.room_R[index] >= wanted or cache.reserve(index, wanted)
+
     def _preempt_for_pages(self) -> None:
         """See that every request has pages for the next step; while they run out the youngest request leaves."""
-        cache, by_age, branches = self.cache, self._by_age(), self.config.max_branches
-        while not all(
-            cache.room_R[index] >= cache.used_R[index] + branches
-            or cache.reserve(index, int(cache.used_R[index]) + branches)
-            for _, index in by_age
-        ):
+        cache, by_age = self.cache, self._by_age()
+        while not all(self._has_pages(index, self.config.max_branches) for _, index in by_age):
             _, index = by_age.pop()
             request = self.on_device[index]
             assert request is not None
-            request.preempted = cache.preempt(index)
+            if request.started:
+                request.preempted = cache.preempt(index)
+                request.preemptions += 1
+                request.overtaken = 0
+                self.running -= request.preempted.running
+            else:
+                request.prefilled = 0
             self.queue.appendleft(request)
             self.on_device[index] = None
             cache.release(index)
-            self.running -= request.preempted.running
 
     def _reserve_ahead(self, slots: int) -> None:
         """Pages for this number of slots more, as far as they are free and can be used, the oldest request first."""
@@ -248,6 +348,7 @@ class Scheduler:
         for _, index in self._by_age():
             request = self.on_device[index]
             assert request is not None
-            wanted = min(int(cache.used_R[index]) + slots, request.most_slots(branches))
-            if cache.room_R[index] < min(wanted, cache.sizes.slots):
-                cache.reserve(index, wanted)
+            if request.started:
+                wanted = min(int(cache.used_R[index]) + slots, request.most_slots(branches))
+                if cache.room_R[index] < min(wanted, cache.sizes.slots):
+                    cache.reserve(index, wanted)

@@ -1,12 +1,9 @@
-"""Changes of the state between stays in the loop: a request is admitted, cancelled, taken out; the streams grow."""
+"""Changes of the state between stays in the loop: a request is admitted, cancelled, taken off and put back."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Int
 
 from mvjax.engine import state as st
@@ -63,18 +60,3 @@ def preempt(state: State, request_index: Int[Array, ""]) -> tuple[State, State]:
 def resume(state: State, request_index: Int[Array, ""], preempted: State) -> State:
     """The state with a preempted request under an index."""
     return jax.tree.map(lambda leaf, value: leaf.at[request_index].set(value), state, preempted)
-
-
-def grow_state(state: State, *, sizes: Sizes) -> State:
-    """The state with more slots or requests; what it holds stays where it is."""
-    return put_into(st.empty_state(sizes), state)
-
-
-def grow(kv: Any, state: State, *, model: Any, sizes: Sizes) -> tuple[Any, State]:
-    """Contiguous streams and the state with more slots or requests; what they hold stays where it is."""
-    return put_into(model.init_kv(sizes.requests, sizes.slots), kv), grow_state(state, sizes=sizes)
-
-
-def put_into(larger: Any, smaller: Any) -> Any:
-    """Every array at the beginning of a larger one."""
-    return jax.tree.map(lambda new, kept: lax.dynamic_update_slice(new, kept, (0,) * new.ndim), larger, smaller)

@@ -41,7 +41,7 @@ def engine_loop(
     with jax.default_device(device):
         programs = DescribedPrograms()
         cache = KVCache(model, config, programs, tables.number.shape[1])
-        cache.allocate(config.requests, cache.slots_for(config.max_slots))
+        cache.allocate()
         cache.refresh_table()
         runner = ModelRunner(model, config, cache, programs, tables, model.params)
         loop = runner.decode_program(rows, 0, config.sync_steps)

@@ -185,7 +185,6 @@ def plan_generation(service: Service, load: Load) -> GenerationPlan:
         requests=load.requests,
         max_branches=load.max_branches,
         max_slots=load.slots,
-        stream_step=load.slots,
         pages=pages,
     )
     tables = build_tables(vocabulary(shape), (), config.max_paths)

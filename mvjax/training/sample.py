@@ -83,8 +83,9 @@ class Sampler:
         self._limits = Limits(max_new_tokens=tokens)
         slots = -(-(len(self._ids) + tokens + rows) // STEP) * STEP
         counts = tuple(sorted({1, rows}))
-        sizes = EngineConfig(requests=1, max_branches=rows, row_counts=counts, stream_step=slots, max_slots=slots)
         model = DecoderStepModel.described(config, weight_dtype=dtype)
+        pages = slots // model.page_size if model.page_size else None
+        sizes = EngineConfig(requests=1, max_branches=rows, row_counts=counts, max_slots=slots, pages=pages)
         self._engine = Engine(model, None, tokenizer, sizes)
         self._take: Any = jax.jit(partial(weights, unroll=model.unroll, dtype=model.formats.weights), static_argnums=0)
         try:

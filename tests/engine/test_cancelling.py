@@ -33,6 +33,7 @@ def test_cancel_is_not_missed_between_the_queue_and_the_device(engine, monkeypat
 
     monkeypatch.setattr(Request, "settings", cancelled_meanwhile)
     results = run(engine, numbers)
+    monkeypatch.undo()
     assert results.pop(1).reason == "cancelled"
     check(results, failed=0)
 

@@ -9,21 +9,17 @@ from faulty_engine import (
     DRAWN,
     LIMITS,
     PROMPTS,
-    SIZES,
     Faults,
-    bias,
     check,
     run,
     shared_engine,
     submit_all,
     usable,
 )
-from hash_model import HashModel
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from random_requests import TABLES
 
-from mvjax.engine import Engine, EngineConfig, Limits
+from mvjax.engine import Limits
 from mvjax.engine.program_cache import ProgramCache
 from mvjax.engine.request import Request
 from mvjax.engine.state import Settings
@@ -40,7 +36,7 @@ def engine(request):
 
 
 FAULTS = {
-    "where": st.sampled_from(["prefill", "admit", "decode", "take", "result", "reserve", "grow", "refresh_table"]),
+    "where": st.sampled_from(["prefill", "admit", "decode", "take", "result", "reserve", "refresh_table"]),
     "at": st.sets(st.integers(0, 12), min_size=1, max_size=3),
     "after": st.booleans(),
     "error": st.sampled_from([MemoryError("no memory"), ValueError("odd"), KeyboardInterrupt()]),
@@ -129,7 +125,7 @@ def test_a_program_that_fails_takes_the_arrays_and_the_others_begin_anew(engine,
     assert lost
     results = {numbers.index(result.request): result for result in found}
     wrong = check(results)
-    assert len(wrong) == (1 if where != "decode" else 0)
+    assert len(wrong) == (where == "admit")  # Of a call that several share nobody knows whose fault it is.
     monkeypatch.undo()
     usable(engine)
 
@@ -181,28 +177,17 @@ def test_requests_that_no_memory_is_left_for_all_end(engine, monkeypatch):
     usable(engine)
 
 
-@pytest.mark.slow
-def test_a_request_too_large_for_memory_ends_and_the_small_ones_go_on(monkeypatch):
-    engine = Engine(HashModel(bias()), bias(), TABLES, EngineConfig(**SIZES))
-    slots_for = type(engine._cache).slots_for
-
-    def little(cache, need):
-        if need > 128:
-            raise MemoryError("no memory")
-        return slots_for(cache, need)
-
-    monkeypatch.setattr(type(engine._cache), "slots_for", little)
-    few = Limits(max_new_tokens=20)
-    numbers = [engine.submit(prompt, limits=few) for prompt in ([20], [21] * 200, [22])]
-    results = run(engine, numbers)
-    assert [results[number].reason for number in range(3)] == ["tokens", "failed", "tokens"]
-
-
 def test_a_failed_request_is_a_result_of_generate(engine, monkeypatch):
-    Faults(monkeypatch, type(engine._runner), "prefill", {1}, ValueError("odd"))
+    """Its prompt cannot be prefilled, also where it shares the call with others."""
+
+    def of_request_2(rows, size):
+        return any(row.request.number == 2 for row in rows)
+
+    Faults(monkeypatch, type(engine._runner), "prefill", range(1000), ValueError("odd"), match=of_request_2)
     results = engine.generate(PROMPTS, limits=LIMITS, sampling=DRAWN)
-    assert check(dict(enumerate(results)), failed=1) == [1]
-    assert str(results[1].error) == "odd"
+    assert check(dict(enumerate(results)), failed=1) == [2]
+    assert str(results[2].error) == "odd"
+    monkeypatch.undo()
     usable(engine)
 
 

@@ -36,7 +36,7 @@ def checker():
     # Without an end of text, which would end most random transcripts before their first block.
     endless = dataclasses.replace(TABLES, eos_ids=())
     engine = Engine(
-        model, model.params, endless, EngineConfig(requests=1, max_branches=4, row_counts=(1, 4), stream_step=1280)
+        model, model.params, endless, EngineConfig(requests=1, max_branches=4, row_counts=(1, 4), max_slots=1280)
     )
     return Checker(engine, decoder, types.SimpleNamespace(tables=lambda: TABLES))
 

@@ -15,7 +15,7 @@ from reference_interpreter import Interpreter, Rules
 
 from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams
 from mvjax.engine.page_pool import WASTE, PagePool
-from mvjax.engine.program_cache import GrowKey, PreemptKey
+from mvjax.engine.program_cache import PreemptKey
 from mvjax.errors import UserError
 from mvjax.language import tags
 
@@ -33,12 +33,8 @@ DRAWN = [
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
 PAGE = 16
 pytestmark = pytest.mark.xdist_group("engine/hash_model")  # the engines of these files have the same sizes
-SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
-SIZES["logprobs"] = 3
-
-
-GROWING = SIZES | {"stream_step": 128, "sync_steps": 32}
-"""Streams that grow once."""
+SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "max_slots": 256, "sync_steps": 16}
+SIZES |= {"logprobs": 3, "prefill_chunks": (64,)}
 
 
 class Owners(RuleBasedStateMachine):
@@ -46,7 +42,7 @@ class Owners(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.pool, self.asked = PagePool(12, 4), {}
+        self.pool = PagePool(12, 4, requests=4, width=11)
 
     @rule(place=st.integers(0, 3), slots=st.integers(0, 40))
     def reserve(self, place, slots):
@@ -62,7 +58,7 @@ class Owners(RuleBasedStateMachine):
 
     @invariant()
     def pages_are_all_there(self):
-        table_RM = self.pool.table(4, 11)
+        table_RM = self.pool.table_RM
         owned = table_RM[table_RM != WASTE].tolist()
         assert len(set(owned)) == len(owned)
         assert len(owned) + self.pool.free == 11
@@ -215,19 +211,8 @@ def test_a_parked_request_can_be_cancelled():
             np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
 
 
-@pytest.mark.parametrize("pages", [pytest.param(48, marks=pytest.mark.slow), 13])
-def test_streams_grow_under_requests_that_come_and_go(pages):
-    growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**GROWING, pages=pages))
-    results, _ = run(growing)
-    kinds = [type(key) for key in growing._programs]
-    assert GrowKey in kinds
-    assert (PreemptKey in kinds) == (pages == 13)
-    for number, wanted in enumerate(answers(None)):
-        np.testing.assert_array_equal(results[number].tokens, wanted.tokens)
-
-
 def test_the_padding_of_a_prompt_needs_no_pages():
-    """A chunk of 256 for 130 tokens, and 208 slots."""
+    """A row is longer than what is left of a prompt."""
     limits = Limits(max_new_tokens=20)
     prompts = [[20 + n] * 130 for n in range(3)]
     paged, contiguous = (engine(pages).generate(prompts, limits=limits) for pages in (13, None))
@@ -235,16 +220,19 @@ def test_the_padding_of_a_prompt_needs_no_pages():
         np.testing.assert_array_equal(one.tokens, other.tokens)
 
 
-def test_a_prompt_longer_than_the_streams_gets_its_pages_first():
-    """The streams must grow for it, beside a request that runs; only then are its pages reserved and written."""
-    growing = Engine(PagedHashModel(bias(), PAGE), bias(), TABLES, EngineConfig(**GROWING, pages=13))
-    limits = [Limits(max_new_tokens=length) for length in (10, 45, 20)]
-    prompts = [[20, 21], [21, 22], [22 + n % 9 for n in range(130)]]
-    numbers = [growing.submit(prompt, limits=limit) for prompt, limit in zip(prompts, limits)]
-    results = {}
-    while growing.busy:
-        results |= {result.request: result for result in growing.step()}
-    assert any(isinstance(key, GrowKey) and key.sizes.slots < 130 for key in growing._programs)
+def test_a_long_prompt_is_prefilled_in_pieces_beside_requests_that_run():
+    limits = [Limits(max_new_tokens=length) for length in (45, 10, 20, 20)]
+    prompts = [[20, 21], [21, 22], [22 + n % 9 for n in range(150)], [20, 22]]
+    running = engine(13)
+    numbers, results, pieces = [running.submit(prompts[0], limits=limits[0])], {}, []
+    running.step()
+    numbers += [running.submit(prompt, limits=limit) for prompt, limit in zip(prompts[1:], limits[1:])]
+    while running.busy:
+        results |= {result.request: result for result in running.step()}
+        others = [one for one in running._scheduler.on_device if one is not None and one.number == numbers[2]]
+        pieces += [one.prefilled for one in others if not one.started]
+    assert pieces == sorted(set(pieces))
+    assert len(pieces) > 1
     wanted = engine(None).generate(prompts, limits=limits)
     assert [results[number].tokens.tolist() for number in numbers] == [result.tokens.tolist() for result in wanted]
 

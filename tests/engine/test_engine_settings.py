@@ -10,7 +10,6 @@ from random_requests import TABLES, VOCABULARY
 
 from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams
 from mvjax.engine.limits import UNLIMITED
-from mvjax.engine.prompt import chunk_plan
 from mvjax.errors import UserError
 
 HUGE = 10**400
@@ -149,7 +148,9 @@ def test_sampling_parameters_have_names():
 def test_sizes_are_whole_numbers(name):
     several = name in ("row_counts", "prefill_chunks")
     for value in [*NO_INTEGERS, 0, 2**31]:
-        if (name == "pages" and value is None) or (name == "logprobs" and value in (None, 0)):
+        if (name in ("pages", "max_queue") and value is None) or (name == "logprobs" and value in (None, 0)):
+            continue
+        if name == "share_pages" and value is True:
             continue
         if not several:
             refused(name, lambda value=value: EngineConfig(**{name: value}))
@@ -247,14 +248,3 @@ def test_models_and_vocabularies_that_do_not_fit_are_refused():
 def test_bad_sizes_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         EngineConfig(**wrong)
-
-
-def test_chunks_cover_a_prompt_and_are_at_least_half_full():
-    for length in range(700):
-        chunks = chunk_plan(length, (16, 64, 256))
-        assert sum(count for *_, count in chunks) == length
-        assert [offset for offset, *_ in chunks] == [
-            sum(size for _, size, _ in chunks[:at]) for at in range(len(chunks))
-        ]
-        assert all(count == size for _, size, count in chunks[:-1])
-        assert all(2 * count > size or size == 16 for _, size, count in chunks)

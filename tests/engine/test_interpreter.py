@@ -40,7 +40,7 @@ def compiled_engine(requests: int, rows: int) -> Engine:
     """Two row counts, so that the loop changes between programs and little is compiled; one for a single request."""
     model = SpoiledHashModel(np.zeros(VOCABULARY))
     counts = (rows, requests * rows) if requests > 1 else (rows,)
-    config = EngineConfig(requests=requests, max_branches=rows, row_counts=counts, stream_step=1280, sync_steps=64)
+    config = EngineConfig(requests=requests, max_branches=rows, row_counts=counts, max_slots=1280, sync_steps=64)
     return Engine(model, model.params, TABLES, config)
 
 
@@ -192,7 +192,7 @@ def test_sequential_mode_equals_parallel_mode():
 def short_stays() -> Engine:
     """An engine of three rows that comes out of the loop every five steps."""
     model = SpoiledHashModel(np.zeros(VOCABULARY))
-    config = EngineConfig(requests=1, max_branches=3, row_counts=(3,), stream_step=1280, sync_steps=5)
+    config = EngineConfig(requests=1, max_branches=3, row_counts=(3,), max_slots=1280, sync_steps=5)
     return Engine(model, model.params, TABLES, config)
 
 

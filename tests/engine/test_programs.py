@@ -6,9 +6,10 @@ from hash_model import HashModel
 from random_requests import TABLES
 from watchful_engine import DRAWN, LIMITS, PROMPTS, WatchfulModel, answers, plain_taste, same, shared_engine, taste
 
-from mvjax.engine import Engine, EngineConfig, Limits, SamplingParams, program_cache
+from mvjax.engine import Engine, EngineConfig, Limits, Prompt, SamplingParams, program_cache
 from mvjax.engine.program_cache import Program, ProgramCache
 from mvjax.engine.state import Sizes
+from mvjax.errors import UserError
 
 
 @pytest.fixture
@@ -29,21 +30,40 @@ def test_nothing_is_compiled_again_whatever_the_settings(engine):
 
 
 @pytest.mark.parametrize("row_counts", [(2,), pytest.param((1, 2), marks=pytest.mark.slow)])
-def test_nothing_is_compiled_that_was_compiled_ahead(row_counts):
-    """For prompts of one chunk or several; also where the loop gets wider."""
-    config = EngineConfig(requests=1, max_branches=2, row_counts=row_counts, stream_step=256, prefill_chunks=(4, 16))
+def test_nothing_is_compiled_after_warm_up(row_counts):
+    """For prompts of one piece or several, plain and laid out; also where the loop gets wider."""
+    config = EngineConfig(
+        requests=1, max_branches=2, row_counts=row_counts, max_slots=256, prefill_chunks=(32, 64), prompt_levels=2
+    )
     engine = Engine(HashModel(taste()), taste(), TABLES, config)
-    engine.compile_ahead(1, 100, [2, 25])
-    compiled = engine.compilations
-    results = engine.generate([[20, 35], [23] * 25], limits=Limits(max_new_tokens=60, min_block_share=20))
+    assert engine.cold_compilations == 0
+    warm = engine.warm_up()
+    laid_out = Prompt([24] * 40, hide_start=np.full((1, 40), 2), hide_end=np.full((1, 40), 3))
+    limits = Limits(max_new_tokens=60, min_block_share=20)
+    results = engine.generate([[20, 35], [23] * 125, laid_out], limits=limits)
+    number = engine.submit([20, 35], limits=limits)
+    engine.step()
+    engine.cancel(number)
+    while engine.busy:
+        engine.step()
     assert any(len(result.parent) > 2 for result in results)
-    assert engine.compilations == compiled == len(row_counts) + 2 + 2  # Loops, chunks; empty arrays, admission.
+    # Loops; pieces of prompts, two sizes, plain and laid out; empty arrays and state; start, cancel, evict.
+    assert warm.programs == engine.compilations == len(row_counts) + 4 + 2 + 3
+    assert warm.seconds > 0
+    assert engine.cold_compilations == 0
     assert all(result.timings.compile == 0 for result in results)
+
+
+def test_warming_up_a_busy_engine_is_refused(engine):
+    engine.submit(PROMPTS[0])
+    with pytest.raises(UserError, match="busy"):
+        engine.warm_up()
+    engine.reset()
 
 
 def test_an_engine_that_is_built_again_compiles_nothing(monkeypatch):
     """Nor does one of another model that computes the same; its weights are its own."""
-    answers()
+    Engine(WatchfulModel(taste()), taste(), TABLES, shared_engine().config).generate(PROMPTS[:2], limits=LIMITS)
     added = []
     monkeypatch.setattr(program_cache.SHARED, "add", lambda key, compiled: added.append(key))
     again = Engine(WatchfulModel(taste()), taste(), TABLES, shared_engine().config)

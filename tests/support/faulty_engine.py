@@ -12,8 +12,8 @@ from mvjax.language import tags
 LIMITS = Limits(max_new_tokens=150, min_block_share=40, max_paths=4)
 DRAWN = [SamplingParams(temperature=2.0, top_k=30, top_p=0.98, seed=seed) for seed in range(5)]
 PROMPTS = [[20, 21, 22, 23, 24, 30 + n] for n in range(5)]
-SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 256, "max_slots": 256, "sync_steps": 16}
-SIZES["logprobs"] = 3  # as there
+SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "max_slots": 256, "sync_steps": 16}
+SIZES |= {"logprobs": 3, "prefill_chunks": (64,)}
 
 
 def bias():

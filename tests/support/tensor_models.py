@@ -28,7 +28,7 @@ from mvjax.weights import Checkpoint
 ROOT = Path(__file__).parents[2]
 ENDLESS = dataclasses.replace(TABLES, eos_ids=())
 """Without an end of text, which would end most random transcripts before their first block."""
-SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "stream_step": 384, "max_slots": 384}
+SIZES = {"requests": 2, "max_branches": 4, "row_counts": (8,), "max_slots": 384}
 PAGE = 16
 
 
@@ -101,7 +101,7 @@ def played(family, kv_heads, devices, unroll, page_size, count, **formats):
     own = sum(leaf.addressable_shards[-1].data.size for leaf in jax.tree.leaves(model.params))
     kv = jax.tree.leaves(streams_of(model, count))[0]
     cache = engine_of(model, pages=9)._cache
-    cache.allocate(2, SIZES["max_slots"])
+    cache.allocate()
     report = {
         "same": (logits.argmax(axis=1) == others.argmax(axis=1)).tolist(),
         "error": float(np.abs(logits - others).max() / np.abs(logits).max()),

@@ -53,7 +53,7 @@ def taste():
 def shared_engine() -> Engine:
     """Two requests, four rows each; one row count, so that little is compiled."""
     config = EngineConfig(
-        requests=2, max_branches=4, row_counts=(8,), stream_step=256, sync_steps=16, prefill_chunks=(4, 16)
+        requests=2, max_branches=4, row_counts=(8,), max_slots=10_240, sync_steps=16, prefill_chunks=(32, 64)
     )
     return Engine(WatchfulModel(taste()), taste(), TABLES, config)
 
