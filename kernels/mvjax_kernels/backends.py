@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -214,22 +215,20 @@ def paged_attention(
 
 def write_paged_kv(
     backend: str,
-    k_PKZH: Float[Array, "P K Z H"],
-    v_PKZH: Float[Array, "P K Z H"],
-    new_k_RLKH: Float[Array, "R L K H"],
-    new_v_RLKH: Float[Array, "R L K H"],
+    pages: Sequence[Shaped[Array, "P K Z *H"]],
+    news: Sequence[Shaped[Array, "R L K *H"]],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
-) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
-    """New slots, by a kernel on a TPU and by XLA's scatter elsewhere."""
-    chosen = pick(backend, k_PKZH.shape[3], Pages(k_PKZH.shape[2], k_PKZH.dtype))
+) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+    """New slots of keys, values and, where they have any, their scales; by a kernel on a TPU and by XLA's scatter
+    elsewhere."""
+    chosen = pick(backend, pages[0].shape[3], Pages(pages[0].shape[2], pages[0].dtype))
     if chosen in ("xla", "gpu"):
-        return xla_decode.write_paged_kv(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
+        return xla_decode.write_paged_kv(pages, news, pages_RM, start_R)
     from mvjax_kernels.tpu import write_paged_kv as tpu_write
 
     tuning.check_table_fits(*pages_RM.shape)
-    interpret = chosen == "tpu_interpret"
-    return tpu_write.write_paged_kv(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, interpret)
+    return tpu_write.write_paged_kv(pages, news, pages_RM, start_R, chosen == "tpu_interpret")
 
 
 def _chip(chosen: str) -> tuning.TpuChip:

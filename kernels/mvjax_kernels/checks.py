@@ -123,19 +123,11 @@ def check_page_types(q, k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes: dict[st
     if k_scale_PKZ is None and v_scale_PKZ is None:
         check_floats(q=q, k=k_PKZH, v=v_PKZH)
         return
-    if k_scale_PKZ is None or v_scale_PKZ is None:
-        raise ValueError("keys and values are both quantised or neither: give both k_scale and v_scale, or none")
     check_floats(q=q)
-    for name, array in (("k", k_PKZH), ("v", v_PKZH)):
-        if array.dtype not in QUANTISED:
-            raise TypeError(f"{name} with scales must be int8, float8_e4m3fn or float8_e5m2, got {array.dtype}")
-    for name, array in (("k_scale", k_scale_PKZ), ("v_scale", v_scale_PKZ)):
-        check_shape(name, array, "PKZ", sizes)
-        if array.dtype != jnp.float32:
-            raise TypeError(f"{name} must be float32, got {array.dtype}")
+    check_scales(k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes, QUANTISED)
 
 
-def check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R) -> None:
+def check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, k_scale_PKZ, v_scale_PKZ) -> None:
     """Of `write_paged_kv`."""
     sizes: dict[str, int] = {}
     check_shape("k", k_PKZH, "PKZH", sizes)
@@ -144,10 +136,28 @@ def check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R) -> No
     check_shape("new_v", new_v_RLKH, "RLKH", sizes)
     check_shape("pages", pages_RM, "RM", sizes)
     check_shape("start", start_R, "R", sizes)
-    dtypes = {str(x.dtype) for x in (k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH)}
-    if len(dtypes) > 1:
-        raise TypeError(f"pages and new keys and values must have one dtype, got {', '.join(sorted(dtypes))}")
     check_integers(pages=pages_RM, start=start_R)
+    if k_scale_PKZ is None and v_scale_PKZ is None:
+        dtypes = {str(x.dtype) for x in (k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH)}
+        if len(dtypes) > 1:
+            raise TypeError(f"pages and new keys and values must have one dtype, got {', '.join(sorted(dtypes))}")
+        return
+    check_scales(k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes, (jnp.int8,))
+    check_floats(new_k=new_k_RLKH, new_v=new_v_RLKH)
+
+
+def check_scales(k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ, sizes: dict[str, int], dtypes) -> None:
+    """Of quantised pages."""
+    if k_scale_PKZ is None or v_scale_PKZ is None:
+        raise ValueError("keys and values are both quantised or neither: give both k_scale and v_scale, or none")
+    for name, array in (("k", k_PKZH), ("v", v_PKZH)):
+        if array.dtype not in dtypes:
+            allowed = " or ".join(", ".join(jnp.dtype(dtype).name for dtype in dtypes).rsplit(", ", 1))
+            raise TypeError(f"{name} with scales must be {allowed}, got {array.dtype}")
+    for name, array in (("k_scale", k_scale_PKZ), ("v_scale", v_scale_PKZ)):
+        check_shape(name, array, "PKZ", sizes)
+        if array.dtype != jnp.float32:
+            raise TypeError(f"{name} must be float32, got {array.dtype}")
 
 
 def check_lanes(lanes: int, dtype) -> None:

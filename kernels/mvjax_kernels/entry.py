@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels import backends, checks
+from mvjax_kernels.quantised import quantise
 
 
 def attention(
@@ -179,28 +180,41 @@ def paged_attention(
 
 
 def write_paged_kv(
-    k_PKZH: Float[Array, "P K Z H"],
-    v_PKZH: Float[Array, "P K Z H"],
+    k_PKZH: Shaped[Array, "P K Z H"],
+    v_PKZH: Shaped[Array, "P K Z H"],
     new_k_RLKH: Float[Array, "R L K H"],
     new_v_RLKH: Float[Array, "R L K H"],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
     *,
+    k_scale_PKZ: Float[Array, "P K Z"] | None = None,
+    v_scale_PKZ: Float[Array, "P K Z"] | None = None,
     backend: str = "auto",
-) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
+) -> tuple[Shaped[Array, "P K Z *H"], ...]:
     """The pages with new keys and values: lane l of request r goes to slot start[r] + l. In place where donated.
 
     No two requests may write to one page, but for pages whose content does not matter. Slots beyond the table are
     dropped. Keys and values must be finite (a TPU moves them by products with ones and zeros).
 
     Args:
-        k_PKZH, v_PKZH, pages_RM: as `paged_decode_attention`.
-        new_k_RLKH, new_v_RLKH: dtype of the pages.
+        k_PKZH, v_PKZH, pages_RM: as `paged_decode_attention`; with scales int8.
+        new_k_RLKH, new_v_RLKH: dtype of the pages, or any floating-point numbers where those are int8: each slot of
+            each head is rounded by itself, to its largest magnitude over 127.
         start_R: first slot of each request.
+        k_scale_PKZ, v_scale_PKZ: factor of each slot and head of int8 pages.
         backend: as `attention`.
+
+    Returns:
+        Keys and values, and where they are int8 the scales of both.
 
     Raises:
         TypeError, ValueError: while tracing, naming the offending value.
     """
-    checks.check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
-    return backends.write_paged_kv(backend, k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R)
+    scales = (k_scale_PKZ, v_scale_PKZ)
+    checks.check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, *scales)
+    news = (new_k_RLKH, new_v_RLKH)
+    if k_scale_PKZ is None:
+        return backends.write_paged_kv(backend, (k_PKZH, v_PKZH), news, pages_RM, start_R)
+    (k_RLKH, k_scale_RLK), (v_RLKH, v_scale_RLK) = map(quantise, news)
+    news = (k_RLKH, v_RLKH, k_scale_RLK, v_scale_RLK)
+    return backends.write_paged_kv(backend, (k_PKZH, v_PKZH, *scales), news, pages_RM, start_R)

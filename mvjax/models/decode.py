@@ -12,9 +12,8 @@ per-layer arrays, or scanned over stacked ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +23,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt
 from mvjax_kernels import backends
 
+from mvjax.errors import UserError
 from mvjax.models.config import ModelConfig
+from mvjax.models.decode_ops import DecodeOps, product
 from mvjax.models.decode_params import decode_params, packed_rows
 from mvjax.models.decoder import Decoder
 from mvjax.models.families import find_family
 from mvjax.models.hf_config import from_hf
+from mvjax.models.kv_arrays import KVArrays, arrays_of, blank, leading, write_lanes, write_slots
 from mvjax.models.layers import rms_norm
 from mvjax.models.lora import is_adapted, merge
 from mvjax.models.number_formats import number_formats
-from mvjax.models.rotary import rotary_tables, rotate
+from mvjax.models.rotary import rotary_tables
 from mvjax.models.tensor_split import TensorSplit, scale_name
 from mvjax.weights.checkpoint import Checkpoint
 
@@ -47,16 +49,6 @@ def unrolls(platform: str) -> bool:
     TPU programs read it where it lies; scanned they are smaller and compiled sooner.
     """
     return platform != "tpu"
-
-
-class KVArrays(NamedTuple):
-    """Keys and values of every slot: a list of [R, K, S, H], one a layer or one [L, R, K, S, H] if scanned; in pages
-    [P, K, Z, H], or one [L * P, K, Z, H] if scanned."""
-
-    k: Any
-    v: Any
-    table: Int[Array | np.ndarray, "R M"] | None = None
-    """Page of each stretch of each request's stream; None: the streams are contiguous."""
 
 
 class DecoderStepModel:
@@ -106,7 +98,7 @@ class DecoderStepModel:
         unroll: one array and one piece of program per layer; None means where `unrolls` says so.
         backend: of the attention, as `mvjax_kernels` takes it.
         page_size: slots of a page; None for contiguous streams; "auto" means those on a CPU, where a page has to be
-            copied before it can be multiplied, and pages of `PAGE` elsewhere.
+            copied before it can be multiplied, and pages of `PAGE` elsewhere and for int8.
         """
         platform = backends.platform()
         self.config: ModelConfig = config.served()
@@ -114,7 +106,11 @@ class DecoderStepModel:
         self.unroll = unrolls(platform) if unroll is None else unroll
         self.formats = number_formats(weight_dtype, kv_dtype)
         self.backend = backend
-        self.page_size = (None if platform == "cpu" else PAGE) if page_size == "auto" else page_size
+        if page_size == "auto":
+            page_size = None if platform == "cpu" and self.formats.kv != jnp.int8 else PAGE
+        if page_size is None and self.formats.kv == jnp.int8:
+            raise UserError("kv dtype int8: only keys and values in pages have scales; use pages, or another kv dtype")
+        self.page_size = page_size
 
     @property
     def local(self) -> DecoderStepModel:
@@ -158,12 +154,12 @@ class DecoderStepModel:
         """Arrays of this shape for every layer; scanned layers on their own axis or along the first."""
         layers = self.config.layers
 
-        def blank():
+        def side():
             if self.unroll:
-                return [jnp.zeros(shape, self.formats.kv) for _ in range(layers)]
-            return jnp.zeros((layers, *shape) if stack else (layers * shape[0], *shape[1:]), self.formats.kv)
+                return [blank(shape, self.formats.kv) for _ in range(layers)]
+            return blank((layers, *shape) if stack else (layers * shape[0], *shape[1:]), self.formats.kv)
 
-        return KVArrays(blank(), blank())
+        return KVArrays(side(), side())
 
     def with_table(self, kv: KVArrays, table_RM: Int[Array | np.ndarray, "R M"]) -> KVArrays:
         """The same pages under a page table."""
@@ -218,7 +214,7 @@ class DecoderStepModel:
                 where = request_B[:, None], slice(None), slot_BT
                 return [array.at[where].set(new_BTKH, mode="drop") for array, new_BTKH in zip((k, v), news_BTKH)]
             pages_BM = table_RM[request_B]
-            return mvjax_kernels.write_paged_kv(k, v, *news_BTKH, pages_BM, start_B, backend=self.backend)
+            return write_slots(k, v, *news_BTKH, pages_BM, start_B, self.backend)
 
         def attend(q_NHW, k, v, table_RM):
             q_BTNH, intervals = rows(q_NHW), (hide_start_BES, hide_end_BES)
@@ -230,9 +226,9 @@ class DecoderStepModel:
                     q_BTNH, k_BSKH, v_BSKH, *intervals, q_offset=offset_B, backend=self.backend
                 )
             else:
-                o_BTNH = mvjax_kernels.paged_attention(
-                    q_BTNH, k, v, table_RM[request_B], *intervals, offset_B, length_B, backend=self.backend
-                )
+                pages, scales = arrays_of(k, v)
+                chunks = table_RM[request_B], *intervals, offset_B, length_B
+                o_BTNH = mvjax_kernels.paged_attention(q_BTNH, *pages, *chunks, **scales, backend=self.backend)
             return o_BTNH.reshape(B * T, -1).T
 
         _, kv = self.run(params, kv, tokens_BT.reshape(-1), positions_BT.reshape(-1), write, attend)
@@ -277,15 +273,16 @@ class DecoderStepModel:
             news_RLKH = to_lanes(k_KHW), to_lanes(v_KHW)
             if table_RM is None:
                 return [write_lanes(array, new.swapaxes(1, 2), rows.start_R) for array, new in zip((k, v), news_RLKH)]
-            return mvjax_kernels.write_paged_kv(k, v, *news_RLKH, table_RM, rows.start_R, backend=self.backend)
+            return write_slots(k, v, *news_RLKH, table_RM, rows.start_R, self.backend)
 
         def attend(q_NHW, k, v, table_RM):
             q_RLNH = to_lanes(q_NHW)
             if table_RM is None:
                 o_RLNH = mvjax_kernels.decode_attention(q_RLNH, k, v, visibility_RS, backend=self.backend)
             else:
+                pages, scales = arrays_of(k, v)
                 o_RLNH = mvjax_kernels.paged_decode_attention(
-                    q_RLNH, k, v, table_RM, length_R, visibility_RS, backend=self.backend
+                    q_RLNH, *pages, table_RM, length_R, visibility_RS, **scales, backend=self.backend
                 )
             return from_lanes(o_RLNH)
 
@@ -324,8 +321,10 @@ class DecoderStepModel:
             written = [k, v]
 
             def write_and_attend(q_NHW, k_KHW, v_KHW):
+                if self.formats.kv != jnp.int8:
+                    q_NHW, k_KHW, v_KHW = (x.astype(self.formats.kv) for x in (q_NHW, k_KHW, v_KHW))
                 written[:] = write(*written, k_KHW, v_KHW, table_RM)
-                return attend(q_NHW, *written, table_RM)
+                return attend(q_NHW, *written, table_RM).astype(x_DW.dtype)
 
             return family.layer(self.ops(weights, packs, cos_HW, sin_HW, write_and_attend), x_DW), *written
 
@@ -340,7 +339,7 @@ class DecoderStepModel:
         def step(carry, weights):
             i, x_DW, k, v = carry
             if kv.table is not None:  # The pages of a layer begin where those of the one before end.
-                x_DW, k, v = layer(x_DW, weights, k, v, kv.table + i * (k.shape[0] // layers))
+                x_DW, k, v = layer(x_DW, weights, k, v, kv.table + i * (leading(k) // layers))
                 return (i + 1, x_DW, k, v), None
             x_DW, k_RKSH, v_RKSH = layer(x_DW, weights, k[i], v[i], None)
             k, v = (jax.lax.dynamic_update_index_in_dim(all_, one, i, 0) for all_, one in ((k, k_RKSH), (v, v_RKSH)))
@@ -348,74 +347,3 @@ class DecoderStepModel:
 
         (_, x_DW, k, v), _ = jax.lax.scan(step, (jnp.int32(0), x_DW, kv.k, kv.v), params["layers"])
         return x_DW, kv._replace(k=k, v=v)
-
-
-def product(w_OI: Array, scale_O: Array | None, x_IW: Array, dtype: Any) -> Array:
-    """A matrix times columns [O, W]. Of a quantised one, whose rows have scales, the product is scaled: its numbers go
-    into the multiplication one by one, and no array of them in x's type is made."""
-    if scale_O is None:
-        return jnp.matmul(w_OI, x_IW, preferred_element_type=dtype)
-    y_OW = jnp.matmul(w_OI.astype(x_IW.dtype), x_IW, preferred_element_type=jnp.float32)
-    return (y_OW * scale_O[:, None]).astype(dtype)
-
-
-def write_lanes(kv_RKSH: jax.Array, new_RKLH: jax.Array, start_R: jax.Array) -> jax.Array:
-    """Put each request's lanes into its slots from start_R on: one contiguous block a request, in place."""
-    requests, lanes = kv_RKSH.shape[0], new_RKLH.shape[2]
-    for r in range(requests):
-
-        def update(kv_RKSH, r=r):
-            return jax.lax.dynamic_update_slice(kv_RKSH, new_RKLH[r : r + 1], (r, 0, start_R[r], 0))
-
-        if requests > 1 or lanes > 1:
-            kv_RKSH = update(kv_RKSH)
-        else:
-            # XLA's CPU compiler repeats an update that is this small in every reader, and then must copy the whole
-            # stream for each. It cannot do so across a branch; that this one is always taken is not known to it.
-            kv_RKSH = jax.lax.cond(start_R[r] >= 0, update, lambda kv_RKSH: kv_RKSH, kv_RKSH)
-    return kv_RKSH
-
-
-@dataclass(frozen=True)
-class DecodeOps:
-    """The operations of a layer on columns, features first; see `mvjax.models.layers.LayerOps`."""
-
-    config: ModelConfig
-    """Of the model."""
-    weights: Mapping[str, jax.Array]
-    """Of the layer, as `decode_params` packs them."""
-    packs: Mapping[str, tuple[str, int]]
-    """`packed_rows` of the model."""
-    cos_HW: jax.Array
-    """Cosines of the rotary angles, half a head wide."""
-    sin_HW: jax.Array
-    """Their sines."""
-    write_and_attend: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    """Puts new keys and values, heads first, where they belong; attention of the queries over all that is visible."""
-
-    def linear(self, x: jax.Array, *modules: str) -> list[jax.Array]:
-        pack = self.packs[modules[0]][0]
-        y_OW = self.product(pack, x)
-        if (bias_O := self.weights.get(f"{pack}.bias")) is not None:
-            y_OW = y_OW + bias_O[:, None]
-        ends = np.cumsum([self.packs[module][1] for module in modules])
-        return jnp.split(y_OW, ends[:-1].tolist())
-
-    def product(self, pack: str, x: jax.Array) -> jax.Array:
-        """The product of x with the matrix of a pack, no bias yet."""
-        return product(self.weights[f"{pack}.weight"], self.weights.get(f"{pack}.scale"), x, x.dtype)
-
-    def norm(self, module: str, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.weights[f"{module}.weight"], self.config.rms_eps, axis=-2)
-
-    def heads(self, x: jax.Array, axis: str) -> jax.Array:
-        return x.reshape(-1, self.config.head_dim, x.shape[1])
-
-    def rotate(self, x: jax.Array) -> jax.Array:
-        return rotate(x, self.cos_HW, self.sin_HW, axis=-2)
-
-    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return self.write_and_attend(q, k, v)
-
-    def sublayer(self, function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-        return function(x)

@@ -18,8 +18,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt
 
 from mvjax.models.config import ModelConfig
-from mvjax.models.decode import DecodeOps, DecoderStepModel, KVArrays
+from mvjax.models.decode import DecoderStepModel
+from mvjax.models.decode_ops import DecodeOps
 from mvjax.models.hf_config import from_hf
+from mvjax.models.kv_arrays import KVArrays
 from mvjax.models.layers import rms_norm
 from mvjax.models.tensor_split import AXIS, TensorSplit, tensor_mesh
 from mvjax.weights import Checkpoint
@@ -80,11 +82,11 @@ class TensorParallelModel(DecoderStepModel):
     def _zeros(self, shape: tuple[int, ...], stack: bool) -> KVArrays:
         """Split by heads from the start."""
 
-        def blank() -> KVArrays:
+        def make() -> KVArrays:
             return super(TensorParallelModel, self)._zeros(shape, stack)
 
-        places = jax.tree.map(lambda leaf: NamedSharding(self.mesh, heads_spec(leaf.ndim)), jax.eval_shape(blank))
-        return jax.jit(blank, out_shardings=places)()
+        places = jax.tree.map(lambda leaf: NamedSharding(self.mesh, heads_spec(leaf.ndim)), jax.eval_shape(make))
+        return jax.jit(make, out_shardings=places)()
 
     def _spec(self, kv: KVArrays) -> Any:
         """Partition of streams or pages, and of the table that they lie under, in the form of `kv`."""
@@ -136,8 +138,8 @@ class TensorParallelModel(DecoderStepModel):
 
 
 def heads_spec(axes: int) -> PartitionSpec:
-    """Partition of keys or values [..., K, slots, H] by their heads."""
-    return PartitionSpec(*(None,) * (axes - 3), AXIS)
+    """Partition of keys or values [..., K, slots, H], or of the scales of pages [P, K, Z], by their heads."""
+    return PartitionSpec(*(None,) * max(axes - 3, 1), AXIS)
 
 
 class LocalModel(DecoderStepModel):

@@ -194,6 +194,37 @@ def test_new_slots_go_to_their_pages_and_nowhere_else(backend, lanes, dtype):
             np.testing.assert_array_equal(after, wanted)
 
 
+@pytest.mark.parametrize(
+    "lanes", [5, pytest.param(1, marks=pytest.mark.slow), pytest.param(150, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("backend", ["xla", "tpu_interpret"])
+def test_new_slots_in_int8_have_scales_of_their_own(backend, lanes):
+    rng = np.random.default_rng(lanes)
+    pages_RM = rng.permutation(R * M).reshape(R, M).astype(np.int32)
+    old = [jnp.asarray(rng.integers(-128, 128, (R * M, K, Z, H)), jnp.int8) for _ in range(2)]
+    old += [jnp.asarray(rng.normal(size=(R * M, K, Z)), jnp.float32) for _ in range(2)]
+    new = rng.normal(size=(2, R, lanes, K, H)) * np.exp(rng.normal(size=(2, R, lanes, K, 1)) * 4)
+    new[0, 1, 0, 1] = 0
+    new = new.astype(np.float32)
+
+    @jax.jit
+    def write(k, v, k_scale, v_scale, start_R):
+        scales = {"k_scale_PKZ": k_scale, "v_scale_PKZ": v_scale}
+        return mvjax_kernels.write_paged_kv(k, v, *new, pages_RM, start_R, **scales, backend=backend)
+
+    scale = np.abs(new).max(-1) * np.float32(1 / 127)
+    values = np.rint(new / np.where(scale == 0, 1, scale)[..., None])
+    for start_R in ([0, 37, 509], [120, 128, 300], [127, 255, 16]):
+        got = write(*old, np.array(start_R, np.int32))
+        for before, fresh, after in zip(old, (*values, *scale), got, strict=True):
+            wanted = np.array(before)
+            for r, lane in np.ndindex(R, lanes):
+                slot = start_R[r] + lane
+                if slot < M * Z:
+                    wanted[pages_RM[r, slot // Z], :, slot % Z] = fresh[r, lane]
+            np.testing.assert_array_equal(after, wanted)
+
+
 @functools.cache
 def writer(backend: str):
     return jax.jit(functools.partial(mvjax_kernels.write_paged_kv, backend=backend))

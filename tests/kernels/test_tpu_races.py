@@ -64,7 +64,7 @@ def test_decoding_over_pages_and_writing_them(no_races):
 
     @jax.jit
     def run(k, v, new_k, new_v, q):
-        k, v = tpu_write.write_paged_kv(k, v, new_k, new_v, *map(jnp.asarray, (table_RM, length_R)), STRICT)
+        k, v = tpu_write.write_paged_kv((k, v), (new_k, new_v), *map(jnp.asarray, (table_RM, length_R)), STRICT)
         args = (q, k, v, None, None, *map(jnp.asarray, (table_RM, length_R, words_RS)), H**-0.5, None, STRICT)
         return k, v, tpu_decode.decode_attention(*args)
 

@@ -1,104 +1,151 @@
 """New slots of paged KV streams, written in place on TPUs.
 
-XLA's scatter copies all pages into another layout first. Here a grid step is one request: the groups of 16 slots that
-its lanes fall into are read, changed and written back, which is what a tile of 16-bit numbers in memory needs anyway.
+XLA's scatter copies all pages into another layout first. Here a grid step is one request: the groups of slots that its
+lanes fall into are read, changed and written back. A group is what a tile in memory holds, 16 slots or, of 8-bit
+numbers, 32; of scales, whose slots lie along the lanes of a register, a page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int, Shaped
 
 from mvjax_kernels.precision import precision_of
 
-GROUP = 16
-"""Slots that are written together."""
+
+class Kind(NamedTuple):
+    """How one of the arrays of pages is written."""
+
+    group: int
+    """Slots that are written together."""
+    count: int
+    """Groups that the lanes of a request may fall into."""
+    scale: bool
+    """[K, slots] instead of [K, slots, H]."""
 
 
 def write_paged_kv(
-    k_PKZH: Float[Array, "P K Z H"],
-    v_PKZH: Float[Array, "P K Z H"],
-    new_k_RLKH: Float[Array, "R L K H"],
-    new_v_RLKH: Float[Array, "R L K H"],
+    pages: Sequence[Shaped[Array, "P K Z *H"]],
+    news: Sequence[Shaped[Array, "R L K *H"]],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
     interpret: bool,
-) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
-    """See `mvjax_kernels.write_paged_kv`; the arguments are checked there."""
-    R, L, K, H = new_k_RLKH.shape
-    groups = -(-(L - 1) // GROUP) + 1
-    news = [x.swapaxes(1, 2) for x in (new_k_RLKH, new_v_RLKH)]
-    pages = pl.BlockSpec(memory_space=pl.ANY)
-    new = pl.BlockSpec((1, K, L, H), lambda r, *_: (r, 0, 0, 0))
-    held = pltpu.VMEM((groups, K, GROUP, H), k_PKZH.dtype)
-    return pl.pallas_call(
-        partial(_kernel, stretches=pages_RM.shape[1], precision=precision_of(k_PKZH.dtype)),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
-            grid=(R,),
-            in_specs=[new, new, pages, pages],
-            out_specs=[pages, pages],
-            scratch_shapes=[held, held, pltpu.SemaphoreType.DMA((2, groups))],
-        ),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_PKZH, v_PKZH)],
-        input_output_aliases={4: 0, 5: 1},
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-        interpret=interpret,
-    )(pages_RM.reshape(-1), start_R, *news, k_PKZH, v_PKZH)
+) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+    """See `mvjax_kernels.write_paged_kv`; the arguments are checked there. `news` go into `pages`, one by one."""
+    R, L = news[0].shape[:2]
+    # What moves is a product, which the compiler has in floating-point numbers only; int8 fits bfloat16.
+    news = [x.swapaxes(1, 2).astype(jnp.bfloat16 if x.dtype == jnp.int8 else x.dtype) for x in news]
+    kinds = [kind_of(x, L) for x in pages]
+    whole = pl.BlockSpec(memory_space=pl.ANY)
+
+    def block(new: Array) -> pl.BlockSpec:
+        return pl.BlockSpec((1, *new.shape[1:]), lambda r, *_: (r,) + (0,) * (new.ndim - 1))
+
+    def held(x: Array, kind: Kind) -> pltpu.VMEM:
+        return pltpu.VMEM((kind.count, x.shape[1], kind.group, *x.shape[3:]), x.dtype)
+
+    count = len(pages)
+    return tuple(
+        pl.pallas_call(
+            partial(_kernel, kinds=kinds, stretches=pages_RM.shape[1]),
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=2,
+                grid=(R,),
+                in_specs=[*map(block, news), *[whole] * count],
+                out_specs=[whole] * count,
+                scratch_shapes=[
+                    *map(held, pages, kinds),
+                    pltpu.SemaphoreType.DMA((count, max(kind.count for kind in kinds))),
+                ],
+            ),
+            out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in pages],
+            input_output_aliases={2 + count + i: i for i in range(count)},
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+            interpret=interpret,
+        )(pages_RM.reshape(-1), start_R, *news, *pages)
+    )
 
 
-def _kernel(pages_ref, start_ref, new_k_ref, new_v_ref, *refs, stretches: int, precision):
-    _, _, k_out, v_out, k_held, v_held, semaphores = refs
+def kind_of(x_PKZ_: Array, lanes: int) -> Kind:
+    """How an array of pages is written."""
+    scale = x_PKZ_.ndim == 3
+    group = x_PKZ_.shape[2] if scale else 32 if x_PKZ_.dtype == jnp.int8 else 16
+    return Kind(group, -(-(lanes - 1) // group) + 1, scale)
+
+
+def _kernel(pages_ref, start_ref, *refs, kinds: Sequence[Kind], stretches: int):
+    count = len(kinds)
+    news, outs, helds, semaphores = refs[:count], refs[2 * count : 3 * count], refs[3 * count : 4 * count], refs[-1]
     request = pl.program_id(0)
-    groups, _, _, _ = k_held.shape
-    L, Z = new_k_ref.shape[2], k_out.shape[2]
+    L, Z = news[0].shape[2], outs[0].shape[2]
     start = start_ref[request]
-    first = start // GROUP
-    sides = ((new_k_ref, k_out, k_held), (new_v_ref, v_out, v_held))
 
-    def copies(group, into_memory):
-        slot = (first + group) * GROUP
+    def slot_of(kind, group):
+        return (start // kind.group + group) * kind.group
+
+    def copy(side, group, into_memory):
+        kind, slot = kinds[side], slot_of(kinds[side], group)
         page = pages_ref[request * stretches + jnp.minimum(slot // Z, stretches - 1)]
-        within = pl.ds(pl.multiple_of(lax.rem(slot, Z), GROUP), GROUP)
-        for i, (_, out, held) in enumerate(sides):
-            ends = (held.at[group], out.at[page, :, within])
-            yield pltpu.make_async_copy(*(ends if into_memory else ends[::-1]), semaphores.at[i, group])
-
-    def needed(group):
-        slot = (first + group) * GROUP
-        return (slot < start + L) & (slot < stretches * Z)
+        place = outs[side].at[page]
+        if not kind.scale:
+            place = place.at[:, pl.ds(pl.multiple_of(lax.rem(slot, Z), kind.group), kind.group)]
+        ends = (helds[side].at[group], place)
+        return pltpu.make_async_copy(*(ends if into_memory else ends[::-1]), semaphores.at[side, group])
 
     def move(into_memory):
         for action in ("start", "wait"):
-            for group in range(groups):
+            for side, kind in enumerate(kinds):
+                for group in range(kind.count):
+                    slot = slot_of(kind, group)
 
-                @pl.when(needed(group))
-                def _(group=group, action=action):
-                    for copy in copies(group, into_memory):
-                        getattr(copy, action)()
+                    @pl.when((slot < start + L) & (slot < stretches * Z))
+                    def _(side=side, group=group, action=action):
+                        getattr(copy(side, group, into_memory), action)()
 
     move(False)
-    for group in range(groups):
-        # Which lane each slot of the group takes: a product with ones and zeros moves the rows without a rounding.
-        slot_GL = (first + group) * GROUP + lax.broadcasted_iota(jnp.int32, (GROUP, L), 0)
-        takes_GL = slot_GL - start == lax.broadcasted_iota(jnp.int32, (GROUP, L), 1)
-        slot_GH = (first + group) * GROUP + lax.broadcasted_iota(jnp.int32, (GROUP, k_held.shape[3]), 0)
-        changed_GH = (slot_GH >= start) & (slot_GH < start + L)
-        for new_ref, _, held in sides:
-            for head in range(held.shape[1]):
-                new_LH = new_ref[0, head]
-                moved_GH = lax.dot_general(
-                    takes_GL.astype(new_LH.dtype),
-                    new_LH,
-                    (((1,), (0,)), ((), ())),
-                    precision=precision,
-                    preferred_element_type=jnp.float32,
-                )
-                held[group, head] = jnp.where(changed_GH, moved_GH.astype(held.dtype), held[group, head])
+    for new_ref, held, kind in zip(news, helds, kinds):
+        for group in range(kind.count):
+            change = _change_scales if kind.scale else _change
+            change(new_ref, held.at[group], slot_of(kind, group) - start)
     move(True)
+
+
+def _change(new_ref, held, first):
+    """Put the lanes into a group of slots, the first of which is lane `first`: a product with ones and zeros moves the
+    rows without a rounding."""
+    K, G, H = held.shape
+    L = new_ref.shape[2]
+    lane_GL = first + lax.broadcasted_iota(jnp.int32, (G, L), 0)
+    takes_GL = (lane_GL == lax.broadcasted_iota(jnp.int32, (G, L), 1)).astype(new_ref.dtype)
+    lane_GH = first + lax.broadcasted_iota(jnp.int32, (G, H), 0)
+    changed_GH = (lane_GH >= 0) & (lane_GH < L)
+    for head in range(K):
+        moved_GH = _product(takes_GL, new_ref[0, head])
+        if held.dtype == jnp.int8:
+            old_GH = held[head].astype(jnp.int32)
+            held[head] = jnp.where(changed_GH, moved_GH.astype(jnp.int32), old_GH).astype(jnp.int8)
+        else:
+            held[head] = jnp.where(changed_GH, moved_GH.astype(held.dtype), held[head])
+
+
+def _change_scales(new_ref, held, first):
+    """The same of scales [K, slots]."""
+    (K, G), L = held.shape, new_ref.shape[2]
+    lane_LG = first + lax.broadcasted_iota(jnp.int32, (L, G), 1)
+    takes_LG = (lane_LG == lax.broadcasted_iota(jnp.int32, (L, G), 0)).astype(jnp.float32)
+    lane_KG = first + lax.broadcasted_iota(jnp.int32, (K, G), 1)
+    changed_KG = (lane_KG >= 0) & (lane_KG < L)
+    held[...] = jnp.where(changed_KG, _product(new_ref[0], takes_LG), held[...])
+
+
+def _product(a, b):
+    dimensions = (((1,), (0,)), ((), ()))
+    return lax.dot_general(a, b, dimensions, precision=precision_of(a.dtype), preferred_element_type=jnp.float32)

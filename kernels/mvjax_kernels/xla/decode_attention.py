@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer
@@ -21,20 +23,18 @@ def block_sizes(platform: str, requests: int) -> tuple[int, int]:
 
 
 def write_paged_kv(
-    k_PKZH: Float[Array, "P K Z H"],
-    v_PKZH: Float[Array, "P K Z H"],
-    new_k_RLKH: Float[Array, "R L K H"],
-    new_v_RLKH: Float[Array, "R L K H"],
+    pages: Sequence[Shaped[Array, "P K Z *H"]],
+    news: Sequence[Shaped[Array, "R L K *H"]],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
-) -> tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"]]:
-    """See `mvjax_kernels.write_paged_kv`; the arguments are checked there."""
-    (P, _, Z, _), M = k_PKZH.shape, pages_RM.shape[1]
-    slot_RL = start_R[:, None] + jnp.arange(new_k_RLKH.shape[1], dtype=jnp.int32)
+) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+    """See `mvjax_kernels.write_paged_kv`; the arguments are checked there. `news` go into `pages`, one by one."""
+    (P, _, Z), M = pages[0].shape[:3], pages_RM.shape[1]
+    slot_RL = start_R[:, None] + jnp.arange(news[0].shape[1], dtype=jnp.int32)
     page_RL = jnp.take_along_axis(pages_RM, jnp.minimum(slot_RL // Z, M - 1), axis=1)
     page_RL = jnp.where(slot_RL < M * Z, page_RL, P)
     where = (page_RL, slice(None), slot_RL % Z)
-    return k_PKZH.at[where].set(new_k_RLKH, mode="drop"), v_PKZH.at[where].set(new_v_RLKH, mode="drop")
+    return tuple(held.at[where].set(new, mode="drop") for held, new in zip(pages, news, strict=True))
 
 
 def decode_attention(
