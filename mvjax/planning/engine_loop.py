@@ -16,7 +16,7 @@ from mvjax.engine.model_runner import ModelRunner
 from mvjax.engine.program_cache import Program, ProgramCache
 from mvjax.engine.tables import Tables
 from mvjax.models import DecoderStepModel, TensorParallelModel
-from mvjax.models.decode import KVArrays
+from mvjax.models.kv_arrays import KVArrays
 
 
 class DescribedPrograms(ProgramCache):

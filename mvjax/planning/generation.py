@@ -16,7 +16,8 @@ from mvjax.engine.limits import EngineConfig
 from mvjax.engine.tables import build_tables
 from mvjax.errors import UserError
 from mvjax.models import DecoderStepModel, TensorParallelModel
-from mvjax.models.decode import PAGE, KVArrays
+from mvjax.models.decode import PAGE
+from mvjax.models.kv_arrays import KVArrays
 from mvjax.models.number_formats import number_formats
 from mvjax.models.tensor_split import AXIS, MOST, TensorSplit, devices_needed, divides
 from mvjax.models.tensors import parameter_count

@@ -19,17 +19,17 @@ ROWS = 8
 pytestmark = pytest.mark.aot
 
 
-def loop_plan(name: str, config: ModelConfig, requests: int, chips: int = 1) -> GenerationPlan:
+def loop_plan(name: str, config: ModelConfig, requests: int, chips: int = 1, **formats) -> GenerationPlan:
     """Of the loop for this number of requests of 8 branches and 4,096 slots, all live."""
     shape = Shape(config, tuple(range(151665, 151677)), "a published shape")
-    return plan_generation(describe_service(shape, machine(name), chips), Load(requests, ROWS, 4096))
+    return plan_generation(describe_service(shape, machine(name), chips, **formats), Load(requests, ROWS, 4096))
 
 
 def check(plan: GenerationPlan):
     """Pages are written in place: what the program adds to its arguments is far less than they take. Weights are read
     where they lie: but for the logits, no step makes a buffer as large as the smallest matrix of a layer."""
     config, compiled = plan.service.shape.config, plan.compiled
-    smallest = 2 * config.embed * config.heads * config.head_dim
+    smallest = plan.service.model.formats.weights.itemsize * config.embed * config.heads * config.head_dim
     logits = dimensions((plan.load.rows, config.vocab_size))
     assert not [str(x) for x in loop_buffers(compiled.text, smallest) if dimensions(x.buffer.shape) != logits]
     assert not plan.step.weight_copies
@@ -49,6 +49,28 @@ def test_the_loop_of_a_1_5b_model_fits_a_v5e_chip():
     plan = loop_plan("v5e:2x2", QWEN_1_5B, 16)
     check(plan)
     assert plan.fits
+
+
+@pytest.mark.parametrize(("weights", "kv"), [("int8", "int8"), ("fp8", "auto"), ("int8", "auto")])
+@pytest.mark.parametrize("name", ["h100:1", "v6e:2x2"])
+def test_no_step_makes_quantised_weights_wider(name, weights, kv):
+    """They go into the products a byte each: no buffer has a matrix's dimensions, in whatever type."""
+    if (name, weights) == ("v6e:2x2", "fp8"):
+        pytest.skip("v6e does not compute with float8")
+    plan = loop_plan(name, dataclasses.replace(QWEN_7B, layers=4), 8, weight_dtype=weights, kv_dtype=kv)
+    check(plan)
+    assert not plan.step.page_copies
+    figures = {kind: round(getattr(plan, kind) / GIB, 3) for kind in ("weights", "pages", "rest")}
+    print(name, weights, kv, "GiB of 4 layers:", figures, "a slot:", plan.slot)
+
+
+@pytest.mark.slow
+def test_a_32b_model_in_int8_fits_one_gpu_of_80_gb():
+    plan = loop_plan("h100:1", QWEN_32B, 8, weight_dtype="int8", kv_dtype="int8")
+    check(plan)
+    assert plan.weights < 31.4 * GIB
+    assert plan.fits
+    print("tokens", plan.tokens, {kind: round(getattr(plan, kind) / GIB, 2) for kind in ("weights", "pages", "rest")})
 
 
 def check_split(name: str, layers: int) -> float:

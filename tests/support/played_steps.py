@@ -44,7 +44,7 @@ def streams_of(model, requests):
         return model.init_kv(requests, SLOTS)
     width = SLOTS // model.page_size
     pages = np.random.default_rng(0).permutation(requests * width + 3)[: requests * width]
-    kv = jax.tree.map(lambda kv: kv + 5.0, model.init_pages(requests * width + 3))
+    kv = jax.tree.map(lambda kv: (kv + 5).astype(kv.dtype), model.init_pages(requests * width + 3))
     return model.with_table(kv, pages.reshape(requests, width).astype(np.int32))
 
 
