@@ -147,8 +147,8 @@ def measure_many(
         if all(rows == count for rows, _ in steady):
             row["step/bare"] = ratios((seconds for _, seconds in steady), (step for _, step in runs))
         table.append(row)
-    report.bars.append(Bar("programs compiled by the engine with many requests", float(recompiled), 0))
-    report.bars.append(Bar("programs compiled by anybody with many requests", float(compiled.count), 0))
+    report.bars.append(Bar("requests at once: programs compiled by the engine", float(recompiled), 0))
+    report.bars.append(Bar("requests at once: programs compiled by anybody", float(compiled.count), 0))
     report.notes.append(
         f"requests at once: all come at the same moment, prompts of {config.prompt_tokens} tokens, {config.new_tokens} "
         f"new ones each, no blocks, {SYNC} steps a stay; a step's time is that of stays without a prefill in which the "

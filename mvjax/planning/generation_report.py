@@ -75,8 +75,8 @@ def generation_text(plan: GenerationPlan, advice: GenerationPlan | None, tried: 
     formats, count = service.model.formats, parameter_count(service.shape.config)
     made = f"compiled in {plan.compiled.seconds:.0f} s, not run" if plan.compiled.seconds else "not compiled"
     lines = [
-        f"{service.shape.source}, {count_words(count)} weights in {formats.weights}; "
-        f"activations in {formats.activations}, keys and values in {formats.kv}",
+        f"{service.shape.source}, {count_words(count)} weights",
+        f"weights in {formats.weights}, activations in {formats.activations}, keys and values in {formats.kv}",
         f"{load.requests} requests of {load.max_branches} branches and {load.slots:,} tokens, {split} {machine.name}; "
         f"{made}",
         "",

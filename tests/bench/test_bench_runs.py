@@ -77,7 +77,8 @@ def test_engine(toy, shared):
     assert bar(report, "programs compiled by the engine") == 0
     assert bar(report, "programs compiled by anybody") == 0
     assert bar(report, "copies of a KV stream buffer") == 0
-    assert bar(report, "programs compiled by the engine with many requests") == 0
+    assert bar(report, "requests at once: programs compiled by the engine") == 0
+    assert bar(report, "requests at once: programs compiled by anybody") == 0
     assert [row["requests"] for row in report.tables["requests at once"]] == [1, 3]
     for row in report.tables["requests at once"]:
         assert row["rows of a step"].low > row["requests"] - 1

@@ -70,4 +70,4 @@ def test_numbers_of_weights(monkeypatch):
     others = LAYERS * (2 * EMBED + 64) + EMBED
     assert plan.weights == matrices + 4 * rows + 4 * others
     assert plan.weights - plan.read == VOCABULARY * (EMBED + 4)
-    assert "weights in int8; activations in float32, keys and values in float32" in generation_text(plan, None, 0)
+    assert "weights in int8, activations in float32, keys and values in float32" in generation_text(plan, None, 0)
