@@ -111,6 +111,8 @@ def measure_many(
         sync_steps=SYNC,
     )
     engine = Engine(model, model.params, tokenizer, sizes)
+    say("requests at once: compiling the engine's programs")
+    engine.warm_up(laid_out=False)
     prompts = prompts_of(tokenizer.tables(), config.requests[-1], config.prompt_tokens)
     bare = {}
     for count in config.requests:
