@@ -44,7 +44,8 @@ def read_step(compiled: Compiled, mesh_shape: Mapping[str, int], params: Any, kv
     """
     text, program = compiled.text, Program(compiled.text)
     outer = [array.shape for name, array in params.items() if name in ("embed", "head")]
-    shapes = {array.shape for array in jax.tree.leaves(kv)}
+    # Scales, which have no axis of a head's numbers, are as small as activations.
+    shapes = {array.shape for array in jax.tree.leaves(kv) if len(array.shape) == 4}
     shapes |= {(shape[0] // layers, *shape[1:]) for shape in shapes if not isinstance(params["layers"], list)}
     return DecodeStep(
         tuple(traced_collectives(compiled.traced, mesh_shape)) if compiled.traced is not None else (),
