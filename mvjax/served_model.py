@@ -29,3 +29,12 @@ class ServedModel:
         """Options of `mvjax.load`."""
         names = ("tensor_parallel", "weight_dtype", "kv_dtype")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedStreams:
+    """What is common to the options of commands that answer requests of any length."""
+
+    memory: float = 0.9
+    """Share of a device's memory that weights, keys and values may take. On CPUs: of the free memory, for keys and
+    values, which take no more than 2 GiB."""

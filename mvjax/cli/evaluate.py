@@ -16,11 +16,11 @@ from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
-from mvjax.served_model import ServedModel
+from mvjax.served_model import ServedModel, ServedStreams
 
 
 @dataclass(frozen=True)
-class EvaluateArguments(ServedModel, Cached):
+class EvaluateArguments(ServedModel, ServedStreams, Cached):
     """Run a benchmark file through the engine and report the totals."""
 
     data: tyro.conf.Positional[Path]
@@ -123,6 +123,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         max_branches=rows,
         row_counts=tuple(sorted({requests, rows, 2 * rows, requests * rows})) if rows > 1 else (requests,),
         max_slots=stream_slots(longest),
+        memory=arguments.memory,
     )
     engine = Engine(model, model.params, tokenizer, config)
     for prompt in prompts:

@@ -16,7 +16,7 @@ from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
-from mvjax.served_model import ServedModel
+from mvjax.served_model import ServedModel, ServedStreams
 
 DEMO_PROMPT = (
     "There are 4 parts. Part 1: start at 5, add 3, subtract 2, add 6. "
@@ -29,7 +29,7 @@ SVG_WIDTH = 108
 
 
 @dataclass(frozen=True)
-class GenerateArguments(ServedModel, Cached):
+class GenerateArguments(ServedModel, ServedStreams, Cached):
     """Answer prompts with a Multiverse model, branches in parallel."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -102,6 +102,7 @@ def main(argv: list[str]) -> int:
         row_counts=counts,
         max_slots=stream_slots(longest + arguments.limits.max_new_tokens + rows),
         prefill_chunks=EngineConfig.prefill_chunks[:1] if longest <= 64 else EngineConfig.prefill_chunks[1:],
+        memory=arguments.memory,
         logprobs=arguments.logprobs,
     )
     engine = Engine(model, model.params, tokenizer, config)

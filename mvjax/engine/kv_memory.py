@@ -22,10 +22,11 @@ def page_count(model: Any, config: EngineConfig) -> int:
 
     Raises UserError where there is no room for a page.
     """
-    most = config.requests * -(-config.max_slots // model.page_size)
     if config.pages is not None:
         return config.pages
-    bytes_of_page = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(one_page, model)))
+    most = config.requests * -(-config.max_slots // model.page_size)
+    page = jax.eval_shape(lambda: model.init_pages(1))
+    bytes_of_page = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(page))
     replicated = getattr(model, "replicated", None)
     devices = list(replicated.device_set) if replicated is not None else [default_device()]
     room = min(free_bytes(device, config.memory) for device in devices) * len(devices)
@@ -38,11 +39,6 @@ def page_count(model: Any, config: EngineConfig) -> int:
             f"{max(room, 0) / GIB:.2g} GiB are left for them; raise EngineConfig.memory, or take a smaller model"
         )
     return count if count == most else rounded_down(count)
-
-
-def one_page(model: Any) -> Any:
-    """Keys and values of a page."""
-    return model.init_pages(1)
 
 
 def default_device() -> Any:

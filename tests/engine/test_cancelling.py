@@ -3,10 +3,15 @@
 import threading
 
 import pytest
-from faulty_engine import check, run, shared_engine, submit_all
+from faulty_engine import DRAWN, LIMITS, PROMPTS, SIZES, Faults, bias, check, run, shared_engine, submit_all
+from hash_model import HashModel
+from random_requests import TABLES
 
+from mvjax.engine import Engine, EngineConfig, Limits
+from mvjax.engine.engine import QueueFull
 from mvjax.engine.request import Request
 
+FEW = Limits(max_new_tokens=20)
 pytestmark = pytest.mark.xdist_group("engine/hash_model")  # the engines of these files have the same sizes
 
 
@@ -56,3 +61,55 @@ def test_cancelling_what_is_unknown_or_has_ended_does_nothing(engine):
     engine.cancel(numbers[0])
     engine.cancel(10**6)
     assert not engine.busy
+
+
+def test_a_cancelled_request_is_never_prefilled_and_may_be_cancelled_again(engine, monkeypatch):
+    """In the queue, while its prompt is prefilled, while it runs, when it has ended."""
+    calls = Faults(monkeypatch, type(engine._runner), "prefill", set(), ValueError())
+    number = engine.submit([20] * 150, limits=FEW)
+    engine.cancel(number)
+    engine.cancel(number)
+    (result,) = engine.step()
+    assert (result.reason, result.new_tokens, calls.calls) == ("cancelled", 0, 0)
+    number = engine.submit([20] * 150, limits=FEW)
+    assert engine.step() == []
+    assert 0 < engine._requests[number].prefilled < 149
+    engine.cancel(number)
+    (result,) = engine.step()
+    assert (result.reason, result.new_tokens, calls.calls) == ("cancelled", 0, 1)
+    number = engine.submit(PROMPTS[0], limits=LIMITS, sampling=DRAWN[0])
+    engine.step()
+    for _ in range(3):
+        engine.cancel(number)
+    results = []
+    while engine.busy:
+        results += engine.step()
+        engine.cancel(number)
+    assert [result.reason for result in results] == ["cancelled"]
+    assert not engine.busy
+
+
+def test_a_deadline_ends_a_request_wherever_it_is(engine):
+    numbers = submit_all(engine)
+    engine.step()
+    late = engine.submit(PROMPTS[0], limits=LIMITS, deadline=0.0)
+    running = engine._requests[numbers[0]]
+    running.deadline = 0.0  # Long ago.
+    ended = {}
+    while engine.busy:
+        ended |= {result.request: result for result in engine.step()}
+    assert (ended.pop(late).reason, late in ended) == ("deadline", False)
+    first = ended.pop(numbers[0])
+    assert first.reason == "deadline"
+    assert set(first.cuts.values()) <= {"deadline", "tokens"}
+    assert first.new_tokens > 0
+    check({numbers.index(number): result for number, result in ended.items()}, failed=0)
+
+
+def test_a_queue_that_is_full_takes_no_more():
+    limited = Engine(HashModel(bias()), bias(), TABLES, EngineConfig(**SIZES, max_queue=2))
+    for prompt in PROMPTS[:2]:
+        limited.submit(prompt, limits=FEW)
+    with pytest.raises(QueueFull, match=r"^2 requests wait, as many as the queue takes"):
+        limited.submit(PROMPTS[2], limits=FEW)
+    assert len(limited._requests) == 2
