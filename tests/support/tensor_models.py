@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -150,14 +151,18 @@ def loading(family, kv_heads, devices, unroll, **formats):
     made = checkpoint(family, kv_heads, hidden_size=128, intermediate_size=256, vocab_size=1000)
     at_once = TensorParallelModel.from_checkpoint(made, devices, unroll=unroll, **formats)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(DecoderStepModel.from_checkpoint(made, **formats).params))
-    wanted = [[np.asarray(part.data) for part in leaf.addressable_shards] for leaf in jax.tree.leaves(at_once.params)]
+    # Copies: NumPy's views would keep the arrays.
+    wanted = [[np.array(part.data) for part in leaf.addressable_shards] for leaf in jax.tree.leaves(at_once.params)]
     del at_once
+    gc.collect()  # The models above are in cycles.
     held, put = [], Parameter.put
 
     def watched(self, *arguments):
         placed = put(self, *arguments)
         parts = [part for array in jax.live_arrays() for part in array.addressable_shards]
-        held.append(sum(part.data.nbytes for part in parts if part.device == jax.devices()[devices - 1]))
+        own = [part.data for part in parts if part.device == jax.devices()[devices - 1]]
+        # An array and its parts lie in the same buffers.
+        held.append(sum({data.unsafe_buffer_pointer(): data.nbytes for data in own}.values()))
         return placed
 
     transfer.CHUNK_BYTES, Parameter.put = 4096, watched
