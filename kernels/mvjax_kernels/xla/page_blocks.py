@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 SLICES = 16
 """Pages of a block at most that are read by a slice each: on a CPU twice as fast as a gather, but a piece of program
 each."""
-_ZERO = jnp.int32(0)
+_ZERO = np.int32(0)
 
 
 class Block(NamedTuple):
@@ -61,15 +62,13 @@ class PagedStreams(NamedTuple):
         page_CY = columns(self.pages_RM, first, pages, request_C)
         used_CY = (first + jnp.arange(pages, dtype=jnp.int32)) * Z < length_C1
         page_CY = jnp.where(used_CY, page_CY, 0)
-        v_scale_CKX = _read(self.v_scale_PKZ, page_CY)
-        return Block(
-            _read(self.k_PKZH, page_CY),
-            jnp.where(live_CX[:, None, :, None], _read(self.v_PKZH, page_CY), jnp.zeros((), self.v_PKZH.dtype)),
-            _read(self.k_scale_PKZ, page_CY),
-            None if v_scale_CKX is None else jnp.where(live_CX[:, None], v_scale_CKX, 0.0),
-            slot_X,
-            live_CX,
-        )
+        k_scale_CKX = v_scale_CKX = None
+        if self.k_scale_PKZ is not None and self.v_scale_PKZ is not None:
+            k_scale_CKX = _read(self.k_scale_PKZ, page_CY)
+            v_scale_CKX = jnp.where(live_CX[:, None], _read(self.v_scale_PKZ, page_CY), 0.0)
+        k_CKXH, v_CKXH = _read(self.k_PKZH, page_CY), _read(self.v_PKZH, page_CY)
+        v_CKXH = jnp.where(live_CX[:, None, :, None], v_CKXH, jnp.zeros((), v_CKXH.dtype))
+        return Block(k_CKXH, v_CKXH, k_scale_CKX, v_scale_CKX, slot_X, live_CX)
 
 
 def columns(x_RY: Array, start: Array, size: int, request_C: Array | None = None) -> Array:
@@ -80,10 +79,8 @@ def columns(x_RY: Array, start: Array, size: int, request_C: Array | None = None
     return jnp.concatenate(rows)
 
 
-def _read(x_PKZ_: Array | None, page_CY: Array) -> Array | None:
+def _read(x_PKZ_: Array, page_CY: Array) -> Array:
     """[C, K, Y * Z, ...]: pages in the order of their slots."""
-    if x_PKZ_ is None:
-        return None
     (C, Y), (_, K, Z, *rest) = page_CY.shape, x_PKZ_.shape
     if C * Y > SLICES:
         return x_PKZ_[page_CY].swapaxes(1, 2).reshape(C, K, Y * Z, *rest)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -50,7 +51,7 @@ def paged_attention(
         """[X, M]: which slots of a block which rows do not see."""
         hidden_XM = ~block.live_CX[0][:, None] | (row_M < block.slot_X[:, None])
         if levels:
-            where, size = (sequence, jnp.int32(0), block.slot_X[0]), (1, levels, X)
+            where, size = (sequence, np.int32(0), block.slot_X[0]), (1, levels, X)
             start_EX = lax.dynamic_slice(hide_start_BES, where, size)[0]
             end_EX = lax.dynamic_slice(hide_end_BES, where, size)[0]
             for start_X, end_X in zip(start_EX, end_EX):
