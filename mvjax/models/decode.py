@@ -13,7 +13,7 @@ per-layer arrays, or scanned over stacked ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ from mvjax.weights.checkpoint import Checkpoint
 
 PAGE = 128
 """Slots of a page: a TPU's lanes, and a few of a GPU's tiles."""
+CPU_PAGE = 64
+"""Slots of a page on a CPU, where pages of 32 to 128 slots are read equally fast; a prompt's last page is padded."""
 
 
 def unrolls(platform: str) -> bool:
@@ -97,8 +99,7 @@ class DecoderStepModel:
         weight_dtype, kv_dtype: as for `number_formats`, which raises UserError.
         unroll: one array and one piece of program per layer; None means where `unrolls` says so.
         backend: of the attention, as `mvjax_kernels` takes it.
-        page_size: slots of a page; None for contiguous streams; "auto" means those on a CPU, where a page has to be
-            copied before it can be multiplied, and pages of `PAGE` elsewhere and for int8.
+        page_size: slots of a page; None for contiguous streams; "auto" means `CPU_PAGE` on a CPU and `PAGE` elsewhere.
         """
         platform = backends.platform()
         self.config: ModelConfig = config.served()
@@ -107,7 +108,7 @@ class DecoderStepModel:
         self.formats = number_formats(weight_dtype, kv_dtype)
         self.backend = backend
         if page_size == "auto":
-            page_size = None if platform == "cpu" and self.formats.kv != jnp.int8 else PAGE
+            page_size = CPU_PAGE if platform == "cpu" else PAGE
         if page_size is None and self.formats.kv == jnp.int8:
             raise UserError("kv dtype int8: only keys and values in pages have scales; use pages, or another kv dtype")
         self.page_size = page_size
@@ -222,14 +223,13 @@ class DecoderStepModel:
                 if hide_start_BES.shape[1] == 0:
                     intervals = (jnp.zeros((B, 1, S), jnp.int32),) * 2
                 k_BSKH, v_BSKH = (array[request_B].swapaxes(1, 2) for array in (k, v))
-                o_BTNH = mvjax_kernels.attention(
-                    q_BTNH, k_BSKH, v_BSKH, *intervals, q_offset=offset_B, backend=self.backend
-                )
+                streams = q_BTNH, k_BSKH, v_BSKH
+                o_BTNH = mvjax_kernels.attention(*streams, *intervals, q_offset=offset_B, backend=self.backend)
             else:
                 pages, scales = arrays_of(k, v)
                 chunks = table_RM[request_B], *intervals, offset_B, length_B
                 o_BTNH = mvjax_kernels.paged_attention(q_BTNH, *pages, *chunks, **scales, backend=self.backend)
-            return o_BTNH.reshape(B * T, -1).T
+            return cast(Array, o_BTNH).reshape(B * T, -1).T
 
         _, kv = self.run(params, kv, tokens_BT.reshape(-1), positions_BT.reshape(-1), write, attend)
         return kv
