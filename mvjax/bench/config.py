@@ -9,7 +9,7 @@ from typing import Self
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
-from mvjax.served_model import ServedModel
+from mvjax.served_model import KVDtype, ServedModel, WeightDtype
 
 SYNC = 8
 """Steps of one stay in a loop, the engine's or the bare one: timings are taken stay by stay."""
@@ -272,6 +272,34 @@ class LikelihoodBench(ModelBench):
         for name in ("blocks", "tuning", "steps"):
             if getattr(self, name) < 4:
                 raise UserError(f"--{name} {getattr(self, name)}: give 4 or more")
+
+
+@dataclass(frozen=True)
+class QuantisedBench(ModelBench):
+    """What weights, keys and values in fewer bits cost: perplexity of held-out text, agreement of likeliest tokens."""
+
+    repeat: int = 1
+    """Nothing is timed here: every run finds the same."""
+    data: Path | None = None
+    """JSONL of problems (question, answer); the 60 of GSM8K's test set that ship with mvjax where it is not given."""
+    documents: int = 60
+    """Problems that are read, the first ones."""
+    tokens: int = 256
+    """Tokens of each at most."""
+    together: int = 60
+    """Documents side by side."""
+    weights: tuple[WeightDtype, ...] = ("auto", "int8")
+    """Formats of the weights that are compared with auto."""
+    kv: tuple[KVDtype, ...] = ("auto", "int8")
+    """Formats of keys and values, each with each of the weights'."""
+
+    def check(self) -> None:
+        super().check()
+        for name, least in (("documents", 2), ("tokens", 2), ("together", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)}: give {least} or more")
+        if self.data is not None and not self.data.is_file():
+            raise UserError(f"{self.data}: there is no such file")
 
 
 @dataclass(frozen=True)

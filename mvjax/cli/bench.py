@@ -27,6 +27,7 @@ BENCHES: dict[str, type[Bench]] = {
     "curator": settings.CuratorBench,
     "independence": settings.IndependenceBench,
     "likelihood": settings.LikelihoodBench,
+    "quantised": settings.QuantisedBench,
 }
 """In the order in which `all` runs them."""
 

@@ -42,6 +42,7 @@ PAGE = 128
 """Slots of a page: a TPU's lanes, and a few of a GPU's tiles."""
 CPU_PAGE = 64
 """Slots of a page on a CPU, where pages of 32 to 128 slots are read equally fast; a prompt's last page is padded."""
+NO_SCALES = "kv dtype int8: only keys and values in pages have scales, and these streams are contiguous; use another"
 
 
 def unrolls(platform: str) -> bool:
@@ -110,7 +111,7 @@ class DecoderStepModel:
         if page_size == "auto":
             page_size = CPU_PAGE if platform == "cpu" else PAGE
         if page_size is None and self.formats.kv == jnp.int8:
-            raise UserError("kv dtype int8: only keys and values in pages have scales; use pages, or another kv dtype")
+            raise UserError(NO_SCALES)
         self.page_size = page_size
 
     @property
@@ -142,7 +143,9 @@ class DecoderStepModel:
         return model
 
     def init_kv(self, requests: int, slots: int) -> KVArrays:
-        """Empty KV streams of `slots` slots for each of `requests` requests."""
+        """Empty KV streams of `slots` slots for each of `requests` requests. UserError for int8, which takes pages."""
+        if self.formats.kv == jnp.int8:
+            raise UserError(NO_SCALES)
         return self._zeros((requests, self.config.kv_heads, slots, self.config.head_dim), stack=True)
 
     def init_pages(self, pages: int) -> KVArrays:

@@ -123,8 +123,7 @@ class Parameter:
                 self.report(parts, layer, done)
             return self.put(arrays, shard, home)
         parts, shard = parts_of(source, self.shape)
-        rows, chunks = shard[lead], -(-nbytes // layers // limit)
-        step = -(-rows // chunks)
+        rows, step = shard[lead], self.step(limit)
         whole, insert = zeros(self.shape, self.dtype, home), inserter(home, source, compiler_options())
         for layer in range(layers):
             for start in range(0, rows, step):
@@ -136,6 +135,14 @@ class Parameter:
             self.report(parts, layer, done)
         # Two programs that exchange columns must not be under way at once: processes may run them in another order.
         return jax.block_until_ready(whole)
+
+    def step(self, limit: int) -> int:
+        """Rows of each part that a chunk has, which goes into the parameter by `transfer.inserter`."""
+        lead = self.lead
+        parts, shard = parts_of(self.sharding, self.shape)
+        nbytes = math.prod(shard[lead:]) * self.dtype.itemsize * len(parts)
+        rows = parts_of(reading_place(self.sharding, self.shape, lead), self.shape)[1][lead]
+        return -(-rows // -(-nbytes // limit))
 
     def read(self, parts: Mapping[Any, Index], layer: int, start: int, step: int) -> dict[Any, np.ndarray]:
         """Of each part, `step` rows of one of its layers; rows of which several parts have columns are read once."""

@@ -38,6 +38,8 @@ def test_one_benchmark(tmp_path, capsys):
         (["training", "--rank", "0"], "--rank 0"),
         (["likelihood", "--tuning", "2"], "--tuning 2"),
         (["likelihood", "--adapter", "nowhere"], "nowhere: there is no such adapter"),
+        (["quantised", "--documents", "1"], "--documents 1"),
+        (["quantised", "--data", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
         (["all", "--repeat", "0"], "--repeat 0"),
     ],
 )

@@ -12,13 +12,17 @@ import pytest
 from mvjax_kernels.quantised import quantise as quantise_slots
 from played_steps import LANES, play, transcripts
 from tensor_models import checkpoint, run
+from tiny_weights import tiny_config
 
 from mvjax.errors import UserError
 from mvjax.models import DecoderStepModel, from_checkpoint, from_hf
 from mvjax.models.number_formats import LARGEST, no_fp8, number_formats
 from mvjax.models.quantised import QuantisedRows, dequantised, quantise
+from mvjax.models.sharded_loading import Parameter
 from mvjax.models.tensor_split import Source, TensorSplit
-from mvjax.weights.checkpoint import LazyTensor, lazily, lazy
+from mvjax.models.tensors import expected_shapes
+from mvjax.models.transfer import chunk_bytes
+from mvjax.weights.checkpoint import Checkpoint, LazyTensor, LazyTensors, lazily, lazy
 
 
 @pytest.mark.parametrize("dtype", LARGEST, ids=str)
@@ -159,8 +163,11 @@ def test_int8_gives_the_logits_of_rounded_numbers(unroll, backend, head_dim, rou
 def test_int8_needs_pages():
     model = DecoderStepModel.described(from_hf(checkpoint("qwen2", 2).config), kv_dtype="int8")
     assert model.page_size == 128
-    with pytest.raises(UserError, match=r"^kv dtype int8: only keys and values in pages have scales; use pages, or"):
+    complaint = r"^kv dtype int8: only keys and values in pages have scales, and these streams are contiguous; use"
+    with pytest.raises(UserError, match=complaint):
         DecoderStepModel.described(model.config, kv_dtype="int8", page_size=None)
+    with pytest.raises(UserError, match=complaint):
+        model.init_kv(1, 8)
 
 
 def test_formats_by_platform(monkeypatch):
@@ -179,6 +186,37 @@ def test_formats_by_platform(monkeypatch):
     chips = [chip("tpu", "TPU v6 lite"), chip("tpu", "TPU7x")]
     chips += [chip("cuda", compute_capability=capability) for capability in ("8.0", "9.0")]
     assert [no_fp8(each) is None for each in chips] == [False, True, False, True]
+
+
+@pytest.mark.slow
+def test_a_device_never_holds_more_than_the_quantised_weights_and_a_chunk(monkeypatch):
+    """A model with all sizes of Qwen2.5-32B's matrices an eighth: a 64th of its weights."""
+    sizes = {"hidden_size": 640, "intermediate_size": 3456, "num_attention_heads": 5, "num_key_value_heads": 1}
+    sizes |= {"head_dim": 128, "vocab_size": 19008, "num_hidden_layers": 64}
+    hf_config = tiny_config("qwen2", **sizes, tied=False)
+    row = np.random.default_rng(0).normal(size=2**16).astype(np.float32)
+
+    def entry(shape):
+        def read_rows(start, stop):
+            count = (stop - start) * int(np.prod(shape[1:]))
+            return np.resize(np.roll(row, start), count).reshape(stop - start, *shape[1:])
+
+        return LazyTensor(shape, row.dtype, lambda: read_rows(0, shape[0]), read_rows)
+
+    shapes = expected_shapes(from_hf(hf_config))
+    made = Checkpoint(hf_config, LazyTensors({name: entry(shape) for name, shape in shapes.items()}))
+    before, held, put = sum(array.nbytes for array in jax.live_arrays()), [], Parameter.put
+
+    def watched(self, *arguments):
+        placed = put(self, *arguments)
+        held.append(sum(array.nbytes for array in jax.live_arrays()) - before)
+        return placed
+
+    monkeypatch.setattr(Parameter, "put", watched)
+    model = DecoderStepModel.from_checkpoint(made, weight_dtype="int8")
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    assert weights < 0.27 * made.nbytes
+    assert max(held) <= weights + 2 * chunk_bytes(max(4 * int(np.prod(shape)) for shape in shapes.values()))
 
 
 @pytest.mark.parametrize(
