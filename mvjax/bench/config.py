@@ -286,7 +286,7 @@ class QuantisedBench(ModelBench):
     """Problems that are read, the first ones."""
     tokens: int = 256
     """Tokens of each at most."""
-    together: int = 60
+    together: int = 4
     """Documents side by side."""
     weights: tuple[WeightDtype, ...] = ("auto", "int8")
     """Formats of the weights that are compared with auto."""

@@ -1,8 +1,8 @@
 """What weights, keys and values in fewer bits cost: likelihood of held-out text, and how often the likeliest token is
 the same.
 
-The text goes through the engine's own model a token at a time, as it would be generated: questions of GSM8K and their
-solutions. On a CPU, where products of int8 are slow, weights are the same rounded numbers kept in float32.
+The text, questions of GSM8K and their solutions, goes through the engine's own model as prompts do: a token sees the
+rounded keys and values of those before it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from mvjax_kernels import backends
 
 from mvjax.bench.config import QuantisedBench
 from mvjax.bench.report import Report
-from mvjax.engine.model import RowPlacement
 from mvjax.models.decode import DecoderStepModel
-from mvjax.models.number_formats import LARGEST, number_formats
-from mvjax.models.quantised import dequantised
-from mvjax.weights import Checkpoint
 
 
 class Read(NamedTuple):
@@ -50,7 +45,8 @@ def measure(config: QuantisedBench, report: Report, say: Callable[[str], None]) 
     pairs = [(weights, kv) for weights in config.weights for kv in config.kv]
     for weight_dtype, kv_dtype in [("auto", "auto"), *(pair for pair in pairs if pair != ("auto", "auto"))]:
         say(f"weights {weight_dtype}, keys and values {kv_dtype}")
-        model = model_of(checkpoint, weight_dtype, kv_dtype)
+        formats = {"weight_dtype": weight_dtype, "kv_dtype": kv_dtype}
+        model = DecoderStepModel.from_checkpoint(checkpoint, page_size=128, **formats)
         found = read(model, tokens_BT, config.together)
         exact = exact or found
         report.rows.append(compared(weight_dtype, kv_dtype, exact, found, counted_BT))
@@ -70,34 +66,24 @@ def texts(config: QuantisedBench) -> list[str]:
     return [f"{problem['question']}\n{problem['answer'].rpartition('####')[0].strip()}" for problem in problems]
 
 
-def model_of(checkpoint: Checkpoint, weight_dtype: str, kv_dtype: str) -> DecoderStepModel:
-    """A model of these formats, over pages."""
-    if number_formats(weight_dtype).weights in LARGEST and backends.platform() == "cpu":
-        checkpoint, weight_dtype = dequantised(checkpoint, weight_dtype), "float32"
-    return DecoderStepModel.from_checkpoint(checkpoint, weight_dtype=weight_dtype, kv_dtype=kv_dtype, page_size=128)
-
-
 def read(model: DecoderStepModel, tokens_BT: Int[np.ndarray, "B T"], together: int) -> Read:
-    """Documents fed token by token, `together` of them side by side."""
+    """Documents read as prompts, `together` of them side by side."""
     count, length = tokens_BT.shape
     pages, parts = -(-length // model.page_size), []
     row = jnp.arange(together, dtype=jnp.int32)
     table_RM = 1 + jnp.arange(together * pages, dtype=jnp.int32).reshape(together, pages)
+    hide_RES = jnp.zeros((together, 0, pages * model.page_size), jnp.int32)
 
-    def feed(params: Any, tokens_RT: Array) -> tuple[Array, Array]:
-        def step(kv, inputs):
-            tokens_R, next_R, at = inputs
-            placement = RowPlacement(row, row * 0, row[:, None], row * 0 + at, row >= 0)
-            seen_RS = jnp.broadcast_to(jnp.arange(pages * model.page_size) <= at, (together, pages * model.page_size))
-            logits_RV, kv = model.decode(params, kv, tokens_R, row * 0 + at, placement, seen_RS.astype(jnp.uint32))
-            chosen_R = jnp.take_along_axis(logits_RV, next_R[:, None], axis=1)[:, 0]
-            return kv, (chosen_R - jax.nn.logsumexp(logits_RV, axis=1), logits_RV.argmax(axis=1))
-
+    @jax.jit
+    def program(params: Any, tokens_RT: Array) -> tuple[Array, Array]:
         kv = model.with_table(model.init_pages(1 + together * pages), table_RM)
-        inputs = tokens_RT.T, jnp.roll(tokens_RT, -1, axis=1).T, jnp.arange(length, dtype=jnp.int32)
-        return tuple(x.T for x in jax.lax.scan(step, kv, inputs)[1])
+        position_RT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens_RT.shape)
+        chunks = tokens_RT, position_RT, hide_RES, hide_RES, row, row * 0, row * 0 + length
+        logits_RTV = model.next_logits(params, model.read_chunks(params, kv, *chunks)[0]).reshape(*tokens_RT.shape, -1)
+        next_RT1 = jnp.roll(tokens_RT, -1, axis=1)[..., None]
+        chosen_RT = jnp.take_along_axis(logits_RTV, next_RT1, axis=2)[..., 0]
+        return chosen_RT - jax.nn.logsumexp(logits_RTV, axis=2), logits_RTV.argmax(axis=2)
 
-    program = jax.jit(feed)
     for first in range(0, count, together):
         chunk_RT = np.zeros((together, length), np.int32)
         chunk_RT[: len(tokens_BT[first : first + together])] = tokens_BT[first : first + together]

@@ -203,6 +203,22 @@ class DecoderStepModel:
     ) -> KVArrays:
         """Put a chunk of each of several prompts into slots offset .. offset + length of its request; see
         `mvjax.engine.StepModel`. Padding writes nothing, or rubbish behind the chunk where streams lie in pages."""
+        chunks = tokens_BT, positions_BT, hide_start_BES, hide_end_BES, request_B, offset_B, length_B
+        return self.read_chunks(params, kv, *chunks)[1]
+
+    def read_chunks(
+        self,
+        params: Any,
+        kv: KVArrays,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        hide_start_BES: Int[Array, "B E S"],
+        hide_end_BES: Int[Array, "B E S"],
+        request_B: Int[Array, " B"],
+        offset_B: Int[Array, " B"],
+        length_B: Int[Array, " B"],
+    ) -> tuple[Array, KVArrays]:
+        """`prefill`, and what leaves the layers: a column of [D, B * T] for each token."""
         (B, T), S = tokens_BT.shape, hide_start_BES.shape[2]
         offset_B, length_B = jnp.asarray(offset_B, jnp.int32), jnp.asarray(length_B, jnp.int32)
         index_T = jnp.arange(T, dtype=jnp.int32)
@@ -234,8 +250,7 @@ class DecoderStepModel:
                 o_BTNH = mvjax_kernels.paged_attention(q_BTNH, *pages, *chunks, **scales, backend=self.backend)
             return cast(Array, o_BTNH).reshape(B * T, -1).T
 
-        _, kv = self.run(params, kv, tokens_BT.reshape(-1), positions_BT.reshape(-1), write, attend)
-        return kv
+        return self.run(params, kv, tokens_BT.reshape(-1), positions_BT.reshape(-1), write, attend)
 
     def decode(
         self,
@@ -292,8 +307,12 @@ class DecoderStepModel:
         x_DW, kv = self.run(params, kv, tokens_W, positions_W, write, attend)
         if ordered:
             x_DW = x_DW[:, jnp.minimum(rows.lane_W, lanes - 1)]
+        return self.next_logits(params, x_DW), kv
+
+    def next_logits(self, params: Any, x_DW: Array) -> Float[Array, "W V"]:
+        """Of what leaves the layers, float32."""
         x_DW = rms_norm(x_DW, params["norm"], self.config.rms_eps, axis=-2)
-        return self.logits(params, "embed" if self.config.tied else "head", x_DW).T, kv
+        return self.logits(params, "embed" if self.config.tied else "head", x_DW).T
 
     def lookup(self, params: Any, tokens_W: Array) -> Array:
         """Rows of the embedding, as columns [D, W]."""
