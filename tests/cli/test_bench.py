@@ -71,7 +71,7 @@ def test_all_hands_its_settings_on_and_says_what_is_skipped(monkeypatch, capsys,
     arguments = ["--model", "m.gguf", "--output", str(tmp_path), "--repeat", "3", "--adapter", str(tmp_path / "none")]
     assert main(["bench", "all", *arguments]) == 0
     kinds = [type(chosen).__name__.removesuffix("Bench") for chosen in ran]
-    assert kinds == ["Layout", "Attention", "Engine", "Decode", "Curator", "Independence"]
+    assert kinds == ["Layout", "Attention", "Engine", "Decode", "Curator", "Independence", "Quantised"]
     assert {chosen.repeat for chosen in ran} == {3}
     assert {str(chosen.model) for chosen in ran[2:4]} == {"m.gguf"}
     printed = capsys.readouterr()
