@@ -162,7 +162,7 @@ def test_int8_gives_the_logits_of_rounded_numbers(unroll, backend, head_dim, rou
 
 def test_int8_needs_pages():
     model = DecoderStepModel.described(from_hf(checkpoint("qwen2", 2).config), kv_dtype="int8")
-    assert model.page_size == 128
+    assert model.page_size
     complaint = r"^kv dtype int8: only keys and values in pages have scales, and these streams are contiguous; use"
     with pytest.raises(UserError, match=complaint):
         DecoderStepModel.described(model.config, kv_dtype="int8", page_size=None)
