@@ -109,6 +109,7 @@ def measure_many(
         max_slots=slots,
         share_pages=False,
         sync_steps=SYNC,
+        stream_steps=SYNC,
     )
     engine = Engine(model, model.params, tokenizer, sizes)
     say("requests at once: compiling the engine's programs")

@@ -199,18 +199,18 @@ def step(
         abandoned=request.abandoned + count(abandoned_RL),
     )
 
-    # Apply the events: one condition for all requests, since a condition inside `vmap` would compute both sides.
-    def applied():
-        return jax.vmap(apply_events, (0, 0, 0, None))(request, segment_RS, event_RL, tables)
+    # Apply the events, for all requests or none, since a condition inside `vmap` would compute both sides. A loop of at
+    # most one turn: it works in place, where a condition would copy all that it might change, twice, on every step.
+    def applied(carry):
+        _, request, segment_RS, _ = carry
+        return jnp.bool_(False), *jax.vmap(apply_events, (0, 0, 0, None))(request, segment_RS, event_RL, tables)
 
-    def unchanged():
-        return request, segment_RS, jnp.zeros((*event_RL.shape, 2), jnp.int32)
-
-    request, segment_RS, forked_RL2 = lax.cond(any_event(event_RL), applied, unchanged)
-    forked_W2 = by_row(forked_RL2)
-    log_WC = st.side_by_side([*fed, forked_W2[:, 0], forked_W2[:, 1]])
-    if logprobs_WC is not None:
-        log_WC = jnp.concatenate([log_WC, logprobs_WC], axis=1)
+    no_forks_RL2 = jnp.zeros((*event_RL.shape, 2), jnp.int32)
+    carry = any_event(event_RL), request, segment_RS, no_forks_RL2
+    _, request, segment_RS, forked_RL2 = lax.while_loop(lambda carry: carry[0], applied, carry)
+    log_WC = jnp.concatenate(
+        [jnp.stack(fed, axis=1), by_row(forked_RL2), *([] if logprobs_WC is None else [logprobs_WC])], axis=1
+    )
     return stream, State(request, segment_RS), log_WC
 
 

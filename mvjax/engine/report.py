@@ -3,6 +3,7 @@ they come in one transfer. Its size depends on rows and steps, not on slots."""
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ def unpacked(packed: Int32[np.ndarray, "Report"], requests: int, log_steps: int,
     # Rows of a step stand request after request, and their tokens take the next slots: so order of rows is order of
     # slots for each request.
     order_T = np.argsort(log_TC[:, REQUEST], kind="stable")
-    ends_R = np.searchsorted(log_TC[order_T, REQUEST], np.arange(NOBODY, requests), side="right")
-    fed_R = np.split(log_TC[order_T, REQUEST + 1 :], ends_R)[1:-1]
+    sorted_TC = log_TC[order_T]
+    starts = np.searchsorted(sorted_TC[:, REQUEST], np.arange(requests + 1)).tolist()
+    fed_R = [sorted_TC[start:end, REQUEST + 1 :] for start, end in itertools.pairwise(starts)]
     return DecodeReport(running, steps, alive_R > 0, used_R.astype(np.int64), Counts(*counts), fed_R)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mvjax.planning.hlo import Place, Program
+from mvjax.planning.hlo import Instruction, Place, Program
 from mvjax.planning.work import NO_TRAFFIC
 
 CALLS = ("while", "conditional", "call")
@@ -38,6 +38,15 @@ def kernels(program: Program, *computations: str) -> Kernels:
                 found = kernels(program, *instruction.called)
             else:
                 found = Kernels(1, 1)
+            if opcode == "while" and asks_a_flag(program, instruction):
+                found = Kernels(0, found.most)
             rounds = (program.rounds(Place(name, instruction)) or 1) if opcode == "while" else 1
             least, most = least + rounds * found.least, most + rounds * found.most
     return Kernels(least, most)
+
+
+def asks_a_flag(program: Program, loop: Instruction) -> bool:
+    """Whether a loop goes on while a flag that it carries is set: it may make no turn, as the events of
+    `decode_loop.step` do."""
+    condition = loop.stated("condition")
+    return program.root(condition).opcode == "get-tuple-element"

@@ -51,9 +51,15 @@ HloModule program
   %either = f32[8]{0} conditional(%count, %called, %called), branch_computations={%few, %many}
   %given = (s32[], f32[8]{0}) tuple(%count, %either)
   %rounds = (s32[], f32[8]{0}) while(%given), condition=%less, body=%inner_body, backend_config=TRIPS
-  %last = f32[8]{0} get-tuple-element(%rounds), index=1
+  %events = (pred[], f32[8]{0}) while(%rounds), condition=%flag, body=%inner_body
+  %last = f32[8]{0} get-tuple-element(%events), index=1
   %kernel = f32[8]{0} custom-call(%last), custom_call_target="triton_kernel_call"
   ROOT %out = (s32[], f32[8]{0}) tuple(%count, %kernel)
+}
+
+%flag (e: (pred[], f32[8])) -> pred[] {
+  %e = (pred[], f32[8]{0}) parameter(0)
+  ROOT %set = pred[] get-tuple-element(%e), index=0
 }
 
 %less (l: (s32[], f32[8])) -> pred[] {
@@ -69,17 +75,19 @@ ENTRY %main (z: (s32[], f32[8])) -> (s32[], f32[8]) {
 
 
 def test_kernels_of_a_round():
-    """The collective, two of the call, none or two of the branches, five rounds of a body and a condition, the custom
-    call; the loop's own condition."""
+    """The collective, two of the call, none or two of the branches, five rounds of a body and a condition, none or one
+    of a loop that asks a flag, the custom call; the loop's own condition."""
     program = Program(LOOPS)
     loop = outermost(program).instruction
     assert loop.name == "loop"
-    assert kernels(program, *loop.called) == (1 + 2 + 0 + 5 * 2 + 1 + 1, 1 + 2 + 2 + 5 * 2 + 1 + 1)
+    assert kernels(program, *loop.called) == (1 + 2 + 0 + 5 * 2 + 0 + 1 + 1, 1 + 2 + 2 + 5 * 2 + 1 + 1 + 1)
 
 
 def test_a_program_without_a_generation_loop():
+    text = LOOPS.replace(" while(%z), condition=%less, body=%body", " custom-call(%z)")
+    text = text.replace(" while(%rounds), condition=%flag, body=%inner_body", " custom-call(%rounds)")
     with pytest.raises(ValueError, match="0 generation loops"):
-        outermost(Program(LOOPS.replace(" while(%z), condition=%less, body=%body", " custom-call(%z)")))
+        outermost(Program(text))
 
 
 def test_collectives_that_a_traced_function_asks_for():
