@@ -213,8 +213,8 @@ def write_paged_kv(
     scales = (k_scale_PKZ, v_scale_PKZ)
     checks.check_write(k_PKZH, v_PKZH, new_k_RLKH, new_v_RLKH, pages_RM, start_R, *scales)
     news = (new_k_RLKH, new_v_RLKH)
-    if k_scale_PKZ is None:
+    if k_scale_PKZ is None or v_scale_PKZ is None:
         return backends.write_paged_kv(backend, (k_PKZH, v_PKZH), news, pages_RM, start_R)
     (k_RLKH, k_scale_RLK), (v_RLKH, v_scale_RLK) = map(quantise, news)
     news = (k_RLKH, v_RLKH, k_scale_RLK, v_scale_RLK)
-    return backends.write_paged_kv(backend, (k_PKZH, v_PKZH, *scales), news, pages_RM, start_R)
+    return backends.write_paged_kv(backend, (k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ), news, pages_RM, start_R)

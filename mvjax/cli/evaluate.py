@@ -103,7 +103,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
     arguments, trained = replace(arguments, tokenizer=local_path(arguments.tokenizer, "tokenizer")), None
-    options = {"tokenizer": arguments.tokenizer, **arguments.loading}
+    options: dict[str, Any] = {"tokenizer": arguments.tokenizer, **arguments.loading}
     if is_run(arguments.model):
         trained, decoder = load_run(arguments.model, arguments.checkpoint, adapter=adapter, **options)
         tokenizer, weights = trained.tokenizer, trained.fingerprint

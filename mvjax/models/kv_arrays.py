@@ -40,7 +40,7 @@ def leading(pages: Any) -> int:
     return len(jax.tree.leaves(pages)[0])
 
 
-def arrays_of(k: Any, v: Any) -> tuple[tuple[Array, Array], dict[str, Array]]:
+def arrays_of(k: Any, v: Any) -> tuple[tuple[Array, Array], dict[str, Any]]:
     """Pages as `mvjax_kernels` takes them: the numbers, and the scales by their argument's name."""
     if not isinstance(k, Int8Pages):
         return (k, v), {}
@@ -60,7 +60,8 @@ def write_slots(
     pages, scales = arrays_of(k, v)
     written = mvjax_kernels.write_paged_kv(*pages, new_k_RLKH, new_v_RLKH, pages_RM, start_R, **scales, backend=backend)
     if not scales:
-        return written
+        k_PKZH, v_PKZH = written
+        return k_PKZH, v_PKZH
     k_PKZH, v_PKZH, k_scale_PKZ, v_scale_PKZ = written
     return Int8Pages(k_PKZH, k_scale_PKZ), Int8Pages(v_PKZH, v_scale_PKZ)
 

@@ -38,13 +38,14 @@ class QuantisedRows:
         )
 
     def _values(self, start: int, stop: int) -> np.ndarray:
-        whole = self.entry.read() if self.entry.read_rows is None else None
+        read = self.entry.read_rows
+        whole = self.entry.read() if read is None else np.empty(0)
         out = np.empty((stop - start, *self.entry.shape[1:]), self.dtype)
         step = max(1, CHUNK_BYTES // max(1, 4 * self.entry.shape[1]))
 
         def part(first: int) -> None:
             last = min(first + step, stop)
-            rows = self.entry.read_rows(first, last) if whole is None else whole[first:last]
+            rows = read(first, last) if read is not None else whole[first:last]
             out[first - start : last - start], self._scale_O[first:last] = quantise(self.name, rows, self.dtype)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets other threads run while it computes

@@ -20,7 +20,7 @@ LAUNCH = ROOT / "launch"
 OUTSIDE = ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "scancel", "squeue", "ssh", "nvidia-smi")
 """Programs that no test may really call."""
 
-RECORD = f"""#!{sys.executable} -IS
+RECORD = f"""#!{sys.executable} {{flags}}
 import json, os, signal, sys, time
 STAGE = {{stage!r}}
 NAME = os.path.basename(sys.argv[0])
@@ -63,9 +63,10 @@ class Stage:
         self.config.write_text("")
         self.started: list[subprocess.Popen] = []
 
-    def program(self, name: str, body: str) -> None:
-        """A program in Python; it may use record(...) and next_of(SCRIPT, DEFAULT)."""
-        (self.bin / name).write_text(RECORD.format(stage=str(self.place)) + body)
+    def program(self, name: str, body: str, packages: bool = False) -> None:
+        """A program in Python; it may use record(...) and next_of(SCRIPT, DEFAULT), and packages where it says so."""
+        flags = "-u" if packages else "-IS"
+        (self.bin / name).write_text(RECORD.format(stage=str(self.place), flags=flags) + body)
         (self.bin / name).chmod(0o755)
 
     def script(self, name: str, *lines: object) -> None:

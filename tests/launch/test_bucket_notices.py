@@ -108,7 +108,7 @@ def test_a_launcher_that_restarts(stage, stocked_bucket: Bucket, tmp_path_factor
     """SIGKILL at step 8, all that was on the host is gone; the launcher's next start takes the lease over at once."""
     place = tmp_path_factory.mktemp("launched")
     host, output = Host(place / "host", stocked_bucket), f"{stocked_bucket.address}/{place.name}"
-    stage.program("mvjax", MVJAX)
+    stage.program("mvjax", MVJAX, packages=True)
     variables = stocked_bucket.environment | {"MVJAX_CACHE": str(host.cache), "MVJAX_SKIP": "", "JAX_PLATFORMS": "cpu"}
     words = ("host", "preset.py", "--output.directory", output)
     done = stage.launch(*words, cwd=host.place, MVJAX_DISK="0", GLIBC_TUNABLES="", **variables)

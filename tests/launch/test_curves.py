@@ -69,7 +69,7 @@ def compare(stage, kind: str, mesh: str, steps: int) -> None:
 @pytest.fixture
 def place(stage):
     """A stage where the real mvjax runs."""
-    stage.program("mvjax", "from mvjax.cli.main import run\nrun()\n")
+    stage.program("mvjax", "from mvjax.cli.main import run\nrun()\n", packages=True)
     return stage
 
 

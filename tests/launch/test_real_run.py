@@ -33,7 +33,7 @@ run()
 
 @pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_next_start(stage):
-    stage.program("mvjax", MVJAX)
+    stage.program("mvjax", MVJAX, packages=True)
     config = tiny_config(hidden_size=32, intermediate_size=64)
     write_gguf_model(stage.place / "tiny.gguf", config, tiny_tensors(config), kind="F32")
     text = "Add one to each of them. " * 4

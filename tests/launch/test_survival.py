@@ -34,7 +34,7 @@ run()
 @pytest.fixture
 def ready(stage):
     """A stage with a tiny model, its data and the real mvjax."""
-    stage.program("mvjax", MVJAX)
+    stage.program("mvjax", MVJAX, packages=True)
     config = tiny_config(hidden_size=32, intermediate_size=64)
     write_gguf_model(stage.place / "tiny.gguf", config, tiny_tensors(config), kind="F32")
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def write_paged_kv(
     def block(new: Array) -> pl.BlockSpec:
         return pl.BlockSpec((1, *new.shape[1:]), lambda r, *_: (r,) + (0,) * (new.ndim - 1))
 
-    def held(x: Array, kind: Kind) -> pltpu.VMEM:
+    def held(x: Array, kind: Kind) -> Any:
         return pltpu.VMEM((kind.count, x.shape[1], kind.group, *x.shape[3:]), x.dtype)
 
     count = len(pages)

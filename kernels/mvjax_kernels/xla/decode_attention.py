@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from mvjax_kernels.precision import precision_of
 from mvjax_kernels.xla.attention import capped
