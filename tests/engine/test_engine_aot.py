@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from mvjax.models import ModelConfig
+from mvjax.models import DecoderStepModel, ModelConfig
 from mvjax.planning.generation import GenerationPlan, Load, describe_service, plan_generation
 from mvjax.planning.loop_copies import dimensions, loop_buffers
-from mvjax.planning.machines import machine
+from mvjax.planning.machines import compile_for, machine
 from mvjax.planning.shapes import Shape
 
 GIB = 2**30
@@ -117,3 +119,26 @@ def test_the_loop_of_a_model_over_eight_chips(name):
 @pytest.mark.parametrize("name", ["h100:8", "v6e:2x4", "v5e:2x4"])
 def test_the_loop_of_a_32b_model_over_eight_chips(name):
     assert check_split(name, 64) < 7.7
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "h100:1"])
+@pytest.mark.parametrize("levels", [0, 5])
+def test_prefill_of_several_prompts_gathers_no_stream(name, levels):
+    """Eight chunks of 128 tokens: what the program adds does not grow with the page table."""
+    chip, config = machine(name).devices[0], dataclasses.replace(QWEN_1_5B, layers=2)
+    with jax.default_device(chip):
+        model = DecoderStepModel.described(config, weight_dtype="bfloat16")
+    assert model.page_size == 128
+
+    def memory_with(slots: int):
+        def integers(*shape: int):
+            return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+        kv = model.with_table(jax.eval_shape(lambda: model.init_pages(512)), integers(64, slots // 128))
+        chunks = *[integers(8, 128)] * 2, *[integers(8, levels, slots)] * 2, *[integers(8)] * 3
+        return compile_for(chip, model.prefill, model.params, kv, *chunks, donate=(1,)).memory_analysis()
+
+    narrow, wide = memory_with(2048), memory_with(32768)
+    assert wide.alias_size_in_bytes >= 2 * 2 * 512 * config.kv_heads * 128 * config.head_dim * 2
+    # A TPU may bring the intervals into another layout: 2 x 8 x E x 32,768 numbers, E filled up to 8.
+    assert wide.temp_size_in_bytes < narrow.temp_size_in_bytes + 2**20 + (2**24 if levels else 0)
