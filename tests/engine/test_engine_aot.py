@@ -28,8 +28,8 @@ def loop_plan(name: str, config: ModelConfig, requests: int, chips: int = 1, **f
 
 
 def check(plan: GenerationPlan):
-    """Pages are written in place: what the program adds to its arguments is far less than they take. Weights are read
-    where they lie: but for the logits, no step makes a buffer as large as the smallest matrix of a layer."""
+    """Weights are read where they lie: but for the logits, no step makes a buffer as large as the smallest matrix of a
+    layer. Nothing of a size comes back to the host."""
     config, compiled = plan.service.shape.config, plan.compiled
     smallest = plan.service.model.formats.weights.itemsize * config.embed * config.heads * config.head_dim
     logits = dimensions((plan.load.rows, config.vocab_size)), (plan.load.rows * config.vocab_size,)
@@ -37,19 +37,20 @@ def check(plan: GenerationPlan):
     assert not plan.step.weight_copies
     assert all(width <= 8192 for width in plan.step.sorts)
     assert compiled.results < 2**20
-    assert compiled.temporaries < plan.pages / 4
 
 
 @pytest.mark.parametrize(("kind", "requests"), [("h100", 32), ("h200", 1)])
 def test_the_loop_of_a_7b_model_fits_a_gpu_and_copies_no_weight(kind, requests):
     plan = loop_plan(f"{kind}:1", QWEN_7B, requests)
     check(plan)
+    assert plan.compiled.temporaries < plan.pages / 4
     assert plan.fits
 
 
 def test_the_loop_of_a_1_5b_model_fits_a_v5e_chip():
     plan = loop_plan("v5e:2x2", QWEN_1_5B, 16)
     check(plan)
+    assert plan.compiled.temporaries < plan.pages / 4  # Pages are written in place.
     assert plan.fits
 
 
@@ -62,6 +63,8 @@ def test_no_step_makes_quantised_weights_wider(name, weights, kv):
     plan = loop_plan(name, dataclasses.replace(QWEN_7B, layers=4), 8, weight_dtype=weights, kv_dtype=kv)
     check(plan)
     assert not plan.step.page_copies
+    # Pages of four layers are few: the logits are what is large. A matrix of the feed-forward layer in bfloat16 is more.
+    assert plan.compiled.temporaries < 2.5 * plan.load.rows * QWEN_7B.vocab_size * 4 < 2 * QWEN_7B.embed * QWEN_7B.ffn
     figures = {kind: round(getattr(plan, kind) / GIB, 3) for kind in ("weights", "pages", "rest")}
     print(name, weights, kv, "GiB of 4 layers:", figures, "a slot:", plan.slot)
 
@@ -70,6 +73,7 @@ def test_no_step_makes_quantised_weights_wider(name, weights, kv):
 def test_a_32b_model_in_int8_fits_one_gpu_of_80_gb():
     plan = loop_plan("h100:1", QWEN_32B, 8, weight_dtype="int8", kv_dtype="int8")
     check(plan)
+    assert plan.compiled.temporaries < plan.pages / 4
     assert plan.weights < 31.4 * GIB
     assert plan.fits
     print("tokens", plan.tokens, {kind: round(getattr(plan, kind) / GIB, 2) for kind in ("weights", "pages", "rest")})
