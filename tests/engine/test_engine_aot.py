@@ -63,7 +63,7 @@ def test_no_step_makes_quantised_weights_wider(name, weights, kv):
     plan = loop_plan(name, dataclasses.replace(QWEN_7B, layers=4), 8, weight_dtype=weights, kv_dtype=kv)
     check(plan)
     assert not plan.step.page_copies
-    # Pages of four layers are few: the logits are what is large; a matrix of the feed-forward layer in bfloat16 is more.
+    # Pages of four layers are few: the logits are what is large. A feed-forward matrix in bfloat16 would be larger.
     assert plan.compiled.temporaries < 2.5 * plan.load.rows * QWEN_7B.vocab_size * 4 < 2 * QWEN_7B.embed * QWEN_7B.ffn
     figures = {kind: round(getattr(plan, kind) / GIB, 3) for kind in ("weights", "pages", "rest")}
     print(name, weights, kv, "GiB of 4 layers:", figures, "a slot:", plan.slot)
