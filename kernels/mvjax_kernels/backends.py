@@ -215,11 +215,11 @@ def paged_attention(
 
 def write_paged_kv(
     backend: str,
-    pages: Sequence[Shaped[Array, "P K Z *H"]],
-    news: Sequence[Shaped[Array, "R L K *H"]],
+    pages: Sequence[Shaped[Array, "P K Z ..."]],
+    news: Sequence[Shaped[Array, "R L K ..."]],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
-) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+) -> tuple[Shaped[Array, "P K Z ..."], ...]:
     """New slots of keys, values and, where they have any, their scales; by a kernel on a TPU and by XLA's scatter
     elsewhere."""
     chosen = pick(backend, pages[0].shape[3], Pages(pages[0].shape[2], pages[0].dtype))

@@ -190,7 +190,7 @@ def write_paged_kv(
     k_scale_PKZ: Float[Array, "P K Z"] | None = None,
     v_scale_PKZ: Float[Array, "P K Z"] | None = None,
     backend: str = "auto",
-) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+) -> tuple[Shaped[Array, "P K Z ..."], ...]:
     """The pages with new keys and values: lane l of request r goes to slot start[r] + l. In place where donated.
 
     No two requests may write to one page, but for pages whose content does not matter. Slots beyond the table are

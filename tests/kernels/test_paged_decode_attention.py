@@ -210,7 +210,8 @@ def test_new_slots_in_int8_have_scales_of_their_own(backend, lanes):
     @jax.jit
     def write(k, v, k_scale, v_scale, start_R):
         scales = {"k_scale_PKZ": k_scale, "v_scale_PKZ": v_scale}
-        return mvjax_kernels.write_paged_kv(k, v, *new, pages_RM, start_R, **scales, backend=backend)
+        news = map(jnp.asarray, (*new, pages_RM))
+        return mvjax_kernels.write_paged_kv(k, v, *news, start_R, **scales, backend=backend)
 
     scale = np.abs(new).max(-1) * np.float32(1 / 127)
     values = np.rint(new / np.where(scale == 0, 1, scale)[..., None])

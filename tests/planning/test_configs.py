@@ -50,7 +50,7 @@ def commands() -> list[tuple[str, str, str]]:
     """`mvjax train` and `mvjax plan` with a preset, as the docstrings and the pages say: verb, preset, options."""
     pages = [ROOT / "README.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md"), *CONFIGS]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    return sorted(set(re.findall(r"mvjax (train|plan) (configs/\w+\.py)((?: --[\w.-]+(?: [\w./:-]+)?)*)", text)))
+    return sorted(set(re.findall(r"mvjax (train|plan) (configs/\w+\.py)((?: --[\w.-]+(?: (?!--)[\w./:-]+)?)*)", text)))
 
 
 @pytest.mark.parametrize(("verb", "name", "options"), commands())

@@ -33,12 +33,12 @@ class Kind(NamedTuple):
 
 
 def write_paged_kv(
-    pages: Sequence[Shaped[Array, "P K Z *H"]],
-    news: Sequence[Shaped[Array, "R L K *H"]],
+    pages: Sequence[Shaped[Array, "P K Z ..."]],
+    news: Sequence[Shaped[Array, "R L K ..."]],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
     interpret: bool,
-) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+) -> tuple[Shaped[Array, "P K Z ..."], ...]:
     """See `mvjax_kernels.write_paged_kv`; the arguments are checked there. `news` go into `pages`, one by one."""
     R, L = news[0].shape[:2]
     # What moves is a product, which the compiler has in floating-point numbers only; int8 fits bfloat16.

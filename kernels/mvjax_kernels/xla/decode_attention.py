@@ -23,11 +23,11 @@ def block_sizes(platform: str, requests: int) -> tuple[int, int]:
 
 
 def write_paged_kv(
-    pages: Sequence[Shaped[Array, "P K Z *H"]],
-    news: Sequence[Shaped[Array, "R L K *H"]],
+    pages: Sequence[Shaped[Array, "P K Z ..."]],
+    news: Sequence[Shaped[Array, "R L K ..."]],
     pages_RM: Int[Array, "R M"],
     start_R: Int[Array, " R"],
-) -> tuple[Shaped[Array, "P K Z *H"], ...]:
+) -> tuple[Shaped[Array, "P K Z ..."], ...]:
     """See `mvjax_kernels.write_paged_kv`; the arguments are checked there. `news` go into `pages`, one by one."""
     (P, _, Z), M = pages[0].shape[:3], pages_RM.shape[1]
     slot_RL = start_R[:, None] + jnp.arange(news[0].shape[1], dtype=jnp.int32)
