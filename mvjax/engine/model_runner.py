@@ -23,8 +23,6 @@ from mvjax.engine.prompt import Prompt
 from mvjax.engine.report import DecodeReport
 from mvjax.engine.tables import Tables
 
-TEMP = True
-
 
 class ModelRunner:
     """The model on the arrays of a `KVCache`. Methods wait for the device where they return what it made.
