@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -74,14 +74,16 @@ class PrefixCache:
             pages.append(self._page_of[key])
         size = self.pool.page_size
         found = Found(pages, None, size * len(pages))
-        lengths = sorted((length for length in self._lengths if found.slots < length <= most), reverse=True)
-        columns_TC = self.columns(prompt) if lengths else None
-        for length in lengths:
-            assert columns_TC is not None
-            stream = self._stream_of.get(digest(b"stream" + columns_TC[:length].tobytes()))
-            if stream is not None:
+        lengths = sorted(length for length in self._lengths if found.slots < length <= most)
+        if not lengths:
+            return found
+        columns_TC, hashed, start = self.columns(prompt), stream_hash(), 0
+        for length in lengths:  # One pass over the prompt, whatever the number of lengths.
+            hashed.update(columns_TC[start:length].tobytes())
+            start = length
+            if (stream := self._stream_of.get(hashed.digest())) is not None:
                 full, rest = divmod(length, size)
-                return Found(stream.pages[:full], stream.pages[full] if rest else None, length)
+                found = Found(stream.pages[:full], stream.pages[full] if rest else None, length)
         return found
 
     def page(self, key: bytes) -> int | None:
@@ -97,7 +99,9 @@ class PrefixCache:
     def add_stream(self, transcript: Prompt, pages: Sequence[int]) -> None:
         """Know the stream of a finished answer, given prompt and answer in transcript order with their layout."""
         slots = len(transcript.tokens)
-        key = digest(b"stream" + self.columns(transcript).tobytes())
+        hashed = stream_hash()
+        hashed.update(self.columns(transcript).tobytes())
+        key = hashed.digest()
         if slots and key not in self._stream_of:
             self._stream_of[key] = Stream(tuple(pages[: self.pool.count_for(slots)]), slots)
             self._lengths[slots] = self._lengths.get(slots, 0) + 1
@@ -127,6 +131,11 @@ class PrefixCache:
                 self._lengths[stream.slots] -= 1
                 if not self._lengths[stream.slots]:
                     del self._lengths[stream.slots]
+
+
+def stream_hash() -> Any:
+    """Of a stream's columns, which are to be added: no page of a prompt has the same key."""
+    return hashlib.blake2b(b"stream", digest_size=16)
 
 
 def digest(content: bytes) -> bytes:
