@@ -240,7 +240,7 @@ class KVCache:
         if self.pool is None:
             self.room_R: Int32[np.ndarray, "R"] = np.full(self.sizes.requests, self.sizes.slots, np.int32)
         else:
-            self.room_R = np.array([self.pool.room(index) for index in range(self.sizes.requests)], np.int32)
+            self.room_R = self.pool.room_R()
         self.table_stale = self.pool is not None
 
 

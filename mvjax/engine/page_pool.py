@@ -48,6 +48,10 @@ class PagePool:
         """Slots that a request has pages for."""
         return int(self._count_R[request_index]) * self.page_size
 
+    def room_R(self) -> Int32[np.ndarray, "R"]:
+        """The same of all requests."""
+        return self._count_R * np.int32(self.page_size)
+
     def reserve(self, request_index: int, slots: int) -> bool:
         """Give a request pages for this number of slots, or as many as are free; whether there were enough."""
         wanted = min(self.count_for(slots), self.table_RM.shape[1])
