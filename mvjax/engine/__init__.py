@@ -9,6 +9,8 @@ from mvjax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvjax.engine.engine import Engine as Engine
+    from mvjax.engine.engine import QueueFull as QueueFull
+    from mvjax.engine.engine import WarmUp as WarmUp
     from mvjax.engine.limits import EngineConfig as EngineConfig
     from mvjax.engine.limits import Limits as Limits
     from mvjax.engine.limits import Mode as Mode
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
     from mvjax.engine.result import StreamRecord as StreamRecord
     from mvjax.engine.result import Timings as Timings
     from mvjax.engine.sampling_params import SamplingParams as SamplingParams
+    from mvjax.engine.stats import EngineStats as EngineStats
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "mvjax.engine.engine": "Engine",
+        "mvjax.engine.engine": "Engine QueueFull WarmUp",
         "mvjax.engine.limits": "EngineConfig Limits Mode",
         "mvjax.engine.logprobs": "LogProbs",
         "mvjax.engine.model": "RowPlacement StepModel",
@@ -33,5 +36,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "mvjax.engine.request": "TokenUpdate",
         "mvjax.engine.result": "Result StreamRecord Timings",
         "mvjax.engine.sampling_params": "SamplingParams",
+        "mvjax.engine.stats": "EngineStats",
     },
 )

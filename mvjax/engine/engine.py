@@ -20,6 +20,7 @@ from mvjax.engine.result import Result
 from mvjax.engine.sampling_params import SamplingParams
 from mvjax.engine.scheduler import Scheduler
 from mvjax.engine.state import Counts
+from mvjax.engine.stats import EngineStats
 from mvjax.engine.tables import build_tables
 from mvjax.engine.turns import next_turn
 from mvjax.errors import UserError
@@ -58,6 +59,9 @@ class Engine:
         tokenizer: a tokenizer (`.tables()`, `.decode()`, `.render_chat()`) or its `VocabularyTables` alone.
         config: sizes.
 
+    Attributes:
+        has_tags: whether the vocabulary has control tags; without them only autoregressive requests are taken.
+
     Raises:
         UserError: model and tokenizer do not fit each other.
     """
@@ -72,7 +76,7 @@ class Engine:
                 "add the control tags to the checkpoint, or use the tokenizer it came with"
             )
         tables = build_tables(vocabulary, vocabulary.eos_ids, self.config.max_paths)
-        self._has_tags = bool((tables.tag_id >= 0).all())
+        self.has_tags = bool((tables.tag_id >= 0).all())
         self._vocabulary = vocabulary
         self._programs = ProgramCache(getattr(model, "arithmetic", None))
         self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
@@ -87,6 +91,8 @@ class Engine:
         self._report: DecodeReport | None = None
         """Of a stay that not all requests have read yet; an interruption may come between them."""
         self._next = self._warm = 0
+        self._steps = self._tokens = 0
+        """Of the loop, and new ones of all requests, so far."""
 
     # What callers use.
 
@@ -104,6 +110,41 @@ class Engine:
     def kv(self) -> KVArrays:
         """The model's arrays: content of finished requests stays until others take their slots."""
         return self._cache.kv
+
+    def stats(self) -> EngineStats:
+        """How busy the engine is and what it has done. For the caller's thread, between two calls of `step`."""
+        scheduler, pool = self._scheduler, self._cache.pool
+        pages = 0 if pool is None else pool.pages - 1
+        return EngineStats(
+            running=sum(request is not None for request in scheduler.on_device),
+            waiting=len(scheduler.queue),
+            rows=scheduler.running,
+            pages_used=0 if pool is None else pages - pool.free,
+            pages=pages,
+            preemptions=scheduler.preemptions,
+            prefix_queries=scheduler.looked_up,
+            prefix_hits=scheduler.found,
+            cold_compilations=self.cold_compilations,
+            programs=self.compilations,
+            prompt_tokens=scheduler.prompt_tokens,
+            generation_tokens=self._tokens,
+            steps=self._steps,
+        )
+
+    @property
+    def max_slots(self) -> int:
+        """Slots that a request's prompt and new tokens must fit."""
+        return self._cache.max_slots - self.config.max_branches
+
+    @property
+    def max_position(self) -> int | None:
+        """Rotary positions that the model has; None: any number."""
+        return getattr(self.model, "max_position", None)
+
+    @property
+    def vocabulary(self) -> Any:
+        """The `VocabularyTables`."""
+        return self._vocabulary
 
     @property
     def busy(self) -> bool:
@@ -204,6 +245,7 @@ class Engine:
             if self._report is None and (batch := scheduler.schedule(steps)) is not None:
                 self._report = self._runner.decode(*batch)
                 scheduler.running = self._report.running
+                self._steps += self._report.steps
         except BaseException as error:
             self._report = None
             scheduler.recover(error)
@@ -281,6 +323,7 @@ class Engine:
         """Take what a stay tells of a request: new tokens, and its result if it has ended."""
         try:
             request.take(report.fed_R[index], int(report.used_R[index]))
+            self._tokens += request.count_new()
             if streams_tokens:
                 self._updates += request.token_updates()
             if not report.alive_R[index]:
@@ -299,13 +342,13 @@ class Engine:
         """A request that can be kept, or UserError."""
         if mode not in ("parallel", "sequential", "autoregressive"):
             raise UserError(f"mode is {mode!r}; give parallel, sequential or autoregressive")
-        if not self._has_tags and mode != "autoregressive":
+        if not self.has_tags and mode != "autoregressive":
             raise UserError("the tokenizer has no control tags; add them, or use mode autoregressive")
         prompt = self._prompt(prompt, mode).validate(
             f"prompt {number}", len(self._vocabulary.codes), self.config.prompt_levels
         )
         limits = limits.validate(self.config.max_paths, self.config.max_depth, mode)
-        room = self._cache.max_slots - self.config.max_branches
+        room = self.max_slots
         if len(prompt.tokens) + limits.max_new_tokens > room:
             raise UserError(
                 f"prompt {number} has {len(prompt.tokens)} tokens; with max_new_tokens {limits.max_new_tokens} it "
@@ -313,7 +356,7 @@ class Engine:
                 + (" or pages" if self._cache.sizes.pages else "")
             )
         positions = limits.max_positions or limits.max_new_tokens
-        most = getattr(self.model, "max_position", None)
+        most = self.max_position
         if most is not None and prompt.last_position + min(positions, limits.max_new_tokens) >= most:
             raise UserError(
                 f"prompt {number} ends at position {prompt.last_position}; with {positions} positions more it goes "

@@ -76,6 +76,8 @@ class Request:
     """What the loop has fed of it since it began, or began anew."""
     streamed: int = 1
     """Rows of the record whose tokens `token_updates` has returned; the first is the prompt's last token."""
+    counted: int = 1
+    """Rows of the record that `count_new` has counted, alike."""
     parents: dict[int, int] = dataclasses.field(default_factory=lambda: {0: -1})
     """Parent of each segment number seen so far."""
     preempted: Preempted | None = None
@@ -144,6 +146,12 @@ class Request:
             used: slots in use behind the stay.
         """
         self.record = self.record.extended(used - self.fed - len(fed_TC), fed_TC)
+
+    def count_new(self) -> int:
+        """How many tokens are new since the last call. A request that began anew repeats nothing."""
+        new = max(len(self.record) - self.counted, 0)
+        self.counted += new
+        return new
 
     def token_updates(self) -> list[TokenUpdate]:
         """New tokens of each branch since the last call, branches in order of their first new token. A request that

@@ -45,11 +45,13 @@ class Scheduler:
         ended: requests that ended off the device: failed (with an error), or cancelled before they began.
         running: branches on the device that have a token to feed.
         suspects: numbers of the requests one of which made a step fail.
+        preemptions, prompt_tokens, looked_up, found: counts since the beginning, see `EngineStats`.
     """
 
     def __init__(self, cache: KVCache, runner: ModelRunner):
         self.cache, self.runner, self.config = cache, runner, runner.config
         self.queue: collections.deque[Request] = collections.deque()
+        self.preemptions = self.prompt_tokens = self.looked_up = self.found = 0
         self.reset()
 
     def reset(self) -> None:
@@ -187,6 +189,8 @@ class Scheduler:
             if request.preempted is None:
                 compiled = self.runner.programs.seconds
                 request.admitted, request.compiled = time.perf_counter(), (compiled, compiled)
+                self.looked_up += request.fed if cache.prefixes is not None else 0
+                self.found += request.found
             else:
                 cache.resume(index, request.preempted)
                 self.running += request.preempted.running
@@ -268,6 +272,7 @@ class Scheduler:
                 self.cache.share(index, [page], place)
                 request.prefilled += size
                 request.found += size
+                self.found += size
             ahead = keys[request.prefilled // size :]
             if not ahead or ahead[0] not in coming:
                 others.append((index, request))
@@ -308,6 +313,7 @@ class Scheduler:
         except Exception as error:
             self._fail_to_begin(index, request, error)
             return
+        self.prompt_tokens += 0 if request.begun else len(request.prompt.tokens)
         request.started, request.begun = time.perf_counter(), True
         request.compiled = request.compiled[0], self.runner.programs.seconds
         self.running += 1
@@ -334,6 +340,7 @@ class Scheduler:
             if request.started:
                 request.preempted = cache.preempt(index)
                 request.preemptions += 1
+                self.preemptions += 1
                 request.overtaken = 0
                 self.running -= request.preempted.running
             else:
