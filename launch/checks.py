@@ -64,6 +64,16 @@ def check(required: Requirements) -> None:
     say(f"checked: {summary(facts)}")
 
 
+def check_server(platform: str) -> None:
+    """What can be known before a server starts: the program and the devices. Its options it checks itself."""
+    left_out = skipped_checks()
+    tool("mvjax", "activate the environment (. .venv/bin/activate)")
+    facts = {} if "devices" in left_out else {"devices": devices(Requirements(Path(), platform=platform))}
+    for name in sorted(left_out):
+        say(f"not checked (MVJAX_SKIP): {name}")
+    say(f"checked: {summary(facts)}")
+
+
 def summary(facts: dict) -> str:
     """What was found, in a line."""
     parts = [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
@@ -154,7 +164,7 @@ def devices(required: Requirements) -> dict:
     count, has = found["count"], found["platform"]
     if platform and has != platform:
         extra = "" if platform == "cpu" else f"; pip install '.[{platform}]' brings the support"
-        raise UserError(f"this host should train on its {platform}, but JAX sees {count} {has} device(s) only{extra}")
+        raise UserError(f"this host should use its {platform}, but JAX sees {count} {has} device(s) only{extra}")
     if required.devices and count != required.devices:
         raise UserError(f"JAX sees {count} {has} device(s) on {socket.gethostname()}, wanted are {required.devices}")
     if has == "gpu" and not required.devices and "CUDA_VISIBLE_DEVICES" not in os.environ and gpus not in (0, count):

@@ -31,6 +31,10 @@ DESCRIPTION = """CONFIG is a preset of configs/ or a file like it; what follows 
 launch/README.md has examples, statuses and the environment variables."""
 
 
+OF_SERVERS = """All other options go to `mvjax serve`.
+launch/README.md has examples, statuses and the environment variables."""
+
+
 class UserError(Exception):
     """Bad input; the text is the one line that is shown. mvjax.errors without the environment."""
 
@@ -38,10 +42,10 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """Options of a launcher, then CONFIG, then the options of `mvjax train`; a wrong one is one line, status 2."""
 
-    def __init__(self, program: str, about: str):
+    def __init__(self, program: str, about: str, more: str = DESCRIPTION):
         super().__init__(
             prog=f"launch/{program}",
-            description=f"{about}\n\n{DESCRIPTION}",
+            description=f"{about}\n\n{more}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -58,6 +62,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("options", metavar="...", nargs=argparse.REMAINDER)
         options = self.parse_args(words)
         options.config = existing_config(self.prog, options.config)
+        return options
+
+    def parse_before(self, words: list[str]) -> argparse.Namespace:
+        """The launcher's own options, with `options`: all other words, in their order, for `mvjax serve`."""
+        options, others = self.parse_known_args(words)
+        options.options = [word for word in others if word != "--"]
         return options
 
 

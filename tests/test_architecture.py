@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAUNCHERS = ("host", "kubernetes", "local", "slurm", "tpu_pod", "worker")
+LAUNCHERS = ("host", "kubernetes", "local", "serve", "serve_kubernetes", "slurm", "tpu_pod", "worker")
 
 GROUND = {"errors", "files", "lazy", "numbered_files", "placeholders", "served_model", "settings", "version"}
 """Modules directly under mvjax/ that any room but `language` may use."""

@@ -145,7 +145,7 @@ def test_mistakes_are_one_line(stage, mistake):
 
 
 def test_help_names_the_usage(stage):
-    for launcher in ("host", "local", "tpu_pod", "kubernetes", "slurm", "worker"):
+    for launcher in ("host", "local", "tpu_pod", "kubernetes", "slurm", "serve", "serve_kubernetes", "worker"):
         done = stage.launch(launcher, "--help")
         assert done.returncode == 0
         assert f"launch/{launcher}" in done.stdout

@@ -236,7 +236,7 @@ def test_checks_run_on_every_node(cluster):
     status, output = run_job(cluster, script, MVJAX_SKIP="config", JAX_PLATFORMS="cpu")
     assert status == 2, output
     log = (cluster.logs / "mvjax-config-12345-0" / "node1.log").read_text()
-    assert "error: this host should train on its gpu, but JAX sees" in log
+    assert "error: this host should use its gpu, but JAX sees" in log
     assert not requeued(cluster)
 
 

@@ -240,7 +240,7 @@ def test_workers_without_the_code(two, mistake):
 def test_real_checks_run_on_every_worker(two, mistake):
     """No TPU here: each worker says so."""
     done = two.launch("configs/demo.py", MVJAX_SKIP="config", JAX_PLATFORMS="cpu")
-    mistake(done, "worker 0: this host should train on its tpu, but JAX sees")
+    mistake(done, "worker 0: this host should use its tpu, but JAX sees")
 
 
 @pytest.mark.parametrize(
