@@ -110,6 +110,8 @@ class Segment:
         """Pieces of the text that events have told."""
         self._run: Run | None = None
         """What new text of the same kind is added to."""
+        self._kind: Kind = "content"
+        """Of the last bytes."""
 
     @property
     def kind(self) -> Kind:
@@ -119,7 +121,7 @@ class Segment:
     def decode(self, data: bytes, kind: Kind, final: bool = False) -> Run:
         """Add text; the run that it stands in. A character may end with later bytes, unless these are final."""
         if self._run is None or self._run.kind != kind:
-            self._run = Run(kind, "")
+            self._run, self._kind = Run(kind, ""), kind
             self.items.append(self._run)
         text = self._decoder.decode(data, final)
         if text:
@@ -133,8 +135,8 @@ class Segment:
 
     def flush(self) -> None:
         """A tag comes or nothing: bytes that have waited for more are text, of the kind that they began as."""
-        if self._run is not None:
-            self.decode(b"", self._run.kind, final=True)
+        if self._decoder.getstate()[0]:
+            self.decode(b"", self._kind, final=True)
 
     def news(self) -> Iterator[BranchEvent]:
         """The text since the last call as an event."""
@@ -183,6 +185,7 @@ class Branches:
         """No more tokens come: incomplete characters at the ends of segments are text, too."""
         events: list[BranchEvent] = []
         for segment in self.segments.values():
+            segment.close_run()
             segment.flush()
             segment.ended = True
             events += segment.news()
@@ -235,7 +238,7 @@ class Branches:
             at = 0
             while at < len(tokens):
                 if codes[at] != tags.TEXT:
-                    self._take_tag(segment, tokens[at], codes[at], events)
+                    self._take_tag(segment, tokens[at], codes[at], logprobs and logprobs.take([at]), events)
                     at += 1
                     continue
                 end = at + 1
@@ -260,23 +263,28 @@ class Branches:
         segment.last = tags.TEXT
         segment.tokens += len(tokens)
         segment.position += len(tokens)
-        if logprobs is None:
-            segment.decode(b"".join(pieces), kind)
-        else:
-            self._with_logprobs(segment, kind, tokens, pieces, logprobs)
+        self._decode(segment, kind, tokens, pieces, logprobs)
         if last == tags.PATH_CLOSE and tokens == [self._separator]:
             segment.ended = True
             events += segment.news()
             events.append(BranchEvent(segment.address or "", "end", "", segment.position))
 
-    def _with_logprobs(self, segment: Segment, kind: Kind, tokens: list[int], pieces: list[bytes], logprobs: LogProbs):
+    def _decode(
+        self, segment: Segment, kind: Kind, tokens: list[int], pieces: list[bytes], logprobs: LogProbs | None
+    ) -> None:
+        """Add tokens to a segment's text, with log-probabilities where they are wanted and the model made them."""
+        if logprobs is None:
+            segment.decode(b"".join(pieces), kind)
+            return
         for at, (token, piece) in enumerate(zip(tokens, pieces)):
             run = segment.decode(piece, kind)
             if not np.isnan(logprobs.token[at]):
                 top = tuple(zip(logprobs.top_id[at].tolist(), logprobs.top[at].tolist()))
                 run.logprobs.append((len(run.text), TokenLogProb(token, float(logprobs.token[at]), top)))
 
-    def _take_tag(self, segment: Segment, token: int, code: int, events: list[BranchEvent]) -> None:
+    def _take_tag(
+        self, segment: Segment, token: int, code: int, logprobs: LogProbs | None, events: list[BranchEvent]
+    ) -> None:
         if code == tags.CONCLUSION_OPEN:
             self._reduce(segment, events)
         segment.flush()
@@ -294,7 +302,8 @@ class Branches:
         segment.last = code
         segment.tokens += 1
         segment.position += 1
-        segment.decode(self._tokenizer.token_bytes(token), "mark" if code in THINK_TAGS else "reasoning")
+        kind: Kind = "mark" if code in THINK_TAGS else "reasoning"
+        self._decode(segment, kind, [token], [self._tokenizer.token_bytes(token)], logprobs)
 
     def _adopt(self, parent: Segment, events: list[BranchEvent]) -> None:
         """Put children that have begun into the block that their parent waits at."""

@@ -23,9 +23,14 @@ class PlainVocabulary:
     def decode(self, tokens: Iterable[int]) -> str:
         return b"".join(self.pieces[token] for token in tokens).decode("utf-8", errors="replace")
 
-    def ids(self, tokens: Iterable[str]) -> list[int]:
-        """Of tokens given as text."""
-        return [self.pieces.index(token.encode()) for token in tokens]
+    def id_of(self, piece: bytes) -> int:
+        return self.pieces.index(piece)
+
+    def spelt(self, text: str) -> list[int]:
+        """Ids of a text: the one that is all of it, else letter by letter."""
+        if text.encode() in self.pieces:
+            return [self.id_of(text.encode())]
+        return [self.id_of(letter.encode()) for letter in text]
 
     def tables(self) -> VocabularyTables:
         return VocabularyTables(
