@@ -60,6 +60,8 @@ class Engine:
         config: sizes.
 
     Attributes:
+        tokenizer: None where it was given the tables alone.
+        vocabulary: the `VocabularyTables`.
         has_tags: whether the vocabulary has control tags; without them only autoregressive requests are taken.
 
     Raises:
@@ -77,7 +79,7 @@ class Engine:
             )
         tables = build_tables(vocabulary, vocabulary.eos_ids, self.config.max_paths)
         self.has_tags = bool((tables.tag_id >= 0).all())
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._programs = ProgramCache(getattr(model, "arithmetic", None))
         self._cache = KVCache(model, self.config, self._programs, tables.number.shape[1])
         tables = jax.device_put(tables, self._cache.replicated)
@@ -140,11 +142,6 @@ class Engine:
     def max_position(self) -> int | None:
         """Rotary positions that the model has; None: any number."""
         return getattr(self.model, "max_position", None)
-
-    @property
-    def vocabulary(self) -> Any:
-        """The `VocabularyTables`."""
-        return self._vocabulary
 
     @property
     def busy(self) -> bool:
@@ -226,10 +223,15 @@ class Engine:
         """Raise the UserError that `generate` would raise for this request; nothing is compiled or run."""
         self._request(prompt, limits, sampling, mode, 0)
 
-    def cancel(self, number: int) -> None:
-        """Wind up a request: branches are closed where they are, waiting paths are left out. It ends in a result."""
+    def cancel(self, number: int, *, drop: bool = False) -> None:
+        """Wind up a request: branches are closed where they are, waiting paths are left out. It ends in a result.
+
+        Args:
+            drop: nobody waits for the answer: its pages are free with the next step, and its result has no tokens.
+        """
         request = self._requests.get(number)
         if request is not None:
+            request.dropped = request.dropped or drop
             request.cancelled = True
 
     def step(self, on_tokens: OnTokens | None = None) -> list[Result]:
@@ -306,7 +308,7 @@ class Engine:
     def next_turn(self, prompt: PromptLike, result: Result, tokens: Sequence[int]) -> Prompt:
         """The prompt of a conversation's next turn: a prompt, its answer laid out as the transcript that it is, and new
         tokens behind them. What the engine still holds of the first two is not prefilled again."""
-        return next_turn(self._prompt(prompt, "parallel"), result, tokens, self._vocabulary)
+        return next_turn(self._prompt(prompt, "parallel"), result, tokens, self.vocabulary)
 
     def loop_programs(self) -> dict[str, str]:
         """The compiled generation loops as text, by their rows."""
@@ -330,7 +332,7 @@ class Engine:
                 counts = Counts(*[count_R[index] for count_R in report.counts])
                 result = request.result(counts, self._programs.seconds, self.tokenizer)
                 if self._cache.prefixes is not None and result.reason in REUSED:
-                    self._scheduler.keep(index, next_turn(request.prompt, result, (), self._vocabulary))
+                    self._scheduler.keep(index, next_turn(request.prompt, result, (), self.vocabulary))
                 self._finished[request.number] = result
                 self._scheduler.finish(index)
         except Exception as error:
@@ -345,7 +347,7 @@ class Engine:
         if not self.has_tags and mode != "autoregressive":
             raise UserError("the tokenizer has no control tags; add them, or use mode autoregressive")
         prompt = self._prompt(prompt, mode).validate(
-            f"prompt {number}", len(self._vocabulary.codes), self.config.prompt_levels
+            f"prompt {number}", len(self.vocabulary.codes), self.config.prompt_levels
         )
         limits = limits.validate(self.config.max_paths, self.config.max_depth, mode)
         room = self.max_slots
@@ -362,7 +364,7 @@ class Engine:
                 f"prompt {number} ends at position {prompt.last_position}; with {positions} positions more it goes "
                 f"beyond the model's {most}; shorten it, or lower max_positions"
             )
-        return Request(number, prompt, limits, sampling.validate().check(limits, self._vocabulary.codes), mode)
+        return Request(number, prompt, limits, sampling.validate().check(limits, self.vocabulary.codes), mode)
 
     def _prompt(self, prompt: PromptLike, mode: Mode) -> Prompt:
         if isinstance(prompt, Prompt):

@@ -54,6 +54,8 @@ class Request:
     mode: Mode
     cancelled: bool = False
     """The caller wants it to end. Set by any thread, read once a step."""
+    dropped: bool = False
+    """Nobody waits for its answer: cancelled, it leaves without being wound up."""
     cancel_applied: bool = False
     """The device knows of that."""
     error: Exception | None = None
@@ -91,6 +93,11 @@ class Request:
     """It has started at least once: it may have told tokens."""
     compiled: tuple[float, float] = (0.0, 0.0)
     """Seconds that the engine had spent on compiling when the request was admitted, and when it started."""
+
+    @property
+    def ends_at_once(self) -> bool:
+        """It is cancelled and there is nothing to wind up."""
+        return self.cancelled and (self.dropped or not self.begun)
 
     def begin_anew(self) -> None:
         """Forget what was on the device."""
@@ -202,7 +209,8 @@ class Request:
         return dataclasses.replace(result, reason=EXPIRED.get(result.reason, result.reason), cuts=cuts)
 
     def ended_off_device(self, tokenizer: Any) -> Result:
-        """The result of a request that failed (see `error`), or was cancelled before it began: no tokens."""
+        """The result of a request that failed (see `error`), was dropped, or was cancelled before it began: no
+        tokens."""
         stream = stream_record(Record())
         timings = Timings(time.perf_counter() - self.submitted, 0.0, 0.0, 0.0, 0.0)
         reason = "failed" if self.error is not None else "cancelled"

@@ -146,19 +146,21 @@ class Scheduler:
         self.ended.append(request)
 
     def _expire(self) -> None:
-        """Requests whose deadlines have passed are cancelled; those that had not begun end here, and so do those that
-        were cancelled before they began."""
+        """Requests whose deadlines have passed are cancelled. Cancelled ones end here where they had not begun or are
+        dropped."""
         now = time.perf_counter()
         for request in [*self.queue, *filter(None, self.on_device)]:
             if request.deadline is not None and now > request.deadline and not request.cancelled:
                 request.expired = request.cancelled = True
-        for request in [request for request in self.queue if request.cancelled and not request.begun]:
+        for request in [request for request in self.queue if request.ends_at_once]:
             self.queue.remove(request)
             self._end(request)
         for index, request in enumerate(self.on_device):
-            if request is not None and request.cancelled and not request.begun:
+            if request is not None and request.ends_at_once:
                 self.finish(index)
                 self._end(request)
+                if request.started:
+                    self.cache.evict(index)
 
     def _admit_waiting(self) -> None:
         """Give indices and pages to requests of the queue, in order."""

@@ -8,12 +8,14 @@ An engine serves one caller at a time. Here that caller is one thread, which tak
 from __future__ import annotations
 
 import collections
+import gc
 import itertools
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from mvjax.engine import (
     Engine,
@@ -29,47 +31,14 @@ from mvjax.engine import (
     WarmUp,
 )
 from mvjax.errors import UserError
+from mvjax.serving.listener import Job, Listener, Observer
+
+__all__ = ["Broken", "Draining", "Driver", "Listener", "Observer"]
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between tries to build an engine anew: the first, and the longest; each is twice the one before."""
-
-
-class Listener(Protocol):
-    """Who waits for an answer. Called on the driver's thread; must return at once."""
-
-    def tokens(self, updates: list[TokenUpdate]) -> None:
-        """New tokens of this request."""
-        ...
-
-    def ended(self, result: Result) -> None:
-        """The request has ended, for whatever reason `Result` knows. Once, last."""
-        ...
-
-    def failed(self, error: Exception) -> None:
-        """The engine died under it. Once, last, in place of `ended`."""
-        ...
-
-
-class Observer(Protocol):
-    """Who watches all requests. Called on the driver's thread; must return at once."""
-
-    def submitted(self, ticket: int, request_id: str, prompt_tokens: int) -> None:
-        """The engine has been given a request."""
-        ...
-
-    def tokens(self, ticket: int, updates: list[TokenUpdate]) -> None:
-        """New tokens of a request."""
-        ...
-
-    def ended(self, ticket: int, result: Result | None, error: Exception | None) -> None:
-        """A request has ended with a result, or because the engine died."""
-        ...
-
-    def stay(self, stats: EngineStats, seconds: float) -> None:
-        """The engine has taken a step, which took this long."""
-        ...
 
 
 class Draining(UserError):
@@ -78,18 +47,6 @@ class Draining(UserError):
 
 class Broken(Draining):
     """No new requests are taken: the engine died and could not be built again yet."""
-
-
-class _Job:
-    """A request from `submit` to its end."""
-
-    def __init__(self, ticket: int, request_id: str, prompt_tokens: int, arguments: dict[str, Any], listener: Listener):
-        self.ticket, self.request_id, self.prompt_tokens = ticket, request_id, prompt_tokens
-        self.arguments, self.listener = arguments, listener
-        self.submitted = time.perf_counter()
-        self.number: int | None = None
-        """The engine's, once it has it."""
-        self.cancelled = False
 
 
 class Driver:
@@ -109,13 +66,14 @@ class Driver:
         self._engine: Engine | None = None
         self._wake = threading.Condition()
         """Guards what follows, and wakes the thread."""
-        self._inbox: collections.deque[_Job] = collections.deque()
-        self._live: dict[int, _Job] = {}
+        self._inbox: collections.deque[Job] = collections.deque()
+        self._live: dict[int, Job] = {}
         """Requests that have not ended, by ticket."""
         self._draining = self._stopping = self._broken = False
         self._tickets = itertools.count(1)
-        self._by_number: dict[int, _Job] = {}
+        self._by_number: dict[int, Job] = {}
         """Requests that the engine has. The driver's thread only, like the rest below."""
+        self._failed_observers: list[Observer] = []
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._warm_up: WarmUp | None = None
@@ -171,7 +129,7 @@ class Driver:
             engine.check(prompt, limits, sampling, mode)
         tokens = prompt.tokens if isinstance(prompt, Prompt) else prompt
         arguments = {"prompt": prompt, "limits": limits, "sampling": sampling, "mode": mode, "deadline": deadline}
-        job = _Job(next(self._tickets), request_id, len(tokens), arguments, listener)
+        job = Job(next(self._tickets), request_id, len(tokens), arguments, listener)
         with self._wake:
             if self._draining or self._stopping:
                 raise Draining("the server shuts down and takes no new requests; try another, or later")
@@ -188,14 +146,18 @@ class Driver:
             self._wake.notify_all()
         return job.ticket
 
-    def cancel(self, ticket: int) -> None:
-        """Wind up a request, which then ends in a result; nothing where it has ended."""
+    def cancel(self, ticket: int, *, drop: bool = False) -> None:
+        """Wind up a request, which then ends in a result; nothing where it has ended.
+
+        Args:
+            drop: nobody waits for the answer: its pages are free with the next step, and its result has no tokens.
+        """
         with self._wake:
-            job = self._live.get(ticket)
+            job, engine = self._live.get(ticket), self._engine
             if job is not None:
-                job.cancelled = True
-                if job.number is not None and self._engine is not None:
-                    self._engine.cancel(job.number)
+                job.cancelled, job.dropped = True, job.dropped or drop
+                if job.number is not None and engine is not None:
+                    engine.cancel(job.number, drop=job.dropped)
 
     def drain(self, seconds: float) -> bool:
         """Take no new requests, wait for those that there are, at most this long, then cancel them and wait for their
@@ -212,12 +174,13 @@ class Driver:
         return False
 
     def stop(self) -> None:
-        """End the thread after the step that it is in; requests that have not ended fail."""
+        """End the thread after the step that it is in; requests that have not ended fail. A step that does not return
+        is left to itself."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(self._overdue)
 
     @property
     def healthy(self) -> bool:
@@ -246,8 +209,12 @@ class Driver:
                     self._stay()
                 except Exception as error:
                     self._recover(error)
+        except BaseException:
+            log.exception("the driver's thread dies")
+            raise
         finally:
             self._fail_all(Draining("the server was stopped"))
+            self._engine = None
 
     def _renew(self) -> WarmUp:
         """Build the engine and warm it up."""
@@ -299,8 +266,8 @@ class Driver:
                 continue
             self._by_number[job.number] = job
             if job.cancelled:
-                engine.cancel(job.number)
-            self._observe("submitted", job.ticket, job.request_id, job.prompt_tokens)
+                engine.cancel(job.number, drop=job.dropped)
+            self._announce(job)
 
     def _tell(self, updates: list[TokenUpdate]) -> None:
         """New tokens to their listeners."""
@@ -309,36 +276,49 @@ class Driver:
             self._call(job, "tokens", its)
             self._observe("tokens", job.ticket, its)
 
-    def _end(self, job: _Job, result: Result | None, error: Exception | None) -> None:
+    def _end(self, job: Job, result: Result | None, error: Exception | None) -> None:
         if result is not None:
             self._call(job, "ended", result)
         else:
             self._call(job, "failed", error)
+        self._announce(job)
         self._observe("ended", job.ticket, result, error)
         with self._wake:
             self._live.pop(job.ticket, None)
             self._wake.notify_all()
 
-    def _call(self, job: _Job, name: str, argument: Any) -> None:
-        """Tell a listener; one that raises is told no more, and its request is cancelled."""
+    def _call(self, job: Job, name: str, argument: Any) -> None:
+        """Tell a listener; one that raises is told no more, and its request is dropped."""
+        if job.deaf:
+            return
         try:
             getattr(job.listener, name)(argument)
         except Exception:
-            log.exception("the listener of request %s failed", job.request_id or job.ticket)
-            self.cancel(job.ticket)
+            log.exception("the listener of request %s failed; the request is dropped", job.request_id or job.ticket)
+            job.deaf = True
+            self.cancel(job.ticket, drop=True)
+
+    def _announce(self, job: Job) -> None:
+        """Observers hear of a request before they hear more of it."""
+        if not job.announced:
+            job.announced = True
+            self._observe("submitted", job.ticket, job.request_id, job.prompt_tokens)
 
     def _observe(self, name: str, *arguments: Any) -> None:
         for observer in self.observers:
             try:
                 getattr(observer, name)(*arguments)
             except Exception:
-                log.exception("an observer failed")
+                if observer not in self._failed_observers:
+                    log.exception("an observer failed; it may do so again, but this is not repeated")
+                    self._failed_observers.append(observer)
 
     def _recover(self, error: Exception) -> None:
         """The engine is lost: all requests fail, another one is built."""
         log.error("the engine failed and is built anew", exc_info=error)
         self._engine = None
         self._fail_all(error)
+        release_frames(error)
         pause = FIRST_PAUSE
         while self._engine is None and not self._stopping:
             try:
@@ -361,3 +341,11 @@ class Driver:
         self._by_number.clear()
         for job in jobs:
             self._end(job, None, error)
+
+
+def release_frames(error: BaseException | None) -> None:
+    """Let go what the calls that an error came from held, an engine's arrays among it; listeners may keep the error."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from faulty_engine import DRAWN, LIMITS, PROMPTS, SIZES, Faults, bias, check, run, shared_engine, submit_all
+from faulty_engine import DRAWN, LIMITS, PROMPTS, SIZES, Faults, answers, bias, check, run, shared_engine, submit_all
 from hash_model import HashModel
 from random_requests import TABLES
 
@@ -113,3 +113,49 @@ def test_a_queue_that_is_full_takes_no_more():
     with pytest.raises(QueueFull, match=r"^2 requests wait, as many as the queue takes"):
         limited.submit(PROMPTS[2], limits=FEW)
     assert len(limited._requests) == 2
+
+
+@pytest.mark.parametrize("at", [1, 5, 12])
+def test_a_dropped_request_is_gone_with_the_next_step(engine, at):
+    """Whatever it was at: in its prompt, in branches, preempted. The others answer as they would have."""
+    numbers = submit_all(engine)
+    for _ in range(at):
+        assert not engine.step(lambda updates: None)
+    dropped = next(request.number for request in engine._scheduler.on_device if request)
+    engine.cancel(dropped, drop=True)
+    engine.cancel(dropped)
+    engine.cancel(numbers[3], drop=True)
+    results = {result.request: result for result in engine.step(lambda updates: None)}
+    for number in (dropped, numbers[3]):
+        assert (results[number].reason, results[number].new_tokens) == ("cancelled", 0)
+    assert not {dropped, numbers[3]} & {request.number for request in engine._scheduler.on_device if request}
+    rest = [number for number in numbers if number not in (dropped, numbers[3])]
+    ended = run(engine, rest)
+    assert engine._cache.pool is None or engine._cache.pool.free == 13
+    for place, result in ended.items():
+        assert result.tokens.tolist() == answers()[numbers.index(rest[place])]
+
+
+def test_stats_count_what_has_been_done(engine):
+    before = engine.stats()
+    numbers = submit_all(engine)
+    assert (engine.stats().waiting, engine.stats().running) == (5, 0)
+    engine.step()
+    during = engine.stats()
+    assert during.running == 2
+    assert during.waiting == 3
+    assert during.rows >= 2
+    results = run(engine, numbers)
+    after = engine.stats()
+    assert after.generation_tokens - before.generation_tokens == sum(each.new_tokens for each in results.values())
+    assert after.prompt_tokens - before.prompt_tokens == sum(map(len, PROMPTS))
+    assert after.steps > before.steps
+    assert (after.running, after.waiting, after.rows, after.pages_used) == (0, 0, 0, 0)
+    if engine._cache.pool is None:
+        assert (during.pages, during.pages_used, after.preemptions) == (0, 0, 0)
+        return
+    assert during.pages == 13
+    assert 0 < during.pages_used <= 13
+    assert after.preemptions > before.preemptions
+    assert after.prefix_queries - before.prefix_queries == sum(len(prompt) - 1 for prompt in PROMPTS)
+    assert after.prefix_hits - before.prefix_hits == sum(result.found for result in results.values())
