@@ -97,7 +97,7 @@ def play(answer: Answer, rows: int, most: int | None = None) -> Iterator[list[tu
 def updates(answer: Answer, tokenizer: PlainVocabulary, rows: int = 16) -> Iterator[list[TokenUpdate]]:
     """The same as the engine tells it."""
     for step in play(answer, rows):
-        yield [TokenUpdate(0, number, parent, tokenizer.ids([token])) for number, parent, token in step]
+        yield [TokenUpdate(0, number, parent, [tokenizer.id_of(token.encode())]) for number, parent, token in step]
 
 
 def result(answer: Answer, **more) -> SimpleNamespace:
