@@ -47,7 +47,7 @@ ARROWS: Mapping[str, set[str]] = {
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
-    | {"hub", "storage", "training", "weights"},
+    | {"hub", "serving", "storage", "training", "weights"},
     "launch": GROUND | {"hub", "storage", "training"},
 }
 """Room -> rooms it may import. Every arrow runs downward; one that nothing uses is taken out."""

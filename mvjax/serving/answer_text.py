@@ -18,6 +18,8 @@ class Piece(NamedTuple):
     text: str
     logprobs: tuple[TokenLogProb, ...] = ()
     """Of the sampled tokens of the content that end in this text; the tokens that the interpreter writes have none."""
+    address: str = ""
+    """Of the branch that it stands in, see `BranchEvent`; content is the root's."""
 
 
 class AnswerText:
@@ -102,7 +104,7 @@ class AnswerText:
             elif self._whole:
                 pieces += [*self._release(), *piece("content", run.text, [one for _, one in run.logprobs])]
             elif run.kind == "reasoning":
-                pieces += piece("reasoning", run.text, [])
+                pieces += piece("reasoning", run.text, [], run.address)
         return pieces
 
     def _content(self, run: Run) -> list[Piece]:
@@ -132,6 +134,8 @@ class AnswerText:
         return piece("content", text, logprobs)
 
 
-def piece(kind: Literal["content", "reasoning"], text: str, logprobs: Sequence[TokenLogProb]) -> list[Piece]:
+def piece(
+    kind: Literal["content", "reasoning"], text: str, logprobs: Sequence[TokenLogProb], address: str = ""
+) -> list[Piece]:
     """One piece, or none where there is nothing in it."""
-    return [Piece(kind, text, tuple(logprobs))] if text or logprobs else []
+    return [Piece(kind, text, tuple(logprobs), address)] if text or logprobs else []

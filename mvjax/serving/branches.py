@@ -57,6 +57,8 @@ class Run:
     text: str
     logprobs: list[tuple[int, TokenLogProb]] = field(default_factory=list)
     """Sampled tokens, each with the place in `text` where it ends."""
+    address: str = ""
+    """Of its segment."""
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class Segment:
     def decode(self, data: bytes, kind: Kind, final: bool = False) -> Run:
         """Add text; the run that it stands in. A character may end with later bytes, unless these are final."""
         if self._run is None or self._run.kind != kind:
-            self._run, self._kind = Run(kind, ""), kind
+            self._run, self._kind = Run(kind, "", address=self.address or ""), kind
             self.items.append(self._run)
         text = self._decoder.decode(data, final)
         if text:

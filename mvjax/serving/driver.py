@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from mvjax.engine import (
@@ -67,6 +68,7 @@ class Driver:
         self._wake = threading.Condition()
         """Guards what follows, and wakes the thread."""
         self._inbox: collections.deque[Job] = collections.deque()
+        self._errands: collections.deque[tuple[Callable[[], Any], Future]] = collections.deque()
         self._live: dict[int, Job] = {}
         """Requests that have not ended, by ticket."""
         self._draining = self._stopping = self._broken = False
@@ -159,6 +161,21 @@ class Driver:
                 if job.number is not None and engine is not None:
                     engine.cancel(job.number, drop=job.dropped)
 
+    def run(self, function: Callable[[], Any]) -> Future:
+        """Call a function on the driver's thread, between two steps of the engine, which wait for it; a future of its
+        result.
+
+        Raises:
+            Draining: no new work is taken.
+        """
+        future: Future = Future()
+        with self._wake:
+            if self._draining or self._stopping or self._thread is None or not self._thread.is_alive():
+                raise Draining("the server shuts down and takes no new requests; try another, or later")
+            self._errands.append((function, future))
+            self._wake.notify_all()
+        return future
+
     def drain(self, seconds: float) -> bool:
         """Take no new requests, wait for those that there are, at most this long, then cancel them and wait for their
         ends; whether all ended by themselves."""
@@ -205,8 +222,10 @@ class Driver:
             self._ready.set()
         try:
             while self._wait():
+                self._run_errands()
                 try:
-                    self._stay()
+                    if self._inbox or self._by_number:
+                        self._stay()
                 except Exception as error:
                     self._recover(error)
         except BaseException:
@@ -215,6 +234,8 @@ class Driver:
         finally:
             self._fail_all(Draining("the server was stopped"))
             self._engine = None
+            for _, future in self._errands:
+                future.cancel()
 
     def _renew(self) -> WarmUp:
         """Build the engine and warm it up."""
@@ -229,8 +250,17 @@ class Driver:
     def _wait(self) -> bool:
         """Wait until there is something to do; False: the thread is to end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._stopping or self._inbox or self._by_number)
+            self._wake.wait_for(lambda: self._stopping or self._inbox or self._by_number or self._errands)
             return not self._stopping
+
+    def _run_errands(self) -> None:
+        while self._errands:
+            function, future = self._errands.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except Exception as error:
+                    future.set_exception(error)
 
     def _stay(self) -> None:
         """Hand over what has come, let the engine take a step, tell everybody."""
