@@ -123,10 +123,10 @@ class Generation:
             raise
 
     def cancel(self) -> None:
-        """Nobody waits for the answers any more: what runs is wound up."""
+        """Nobody waits for the answers any more: what runs is dropped."""
         for choice in self.choices:
             if choice.result is None:
-                self.driver.cancel(choice.ticket)
+                self.driver.cancel(choice.ticket, drop=True)
 
     @property
     def ended(self) -> bool:
