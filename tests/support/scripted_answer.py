@@ -94,6 +94,16 @@ def play(answer: Answer, rows: int, most: int | None = None) -> Iterator[list[tu
         yield step
 
 
+def steps_until(answer: Answer, rows: int, segments: int) -> int:
+    """Steps after which this number of branches has begun, the root included."""
+    begun: set[int] = set()
+    for number, step in enumerate(play(answer, rows), start=1):
+        begun |= {segment for segment, _, _ in step}
+        if len(begun) >= segments:
+            return number
+    raise AssertionError(f"there are {len(begun)} segments only")
+
+
 def updates(answer: Answer, tokenizer: PlainVocabulary, rows: int = 16) -> Iterator[list[TokenUpdate]]:
     """The same as the engine tells it."""
     for step in play(answer, rows):
