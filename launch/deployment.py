@@ -113,7 +113,7 @@ def container(server: Server) -> dict:
     return {
         "name": "mvjax",
         "image": server.image,
-        "command": ["mvjax", "serve", "--host=0.0.0.0", f"--port={server.port}"],
+        "command": ["mvjax", "serve", "--host=0.0.0.0", f"--port={server.port}", f"--drain={server.grace}"],
         "args": server.options,
         "env": variables,
         "ports": [{"name": "http", "containerPort": server.port}],

@@ -143,8 +143,9 @@ class Watching:
     def routers(self) -> list[Any]:
         """Of what they show."""
         from mvjax.serving.live import live_router
+        from mvjax.serving.page_files import page_router
 
-        return [live_router(self.feed)]
+        return [live_router(self.feed), page_router()]
 
     def close(self) -> None:
         """Write what is left."""

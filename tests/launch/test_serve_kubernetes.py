@@ -68,7 +68,7 @@ def test_the_manifests_of_gpu_nodes(render):
     assert pod["serviceAccountName"] == "sa"
     assert {"name": "models", "persistentVolumeClaim": {"claimName": "models"}} in pod["volumes"]
     (container,) = pod["containers"]
-    assert container["command"] == ["mvjax", "serve", "--host=0.0.0.0", "--port=81"]
+    assert container["command"] == ["mvjax", "serve", "--host=0.0.0.0", "--port=81", "--drain=60"]
     assert container["args"] == ["--model", "/models/m", "--pages", "64"]
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 2, "cpu": "16", "memory": "64Gi"}}
     assert container["env"] == [
@@ -151,6 +151,7 @@ def test_mistakes_are_one_line(launcher):
         (("--env=A",), "--env A must have the form NAME=VALUE"),
         (("--api-key", "x"), "give --secret NAME"),
         (("--host=0.0.0.0",), "listen on all addresses"),
+        (("--drain=9",), "set MVJAX_GRACE"),
     ):
         with pytest.raises(launcher.UserError, match=said) as caught:
             launcher.main(["--image=i", *words, "--model=m"])

@@ -93,7 +93,7 @@ def test_an_answer_in_three_stages(visit, tmp_path):
         assert addresses(page) == []
         (body,) = double.asked
         assert body["messages"] == [{"role": "user", "content": "There are four parts."}]
-        assert (body["stream"], body["mode"]) == (True, "parallel")
+        assert (body["stream"], body["max_tokens"], "mode" in body) == (True, 512, False)
         assert body["stream_options"] == {"include_branches": True, "include_usage": True}
         assert page.locator("#conversation .block[data-state=map]").count() == 1
         picture(page, tmp_path, "1-map")
@@ -136,10 +136,12 @@ def test_an_answer_in_three_stages(visit, tmp_path):
         assert "Answer ended" in page.inner_text("#announcement")
         picture(page, tmp_path, "3-reduce")
 
+        page.select_option("#mode", "sequential")
         ask(page, "And then?")
         expect(page.locator("#conversation .answer")).to_have_count(2)
         page.wait_for_selector("#conversation .answer:last-child[data-state=ended]")
         assert [message["role"] for message in double.asked[1]["messages"]] == ["user", "assistant", "user"]
+        assert double.asked[1]["mode"] == "sequential"
 
 
 def test_sixteen_paths_of_which_six_run(visit, tmp_path):

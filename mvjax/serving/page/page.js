@@ -224,7 +224,7 @@ async function send(text) {
       messages: turn,
       stream: true,
       stream_options: { include_branches: true, include_usage: true },
-      mode: $("mode").value,
+      mode: $("mode").value || undefined,
       max_tokens: Number($("tokens").value) || undefined,
       temperature: Number($("temperature").value),
     };
