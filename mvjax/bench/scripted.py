@@ -256,8 +256,8 @@ def rows_of_steps(result: Result) -> list[int]:
 
 def bucket(rows: int, config: EngineConfig) -> int:
     """Row count of the program that the engine runs for that number of live rows of one request."""
-    most = min((count for count in config.row_counts if count >= config.max_branches), default=config.max_branches)
-    return min((count for count in config.row_counts if rows <= count <= most), default=most)
+    most = config.max_branches
+    return min((count for count in config.row_counts if rows <= count < most), default=most)
 
 
 def split_stays(live: Sequence[int], config: EngineConfig) -> list[list[int]]:

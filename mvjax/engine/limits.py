@@ -60,9 +60,10 @@ class EngineConfig:
     """Requests that run at once; more wait in a queue."""
     max_branches: int = setting(8, at_least=1, at_most=32, note="the bits of a visibility word")
     """Branches of one request that run at once, 1 to 32 (the bits of a visibility word)."""
-    row_counts: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32), at_least=1)
-    """Batch sizes that the loop is compiled for, as they are needed; a step runs on the smallest that holds all rows.
-    Counts beyond `requests` x `max_branches` are not used; fewer of them compile faster."""
+    row_counts: tuple[int, ...] = setting((1, 4, 16, 32, 64, 256), at_least=1)
+    """Batch sizes that the loop is compiled for; a step runs on the smallest that holds all rows. The last one that is
+    used is `requests` x `max_branches`, which holds all there can be. Fewer of them compile faster, and some cost
+    nothing: the weights are read once a step, and products with 2 rows take as long as with 4."""
     max_depth: int = setting(3, at_least=1)
     """Largest `Limits.max_depth` that a request may ask for."""
     max_paths: int = setting(16, at_least=1, at_most=64, note="labels are made of their numbers")

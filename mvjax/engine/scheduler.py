@@ -62,10 +62,9 @@ class Scheduler:
         self._clear()
 
     def batches(self) -> list[Batch]:
-        """The programs of the loop: row counts up to the first that holds all branches there can be."""
+        """The programs of the loop: row counts up to the number of all branches there can be."""
         most = self.config.requests * self.config.max_branches
-        counts = [count for count in self.config.row_counts if count < most]
-        counts.append(min([count for count in self.config.row_counts if count >= most], default=most))
+        counts = [*(count for count in self.config.row_counts if count < most), most]
         return [Batch(width, narrower, self.config.sync_steps) for width, narrower in zip(counts, [0, *counts])]
 
     def schedule(self, most_steps: int) -> Batch | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +25,46 @@ def product(w_OI: Array, scale_O: Array | None, x_IW: Array, dtype: Any) -> Arra
         return jnp.matmul(w_OI, x_IW, preferred_element_type=dtype)
     y_OW = jnp.matmul(w_OI.astype(x_IW.dtype), x_IW, preferred_element_type=jnp.float32)
     return (y_OW * scale_O[:, None]).astype(dtype)
+
+
+class AnyLayer(Mapping[str, Array]):
+    """The weights of a layer whose number only the device knows, among layers with arrays of their own.
+
+    Vectors come from a stack of them. A matrix is multiplied where it lies (a `switch` over the layers), since a copy
+    of it would cost more than its product.
+    """
+
+    def __init__(self, layers: Sequence[Mapping[str, Array]]):
+        self.layers = layers
+        vectors = [name for name, array in layers[0].items() if array.ndim == 1 and not name.endswith(".scale")]
+        self.vectors = {name: jnp.stack([layer[name] for layer in layers]) for name in vectors}
+        self.number: Any = None
+
+    def at(self, number: Array) -> AnyLayer:
+        """Layer `number`."""
+        layer = copy.copy(self)
+        layer.number = number
+        return layer
+
+    def __getitem__(self, name: str) -> Array:
+        return self.vectors[name][self.number]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.vectors)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def times(self, pack: str, x_IW: Array) -> Array:
+        """`times` with a matrix of the layer."""
+        return jax.lax.switch(self.number, [partial(times, layer, pack) for layer in self.layers], x_IW)
+
+
+def times(weights: Mapping[str, Array], pack: str, x_IW: Array) -> Array:
+    """The product of x with the matrix of a pack, in x's type, no bias yet."""
+    if isinstance(weights, AnyLayer):
+        return weights.times(pack, x_IW)
+    return product(weights[f"{pack}.weight"], weights.get(f"{pack}.scale"), x_IW, x_IW.dtype)
 
 
 @dataclass(frozen=True)
@@ -52,7 +94,7 @@ class DecodeOps:
 
     def product(self, pack: str, x: jax.Array) -> jax.Array:
         """The product of x with the matrix of a pack, no bias yet."""
-        return product(self.weights[f"{pack}.weight"], self.weights.get(f"{pack}.scale"), x, x.dtype)
+        return times(self.weights, pack, x)
 
     def norm(self, module: str, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.weights[f"{module}.weight"], self.config.rms_eps, axis=-2)

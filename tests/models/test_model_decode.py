@@ -23,7 +23,7 @@ DYNAMIC = {"max_position": 16, "rope_scaling": DynamicScaling(2.0, length=128)}
         (2, True, 32, YARN),
         (1, False, 128, {"family": "qwen3", "head_dim": 64, "backend": "tpu_interpret"} | DYNAMIC),
         (2, False, None, {"scan_layers": False, "family": "olmo2", "kv_heads": 4, "tied": False}),
-        (1, True, 16, {"family": "qwen2", "tied": False}),
+        (1, True, 16, {"family": "qwen2", "tied": False, "loops": False}),
         *(
             pytest.param(*options, marks=pytest.mark.slow)
             for options in (
@@ -35,6 +35,7 @@ DYNAMIC = {"max_position": 16, "rope_scaling": DynamicScaling(2.0, length=128)}
                 (1, True, None, YARN),
                 (1, True, None, DYNAMIC),
                 (2, True, 32, {}),
+                (2, True, 32, {"loops": False}),
                 (2, False, 16, {}),
                 (2, False, 128, {"head_dim": 64, "backend": "tpu_interpret"}),
             )
@@ -42,9 +43,9 @@ DYNAMIC = {"max_position": 16, "rope_scaling": DynamicScaling(2.0, length=128)}
     ],
 )
 def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, page_size, changes, tiny, logits):
-    backend = {"backend": changes["backend"]} if "backend" in changes else {}
-    decoder = tiny(**{name: value for name, value in changes.items() if name != "backend"})
-    model = DecoderStepModel(decoder, unroll=unroll, page_size=page_size, **backend)
+    options = {name: changes[name] for name in changes.keys() & {"backend", "loops"}}
+    decoder = tiny(**{name: value for name, value in changes.items() if name not in options})
+    model = DecoderStepModel(decoder, unroll=unroll, page_size=page_size, **options)
     assert isinstance(model, PagedStepModel)
     layouts = transcripts(requests)
     rng = np.random.default_rng(1)
@@ -60,11 +61,14 @@ def test_decode_gives_the_logits_of_the_training_forward(requests, unroll, page_
             assert np.abs(row - wanted[token]).max() <= 2e-5 * np.abs(wanted[: len(ids)]).max(), token
 
 
-@pytest.mark.parametrize(("platform", "unrolled", "page"), [("cpu", True, 64), ("gpu", True, 128), ("tpu", False, 128)])
-def test_the_platform_decides_on_the_layout(platform, unrolled, page, tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("platform", "separate", "unrolled", "page"),
+    [("cpu", True, False, 64), ("gpu", True, True, 128), ("tpu", False, False, 128)],
+)
+def test_the_platform_decides_on_the_layout(platform, separate, unrolled, page, tiny, monkeypatch):
     monkeypatch.setattr(backends, "platform", lambda: platform)
     model = DecoderStepModel.described(tiny().config)
-    assert isinstance(model.params["layers"], list) == unrolled
+    assert isinstance(model.params["layers"], list) == separate
     assert model.page_size == page
     assert isinstance(jax.eval_shape(lambda: model.init_pages(3)).k, list) == unrolled
 
@@ -220,6 +224,7 @@ def test_the_compiled_loop_copies_no_stream(requests, lanes, page_size, tiny):
     text = program.compile().as_text()
     shape = rf"f32\[({requests},2|{2 * requests}|2),{SLOTS},8\]"
     if page_size is not None:
-        shape = rf"f32\[{requests * SLOTS // page_size + 3},2,{page_size},8\]"
+        pages = model.config.layers * (requests * SLOTS // page_size + 3)
+        shape = rf"f32\[{pages},2,{page_size},8\]"
     assert re.search(rf"= {shape}\S* (fusion|dynamic-update-slice|scatter|while)\(", text)
     assert not re.findall(rf"= {shape}\S* copy\(.*", text)
