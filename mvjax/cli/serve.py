@@ -116,6 +116,8 @@ def main(argv: list[str]) -> int:
     ready = f"ready: {warm_up.programs} programs in {warm_up.seconds:.1f} s; {config.models[0]} at {where}/v1"
     server = Server(app, driver, connections, config.drain, closing=watching.feed.close)
     server.ready = lambda: print(ready if config.api_key else f"{ready} (no key is asked for)", flush=True)
+    # At a second signal uvicorn complains of every answer that it cuts.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
     server.run(sockets=[listening])
     watching.close()
     if server.force_exit:  # The step that the engine is in is not waited for.

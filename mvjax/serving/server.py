@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -111,7 +112,8 @@ class Server(uvicorn.Server):
         if not self.driver.drain(self.drain):
             logger.warning("answers that had not ended after %g seconds were wound up", self.drain)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.closing)
+            with contextlib.suppress(RuntimeError):  # A second signal has ended it.
+                self._loop.call_soon_threadsafe(self.closing)
         self.should_exit = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -101,6 +102,8 @@ class EventStream(Response):
         if self.generation.mailbox.overflowed:
             logger.warning("a client read too slowly; its connection was cut")
             self.abort(scope)
+            with contextlib.suppress(TimeoutError):  # The server is to know of it before this ends.
+                await asyncio.wait_for(gone(receive), 1)
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -4,6 +4,8 @@
 import contextlib
 import functools
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -104,8 +106,6 @@ class Served:
         self.address = self.socket.getsockname()[:2]
         self.url = "http://{}:{}".format(*self.address)
         if send_buffer is not None:
-            import socket
-
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
@@ -207,3 +207,81 @@ def finish_reasons(events) -> dict[int, str]:
     """Of each choice."""
     choices = [one["choices"][0] for one in events if isinstance(one, dict) and one.get("choices")]
     return {one["index"]: one["finish_reason"] for one in choices if one["finish_reason"] is not None}
+
+
+class Gate:
+    """An observer that holds the driver's thread after a step of the engine while it is closed."""
+
+    def __init__(self):
+        self.stats = None
+        self._open, self._permits, self._held = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+        self._open.set()
+
+    def submitted(self, ticket, request_id, prompt_tokens) -> None:
+        """Nothing."""
+
+    def tokens(self, ticket, updates) -> None:
+        """Nothing."""
+
+    def ended(self, ticket, result, error) -> None:
+        """Nothing."""
+
+    def stay(self, stats, seconds) -> None:
+        self.stats = stats
+        if not self._open.is_set():
+            self._held.release()
+            self._permits.acquire()
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Steps wait for `let` until the end."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+            self._permits.release()
+
+    def wait(self) -> None:
+        """Until a step has been done and is held."""
+        assert self._held.acquire(timeout=20)
+
+    def let(self, steps=1) -> None:
+        """Let the thread go on for this number of steps, and wait for the last of them."""
+        for _ in range(steps):
+            self._permits.release()
+            self.wait()
+
+
+class RawClient:
+    """A client on a socket of its own, that may go away as it likes."""
+
+    def __init__(self, served: Served, fields: dict, receive_buffer: int | None = None):
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect(served.address)
+        data = json.dumps(fields).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+        self.socket.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
+
+    def read(self, most=65536) -> bytes:
+        self.socket.settimeout(20)
+        return self.socket.recv(most)
+
+    def rest(self) -> bytes:
+        """What comes until the server ends the connection; then it is closed."""
+        data = b""
+        try:
+            while more := self.read():
+                data += more
+        except ConnectionResetError:
+            pass
+        finally:
+            self.close()
+        return data
+
+    def close(self, reset=False) -> None:
+        if reset:  # Closing with a linger of zero sends a reset in place of a proper end.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()

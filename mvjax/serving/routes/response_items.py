@@ -19,7 +19,7 @@ class Items:
     """
 
     def __init__(self, name: str):
-        self._name = name
+        self._name, self._ended = name, False
         self.items: list[dict[str, Any]] = []
         self._places: dict[str | None, int] = {}
         """Place of the open item of each branch by its address; None: of the message."""
@@ -42,7 +42,10 @@ class Items:
             yield "response.reasoning_text.delta", {**where, "delta": piece.text}
 
     def end(self, complete: bool) -> Iterator[Event]:
-        """No more text comes. There is a message, be it empty."""
+        """No more text comes. There is a message, be it empty. A second call does nothing."""
+        if self._ended:
+            return
+        self._ended = True
         if None not in self._places:
             yield from self._open(None)
         for address in list(self._places):
