@@ -38,3 +38,12 @@ class ServedStreams:
     memory: float = 0.9
     """Share of a device's memory that weights, keys and values may take. On CPUs: of the free memory, for keys and
     values, which take no more than 2 GiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedReplicas:
+    """What is common to the options of commands that answer many requests at once."""
+
+    replicas: int | None = None
+    """Groups of --tensor-parallel devices that have the whole model each and answer requests of one queue; as many as
+    there are devices for where it is not given, one on CPUs."""

@@ -16,11 +16,11 @@ from mvjax.engine.sampling_params import SamplingParams
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
-from mvjax.served_model import ServedModel, ServedStreams
+from mvjax.served_model import ServedModel, ServedReplicas, ServedStreams
 
 
 @dataclass(frozen=True)
-class EvaluateArguments(ServedModel, ServedStreams, Cached):
+class EvaluateArguments(ServedModel, ServedStreams, ServedReplicas, Cached):
     """Run a benchmark file through the engine and report the totals."""
 
     data: tyro.conf.Positional[Path]
@@ -40,7 +40,7 @@ class EvaluateArguments(ServedModel, ServedStreams, Cached):
     limits: Limits = field(default_factory=Limits)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     requests: int = 4
-    """Problems answered at the same time."""
+    """Problems answered at the same time, by each replica."""
     max_branches: int = 8
     """Branches of one answer that run at the same time."""
     check: bool = False
@@ -48,7 +48,8 @@ class EvaluateArguments(ServedModel, ServedStreams, Cached):
     schedule, on every transcript; one request at a time."""
     output: Path | None = None
     """Directory for outcomes.jsonl and summary.json; a second run with it goes on where the first stopped, if its
-    settings are the same (--limit, --requests, --max-branches, --tensor-parallel and --check may differ)."""
+    settings are the same (--limit, --requests, --max-branches, --tensor-parallel, --replicas and --check may
+    differ)."""
     json: bool = False
     """Print the totals as JSON."""
 
@@ -87,7 +88,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     from rich.progress import track
 
     from mvjax.data.encode import with_suffix
-    from mvjax.engine import Engine, EngineConfig
+    from mvjax.engine import EngineConfig, engine_over
     from mvjax.engine.limits import stream_slots
     from mvjax.evaluation.consistency import Checker, ConsistencyReport, RecordingModel
     from mvjax.evaluation.report import totals
@@ -95,11 +96,14 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
     from mvjax.evaluation.settings import claim, fingerprint
     from mvjax.hub import local_path
     from mvjax.models import from_checkpoint
+    from mvjax.models.copies import copies
     from mvjax.models.load import demo_adapter, load_for_generation, load_with_tags, open_merged
     from mvjax.models.number_formats import QUANTISED
     from mvjax.models.quantised import dequantised
     from mvjax.training.trained import is_run, load_run
 
+    if arguments.check and arguments.replicas is not None:
+        raise UserError("--check looks at one request at a time, on one replica; leave --replicas out")
     limits, sampling = arguments.limits, arguments.sampling.validate()
     adapter = demo_adapter() if str(arguments.adapter) == "demo" else local_path(arguments.adapter, "adapter")
     arguments, trained = replace(arguments, tokenizer=local_path(arguments.tokenizer, "tokenizer")), None
@@ -111,7 +115,6 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         arguments = replace(arguments, model=local_path(arguments.model))
         tokenizer, decoder = load_for_generation(arguments.model, adapter, **options)
         weights = fingerprint(arguments.model) if arguments.output is not None else ""
-    model: Any = RecordingModel(decoder) if arguments.check else decoder
     form = "autoregressive" if arguments.mode == "autoregressive" else "multiverse"
     prompts = [tokenizer.render_chat(with_suffix(problem.messages, form)) for problem in problems]
     requests = 1 if arguments.check else arguments.requests
@@ -125,7 +128,8 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         max_slots=stream_slots(longest),
         memory=arguments.memory,
     )
-    engine = Engine(model, model.params, tokenizer, config)
+    models = [RecordingModel(decoder)] if arguments.check else copies(decoder, arguments.replicas)
+    engine = engine_over(models, tokenizer, config)
     for prompt in prompts:
         engine.check(prompt, limits, sampling, arguments.mode)
     log = None
@@ -155,7 +159,7 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
         limits=limits,
         sampling=sampling,
         mode=arguments.mode,
-        together=requests,
+        together=engine.config.requests,
         log=log,
         check=check,
     )

@@ -15,7 +15,7 @@ from mvjax.cli.options import parse
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
 from mvjax.hub.cache import Cached
-from mvjax.served_model import ServedModel, ServedStreams
+from mvjax.served_model import ServedModel, ServedReplicas, ServedStreams
 
 KEY_VARIABLE = "MVJAX_API_KEY"
 EXIT_OK, EXIT_INTERRUPTED = 0, 130
@@ -23,7 +23,7 @@ LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")
 
 
 @dataclass(frozen=True)
-class ServeArguments(ServedModel, ServedStreams, Cached):
+class ServeArguments(ServedModel, ServedStreams, ServedReplicas, Cached):
     """Serve a model over HTTP until SIGTERM or Ctrl-C."""
 
     model: Path = DEFAULT_MODEL
@@ -93,7 +93,8 @@ def main(argv: list[str]) -> int:
     require_libraries()
     from rich.console import Console
 
-    from mvjax.engine import Engine
+    from mvjax.engine import engine_over
+    from mvjax.models.copies import copies
     from mvjax.serving.app import create_app
     from mvjax.serving.driver import Driver
     from mvjax.serving.server import Connections, Server, bind
@@ -104,8 +105,9 @@ def main(argv: list[str]) -> int:
     with status("loading the model"):
         tokenizer, model, trained = load(arguments)
     sizes, config = engine_config(arguments, model), serving_config(arguments, trained)
+    models = copies(model, arguments.replicas)
     watching = Watching(arguments, config, getattr(model, "page_size", None))
-    driver = Driver(lambda: Engine(model, model.params, tokenizer, sizes), observers=watching.observers)
+    driver = Driver(lambda: engine_over(models, tokenizer, sizes), observers=watching.observers)
     with status("compiling (kept for the next time)"):
         warm_up = driver.start()
     watching.feed.tokenizer = tokenizer

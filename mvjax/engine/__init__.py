@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mvjax.engine.model import RowPlacement as RowPlacement
     from mvjax.engine.model import StepModel as StepModel
     from mvjax.engine.prompt import Prompt as Prompt
+    from mvjax.engine.replicas import Replicas as Replicas
+    from mvjax.engine.replicas import engine_over as engine_over
     from mvjax.engine.request import TokenUpdate as TokenUpdate
     from mvjax.engine.result import Result as Result
     from mvjax.engine.result import StreamRecord as StreamRecord
@@ -33,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "mvjax.engine.logprobs": "LogProbs",
         "mvjax.engine.model": "RowPlacement StepModel",
         "mvjax.engine.prompt": "Prompt",
+        "mvjax.engine.replicas": "Replicas engine_over",
         "mvjax.engine.request": "TokenUpdate",
         "mvjax.engine.result": "Result StreamRecord Timings",
         "mvjax.engine.sampling_params": "SamplingParams",

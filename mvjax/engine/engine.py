@@ -171,13 +171,9 @@ class Engine:
         """
         if self.busy:
             raise UserError("this engine is busy with other requests; wait for them, or use submit and step")
-        each_limits = [limits] * len(prompts) if isinstance(limits, Limits) else list(limits)
-        each_sampling = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
-        if len(each_limits) != len(prompts) or len(each_sampling) != len(prompts):
-            raise UserError(f"{len(prompts)} prompts, {len(each_limits)} limits, {len(each_sampling)} samplings")
         requests = [
             self._request(prompt, its_limits, its_sampling, mode, number)
-            for number, (prompt, its_limits, its_sampling) in enumerate(zip(prompts, each_limits, each_sampling))
+            for number, (prompt, its_limits, its_sampling) in enumerate(each_setting(prompts, limits, sampling))
         ]
         self._next = len(requests)
         results: dict[int, Result] = {}
@@ -310,6 +306,12 @@ class Engine:
         tokens behind them. What the engine still holds of the first two is not prefilled again."""
         return next_turn(self._prompt(prompt, "parallel"), result, tokens, self.vocabulary)
 
+    def known(self, prompt: PromptLike, mode: Mode = "parallel") -> int:
+        """Tokens of a prompt whose keys and values are in pages already. Between two calls of `step`."""
+        prefixes, prompt = self._cache.prefixes, self._prompt(prompt, mode)
+        fed = len(prompt.tokens) - 1
+        return 0 if prefixes is None else prefixes.find(prompt, prefixes.page_keys(prompt, fed), fed).slots
+
     def loop_programs(self) -> dict[str, str]:
         """The compiled generation loops as text, by their rows."""
         loops = self._runner.decode_programs()
@@ -377,3 +379,16 @@ class Engine:
             raise UserError("a prompt is text, but the engine was built without a tokenizer; give token ids")
         form = "autoregressive" if mode == "autoregressive" else "multiverse"
         return Prompt(self.tokenizer.render_chat(with_suffix([{"role": "user", "content": prompt}], form)))
+
+
+def each_setting(
+    prompts: Sequence[PromptLike],
+    limits: Limits | Sequence[Limits],
+    sampling: SamplingParams | Sequence[SamplingParams],
+) -> list[tuple[PromptLike, Limits, SamplingParams]]:
+    """Prompts with their settings, which are one for all or one for each; UserError where they are not as many."""
+    each_limits = [limits] * len(prompts) if isinstance(limits, Limits) else list(limits)
+    each_sampling = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
+    if len(each_limits) != len(prompts) or len(each_sampling) != len(prompts):
+        raise UserError(f"{len(prompts)} prompts, {len(each_limits)} limits, {len(each_sampling)} samplings")
+    return list(zip(prompts, each_limits, each_sampling))

@@ -115,6 +115,8 @@ class DecoderStepModel:
         page_size: slots of a page; None for contiguous streams; "auto" means `CPU_PAGE` on a CPU and `PAGE` elsewhere.
         """
         platform = backends.platform()
+        self.settings = {"weight_dtype": weight_dtype, "kv_dtype": kv_dtype, "unroll": unroll, "loops": loops}
+        self.settings |= {"backend": backend, "page_size": page_size}
         self.config: ModelConfig = config.served()
         self.vocab_size, self.max_position = config.vocab_size, config.reach
         self.unroll = unrolls(platform) if unroll is None else unroll

@@ -26,6 +26,7 @@ from mvjax.engine import (
     Mode,
     Prompt,
     QueueFull,
+    Replicas,
     Result,
     SamplingParams,
     TokenUpdate,
@@ -60,11 +61,11 @@ class Driver:
     """
 
     def __init__(
-        self, build: Callable[[], Engine], *, observers: Sequence[Observer] = (), overdue: float = 120.0
+        self, build: Callable[[], Engine | Replicas], *, observers: Sequence[Observer] = (), overdue: float = 120.0
     ) -> None:
         self.observers = list(observers)
         self._build, self._overdue = build, overdue
-        self._engine: Engine | None = None
+        self._engine: Engine | Replicas | None = None
         self._wake = threading.Condition()
         """Guards what follows, and wakes the thread."""
         self._inbox: collections.deque[Job] = collections.deque()
@@ -279,7 +280,7 @@ class Driver:
             self._end(job, result, None)
         self._observe("stay", stats, seconds)
 
-    def _hand_over(self, engine: Engine) -> None:
+    def _hand_over(self, engine: Engine | Replicas) -> None:
         most = engine.config.max_queue
         room = None if most is None else most - engine.stats().waiting
         while self._inbox and (room is None or room > 0):

@@ -146,6 +146,16 @@ def test_several_devices_give_the_tokens_of_one(family, kv_heads):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
+def test_replicas_over_the_devices_give_the_tokens_of_one(devices):
+    """Each on devices of its own, all of them busy."""
+    found = run("replicated", "qwen3", 4, devices, 16)
+    assert found["same"]
+    assert found["places"] == np.arange(8).reshape(-1, devices).tolist()
+    assert min(found["served"]) > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unroll", "devices", "formats"),
     [(True, 4, {}), (False, 4, {}), (True, 1, {"weight_dtype": "int8"}), (False, 4, {"weight_dtype": "int8"})],

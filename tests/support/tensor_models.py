@@ -17,10 +17,11 @@ from random_requests import TABLES, VOCABULARY, limits_of, random_prompt, random
 from tiny_weights import conditioned, tiny_config, tiny_tensors
 from virtual_devices import xla_flags
 
-from mvjax.engine import Engine, EngineConfig, SamplingParams
+from mvjax.engine import Engine, EngineConfig, SamplingParams, engine_over
 from mvjax.engine.program_cache import PreemptKey
 from mvjax.evaluation.consistency import RecordingModel
 from mvjax.models import DecoderStepModel, TensorParallelModel, transfer
+from mvjax.models.copies import copies
 from mvjax.models.load import step_model
 from mvjax.models.sharded_loading import Parameter
 from mvjax.models.tensors import parameter_count
@@ -143,6 +144,18 @@ def many(family, kv_heads, count, **formats):
             differ = [number for number, (a, b) in enumerate(zip(wanted, found)) if a != b]
             report.append({"devices": devices, "paged": bool(page_size), "preempted": preempted, "differ": differ})
     print(json.dumps({"blocks": blocks, "runs": report}))
+
+
+def replicated(family, kv_heads, devices, count):
+    """Random requests on one device, and on groups of several with the whole model each, behind one queue."""
+    made = checkpoint(family, kv_heads)
+    wanted, _ = answers(engine_of(DecoderStepModel.from_checkpoint(made)), count)
+    model = step_model(made, tensor_parallel=devices)
+    engines = engine_over(copies(model, 8 // devices), ENDLESS, EngineConfig(**SIZES))
+    found, _ = answers(engines, count)
+    places = [sorted(device.id for device in jax.tree.leaves(each.kv)[0].devices()) for each in engines.engines]
+    served = [engine.stats().generation_tokens for engine in engines.engines]
+    print(json.dumps({"same": wanted == found, "places": places, "served": served}))
 
 
 def loading(family, kv_heads, devices, unroll, **formats):
