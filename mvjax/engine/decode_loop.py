@@ -19,7 +19,7 @@ from mvjax.engine import state as st
 from mvjax.engine.fork_join import any_event, apply_events
 from mvjax.engine.interpreter import Drawn
 from mvjax.engine.model import RowPlacement, StepModel
-from mvjax.engine.state import Branch, Settings, State, frames_of, view
+from mvjax.engine.state import Branch, RequestState, Settings, State, frames_of, view
 from mvjax.engine.tables import END_OF_TEXT, Tables, bits
 
 SLOTS_AT_ONCE = 1024
@@ -140,6 +140,36 @@ def choose_tokens(
     return drawn_W, logprobs.packed(unbarred_WV, open_WV, token_W, alternatives)
 
 
+# What does not depend on the number of rows is traced once for all programs: these are functions of their own.
+
+
+@jax.jit
+def plan_all(branches: Branch, settings: Settings, tables: Tables) -> interpreter.Plan:
+    """`interpreter.plan` of every branch [R, L]."""
+    return jax.vmap(jax.vmap(interpreter.plan, (0, None, None)), (0, 0, None))(branches, settings, tables)
+
+
+@jax.jit
+def act_all(
+    branches: Branch, planned: interpreter.Plan, drawn: Drawn, tables: Tables
+) -> tuple[Branch, Int[Array, "R L"], Bool[Array, "R L"], interpreter.Plan]:
+    """`interpreter.act` of every branch [R, L], after `interpreter.refuse`, whose plan is the last result."""
+
+    def by_branch(function):
+        return jax.vmap(jax.vmap(function, (0, 0, 0, None)), (0, 0, 0, None))
+
+    planned = by_branch(interpreter.refuse)(branches, planned, drawn.finite, tables)
+    return *by_branch(interpreter.act)(branches, planned, drawn, tables), planned
+
+
+@jax.jit
+def apply_all(
+    request: RequestState, segment_RS: Int[Array, "R S"], event_RL: Int[Array, "R L"], tables: Tables
+) -> tuple[RequestState, Int[Array, "R S"], Int[Array, "R L 2"]]:
+    """`apply_events` of every request."""
+    return jax.vmap(apply_events, (0, 0, 0, None))(request, segment_RS, event_RL, tables)
+
+
 def step(
     model: StepModel, params: Any, tables: Tables, stream: Any, state: State, width: int, alternatives: int | None
 ) -> tuple[Any, State, Int[Array, "W C"]]:
@@ -160,9 +190,6 @@ def step(
     def by_row(field_RL):
         return field_RL.reshape(requests * max_branches, *field_RL.shape[2:])[branch_W]
 
-    def by_branch(function):
-        return jax.vmap(jax.vmap(function, (0, 0, 0, None)), (0, 0, 0, None))
-
     # Feed: the tokens enter the streams.
     slot_RL = request.used[:, None] + jnp.cumsum(active_RL, axis=1, dtype=jnp.int32) - 1
     slot_W = jnp.where(active_W, by_row(slot_RL), slots)
@@ -175,14 +202,13 @@ def step(
     )
 
     # Decide.
-    planned = jax.vmap(jax.vmap(interpreter.plan, (0, None, None)), (0, 0, None))(branches, settings, tables)
+    planned = plan_all(branches, settings, tables)
     rows = by_row(planned.allowed), by_row(planned.sample) & active_W, placement.request_W
     keys = by_row(branches.key), by_row(branches.index)
     drawn_W, logprobs_WC = choose_tokens(logits_WV, *rows, *keys, settings, tables, alternatives)
     row_RL = jnp.minimum(row_RL, width - 1)
     drawn = Drawn(*[field_W[row_RL] for field_W in drawn_W])
-    planned = by_branch(interpreter.refuse)(branches, planned, drawn.finite, tables)
-    branches, event_RL, abandoned_RL = by_branch(interpreter.act)(branches, planned, drawn, tables)
+    branches, event_RL, abandoned_RL, planned = act_all(branches, planned, drawn, tables)
     fails_R = jnp.any(planned.wind_up == st.NOT_FINITE, axis=1)
     settings = settings._replace(wind_up=jnp.where(fails_R, st.NOT_FINITE, settings.wind_up))
 
@@ -203,7 +229,7 @@ def step(
     # most one turn: it works in place, where a condition would copy all that it might change, twice, on every step.
     def applied(carry):
         _, request, segment_RS, _ = carry
-        return jnp.bool_(False), *jax.vmap(apply_events, (0, 0, 0, None))(request, segment_RS, event_RL, tables)
+        return jnp.bool_(False), *apply_all(request, segment_RS, event_RL, tables)
 
     no_forks_RL2 = jnp.zeros((*event_RL.shape, 2), jnp.int32)
     carry = any_event(event_RL), request, segment_RS, no_forks_RL2
