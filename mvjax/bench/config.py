@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from mvjax.errors import UserError
 from mvjax.files import DEFAULT_MODEL
@@ -147,6 +147,46 @@ class ParallelBench(ServedModel, ModelBench):
             raise UserError(f"--items {self.items}: give 1 or more")
         if self.path_steps < 16:
             raise UserError(f"--path-steps {self.path_steps}: give 16 or more")
+
+
+@dataclass(frozen=True)
+class ServingBench(ServedModel, ModelBench):
+    """The server beside its bare engine, requests at once: tokens a second, the time to the first token, a cancel."""
+
+    repeat: int = 3
+    """Repetitions; a figure is their median, with the smallest and the largest."""
+    concurrency: tuple[int, ...] = (1, 4, 8, 16, 32)
+    """Requests that come at once."""
+    mode: Literal["both", "autoregressive", "parallel"] = "both"
+    """Without blocks, with blocks, or each."""
+    adapter: str = "demo"
+    """LoRA adapter (safetensors) of a model that opens blocks: a file, or "demo" for the one that ships with mvjax."""
+    degree: int = 4
+    """Parts of the synthetic items that are asked in the mode parallel."""
+    prompt_tokens: int = 132
+    """Tokens of the prompts of autoregressive requests."""
+    new_tokens: int = 56
+    """Tokens that each of them makes."""
+    slots: int = 768
+    """Length of a KV stream; prompt and answer must fit."""
+    max_branches: int = 4
+    """Branches of an answer that run at the same time."""
+
+    @property
+    def modes(self) -> tuple[Literal["autoregressive", "parallel"], ...]:
+        """Each that is measured."""
+        return ("autoregressive", "parallel") if self.mode == "both" else (self.mode,)
+
+    def check(self) -> None:
+        super().check()
+        if not self.concurrency or list(self.concurrency) != sorted(set(self.concurrency)) or self.concurrency[0] < 1:
+            raise UserError(f"--concurrency {' '.join(map(str, self.concurrency))}: give rising numbers from 1 on")
+        if self.prompt_tokens < 2 or self.new_tokens < 2:
+            raise UserError("--prompt-tokens and --new-tokens: give 2 or more each")
+        if not 1 <= self.degree <= 16:
+            raise UserError(f"--degree {self.degree}: give 1 to 16")
+        if not 1 <= self.max_branches <= 32:
+            raise UserError(f"--max-branches {self.max_branches}: give 1 to 32")
 
 
 @dataclass(frozen=True)

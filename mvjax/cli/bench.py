@@ -22,6 +22,7 @@ BENCHES: dict[str, type[Bench]] = {
     "engine": settings.EngineBench,
     "decode": settings.DecodeBench,
     "parallel": settings.ParallelBench,
+    "serving": settings.ServingBench,
     "training": settings.TrainingBench,
     "memory": settings.MemoryBench,
     "curator": settings.CuratorBench,
@@ -30,6 +31,7 @@ BENCHES: dict[str, type[Bench]] = {
     "quantised": settings.QuantisedBench,
 }
 """In the order in which `all` runs them."""
+SERVING = ("fastapi", "uvicorn")
 
 
 def main(argv: list[str]) -> int:
@@ -85,7 +87,7 @@ def run_all(chosen: settings.AllBench) -> None:
             own["repeat"] = chosen.repeat
         if issubclass(kind, settings.ModelBench):
             own |= {"model": chosen.model, "tokenizer": chosen.tokenizer, "cache": chosen.cache}
-        if kind in (settings.ParallelBench, settings.LikelihoodBench):
+        if kind in (settings.ParallelBench, settings.LikelihoodBench, settings.ServingBench):
             own["adapter"] = chosen.adapter
         if reason := lacking(name, chosen):
             skipped.append(f"{name}: {reason}")
@@ -104,7 +106,9 @@ def lacking(name: str, chosen: settings.AllBench) -> str | None:
         from mvjax.bench.torch_model import missing
 
         return missing()
-    if name in ("parallel", "likelihood"):
+    if name == "serving" and any(importlib.util.find_spec(library) is None for library in SERVING):
+        return "fastapi and uvicorn are not installed (pip install 'mvjax[serve]')"
+    if name in ("parallel", "likelihood", "serving"):
         from mvjax.bench.parallel import find_adapter
 
         try:

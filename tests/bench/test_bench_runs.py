@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvjax.bench import config as settings
-from mvjax.bench import decode, engine, parallel
+from mvjax.bench import decode, engine, parallel, serving
 from mvjax.bench.report import Report
 from mvjax.bench.scripted import SAMPLED, drive, rows_of_steps
 from mvjax.bench.timing import Spread
@@ -146,6 +146,29 @@ def test_parallel_with_an_adapter(toy, tmp_path):
     left_out = sum("had to wait for rows" in note for note in report.notes)
     assert sum(row["items"] for row in report.rows) + left_out == 2
     assert all(row["same tokens"] for row in report.rows)
+
+
+@pytest.mark.slow
+def test_serving(toy):
+    config = settings.ServingBench(
+        repeat=1,
+        model=toy,
+        concurrency=(1, 3),
+        mode="autoregressive",
+        adapter="none",
+        prompt_tokens=20,
+        new_tokens=24,
+        slots=160,
+        max_branches=2,
+    )
+    report = finished(serving.measure, config)
+    assert [(row["mode"], row["requests"], row["tokens"]) for row in report.rows] == [
+        ("autoregressive", 1, 24),
+        ("autoregressive", 3, 72),
+    ]
+    assert bar(report, "programs compiled after ready") == 0
+    assert bar(report, "stays from a disconnect to free pages") <= serving.CANCEL_BAR
+    assert not [note for note in report.notes if "other numbers of tokens" in note]
 
 
 @pytest.mark.slow
