@@ -113,7 +113,7 @@ def measure_many(
     )
     engine = Engine(model, model.params, tokenizer, sizes)
     say("requests at once: compiling the engine's programs")
-    engine.warm_up(laid_out=False)
+    engine.warm_up()
     prompts = prompts_of(tokenizer.tables(), config.requests[-1], config.prompt_tokens)
     bare = {}
     for count in config.requests:

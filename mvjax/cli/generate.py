@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
         engine.check(ids, arguments.limits, arguments.sampling, arguments.mode)
     compare = (arguments.compare or arguments.demo) and arguments.mode == "parallel"
     with status("compiling (kept for the next time)"):
-        engine.warm_up(laid_out=False)
+        engine.warm_up()
     settings = {"limits": arguments.limits, "sampling": arguments.sampling}
     exit_status = 0
     for text, ids in zip(prompts, encoded, strict=True):

@@ -270,12 +270,9 @@ class Engine:
         self._scheduler.reset()
         self._requests, self._finished, self._updates, self._report = {}, {}, [], None
 
-    def warm_up(self, laid_out: bool = True) -> WarmUp:
+    def warm_up(self) -> WarmUp:
         """Compile every program that requests will need, side by side. Those that are compiled already, in this process
         or in JAX's persistent cache (`jax_compilation_cache_dir`), are taken from there.
-
-        Args:
-            laid_out: whether prompts with a layout may come.
 
         Raises:
             UserError: the engine is busy.
@@ -285,7 +282,7 @@ class Engine:
         blank, before = Request(0, Prompt([0]), DEFAULT_LIMITS, GREEDY, "parallel"), self._programs.seconds
         settings = blank.settings(self.config.max_branches, cancelled=False)
         loops = [(batch.width, batch.narrower) for batch in self._scheduler.batches()]
-        self._runner.warm_up(loops, settings, blank.root(), laid_out)
+        self._runner.warm_up(loops, settings, blank.root())
         self._warm = len(self._programs)
         return WarmUp(self._warm, self._programs.seconds - before)
 

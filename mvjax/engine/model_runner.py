@@ -49,6 +49,7 @@ class ModelRunner:
         self.prefill_seconds: dict[CallSize, float] = {}
         self.step_seconds = 0.0
         self._laid_out: tuple[Prompt, Any] | None = None
+        self._plain: tuple[Prompt, Any] | None = None
 
     def decode(self, width: int, narrower: int, steps: int) -> DecodeReport:
         """A stay in the generation loop on `width` rows.
@@ -102,24 +103,21 @@ class ModelRunner:
         """Let a request be wound up."""
         self.cache.change_state(self._cancel_program(request_index))
 
-    def warm_up(self, decodes: Iterable[tuple[int, int]], settings: st.Settings, root: st.Root, laid_out: bool) -> None:
+    def warm_up(self, decodes: Iterable[tuple[int, int]], settings: st.Settings, root: st.Root) -> None:
         """Compile all programs that there can be, side by side.
 
         Args:
             decodes: width and narrower row count of each loop.
             settings, root: of any request.
-            laid_out: those of laid-out prompts too.
         """
-        cache, slots = self.cache, self.cache.sizes.slots
+        cache = self.cache
         cache.allocate()
         if cache.table_stale:
             cache.refresh_table()
         programs = [self.decode_program(width, narrower, 1) for width, narrower in decodes]
         for size in self.call_sizes:
             blank_BT, numbers_3B = np.zeros(size, np.int32), np.zeros((3, size.rows), np.int32)
-            for levels in (0, self.config.prompt_levels)[: 1 + laid_out]:
-                hidden = jax.device_put(np.zeros((2, levels, slots), np.int32), cache.replicated)
-                programs.append(self._prefill_program(blank_BT, blank_BT, hidden, numbers_3B))
+            programs.append(self._prefill_program(blank_BT, blank_BT, self._hidden(Prompt([0])), numbers_3B))
         programs += [self._admit_program(0, settings, root), self._cancel_program(0)]
         self.programs.compile_ahead([*programs, *cache.programs_ahead()])
 
@@ -128,11 +126,17 @@ class ModelRunner:
         return {key: program for key, program in self.programs.items() if isinstance(key, pc.DecodeKey)}
 
     def _hidden(self, prompt: Prompt) -> Any:
-        """Hidden intervals of a prompt [2, E, S] on the device, put there once for all of its pieces."""
-        if self._laid_out is None or self._laid_out[0] is not prompt:
+        """Hidden intervals of a prompt [2, E, S] on the device, put there once for all of its pieces; those of plain
+        prompts, which are all alike, once for all."""
+        held = self._laid_out if prompt.laid_out else self._plain
+        if held is None or (prompt.laid_out and held[0] is not prompt):
             hidden = np.stack(prompt.hidden(self.config.prompt_levels, self.cache.sizes.slots))
-            self._laid_out = prompt, jax.device_put(hidden, self.cache.replicated)
-        return self._laid_out[1]
+            held = prompt, jax.device_put(hidden, self.cache.replicated)
+            if prompt.laid_out:
+                self._laid_out = held
+            else:
+                self._plain = held
+        return held[1]
 
     def decode_program(self, width: int, narrower: int, steps: int) -> Program:
         """A stay in the generation loop, `steps` steps at most, on arrays as they are now."""
@@ -145,7 +149,7 @@ class ModelRunner:
 
     def _prefill_program(self, tokens_BT, positions_BT, hidden_2ES: Any, numbers_3B) -> Program:
         rows, tokens = tokens_BT.shape
-        key = pc.PrefillKey(self.cache.sizes, rows, tokens, hidden_2ES.shape[1])
+        key = pc.PrefillKey(self.cache.sizes, rows, tokens)
         arguments = self.params, self.cache.kv, tokens_BT, positions_BT, hidden_2ES, numbers_3B
         return Program(key, functools.partial(prefill_call, self.model), arguments, (1,))
 

@@ -48,8 +48,6 @@ class PrefillKey(ProgramKey):
     rows: int
     tokens: int
     """Of a row."""
-    levels: int
-    """Interval levels of the prompts' layout; 0: nothing is hidden."""
 
 
 class AllocateKey(ProgramKey):

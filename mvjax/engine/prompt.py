@@ -80,9 +80,8 @@ class Prompt:
         return np.asarray(self.positions, np.int32)
 
     def hidden(self, levels: int, slots: int) -> tuple[Int[np.ndarray, "E S"], Int[np.ndarray, "E S"]]:
-        """Intervals over the slots of a stream: `levels` of them for a laid-out prompt, none for a plain one."""
-        start_ES = np.zeros((levels if self.laid_out else 0, slots), np.int32)
-        end_ES = np.zeros_like(start_ES)
+        """Intervals over the slots of a stream, `levels` of them."""
+        start_ES, end_ES = np.zeros((2, levels, slots), np.int32)
         if self.hide_start is not None and self.hide_end is not None:
             depth, count = np.shape(self.hide_start)
             start_ES[:depth, :count] = self.hide_start

@@ -122,12 +122,12 @@ class Replicas:
         sums = EngineStats(*[sum(counts) for counts in zip(*self._stats, strict=True)])
         return sums._replace(waiting=sums.waiting + len(self._queue))
 
-    def warm_up(self, laid_out: bool = True) -> WarmUp:
+    def warm_up(self) -> WarmUp:
         """As `Engine.warm_up`: the first engine, then the others at the same time, which find what they need in JAX's
         persistent cache where there is one."""
         start = time.perf_counter()
-        warm = [self.engines[0].warm_up(laid_out)]
-        warm += self._threads.map(lambda engine: engine.warm_up(laid_out), self.engines[1:])
+        warm = [self.engines[0].warm_up()]
+        warm += self._threads.map(lambda engine: engine.warm_up(), self.engines[1:])
         self._stats = [engine.stats() for engine in self.engines]
         return WarmUp(sum(one.programs for one in warm), time.perf_counter() - start)
 
