@@ -43,7 +43,7 @@ ARROWS: Mapping[str, set[str]] = {
     "bench": GROUND
     | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "training"}
     | {"hub", "weights"},
-    "serving": GROUND | {"data", "engine", "language"},
+    "serving": GROUND | {"data", "engine", "language", "tokenizers"},
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}

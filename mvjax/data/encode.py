@@ -46,11 +46,16 @@ class Example:
 
 def with_suffix(messages: Sequence[Mapping[str, str]], form: Form) -> list[dict[str, str]]:
     """The messages with the form's suffix on the last one of the user: what training and generation prompt with."""
-    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=None)
-    if last is None:
+    if not any(message["role"] == "user" for message in messages):
         raise UserError("a conversation needs a message of the user")
+    return with_ending(messages, SUFFIXES[form])
+
+
+def with_ending(messages: Sequence[Mapping[str, str]], ending: str) -> list[dict[str, str]]:
+    """The messages with this text at the end of the last one of the user, if there is one."""
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=None)
     return [
-        {**message, "content": message["content"].rstrip() + SUFFIXES[form]} if place == last else dict(message)
+        {**message, "content": message["content"].rstrip() + ending} if place == last and ending else dict(message)
         for place, message in enumerate(messages)
     ]
 

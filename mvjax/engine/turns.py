@@ -19,17 +19,20 @@ def next_turn(prompt: Prompt, result: Result, tokens: Sequence[int], vocabulary:
 
     Raises TranscriptError where the answer's tokens are no transcript.
     """
+    return extended(answered(prompt, result, vocabulary), tokens)
+
+
+def answered(prompt: Prompt, result: Result, vocabulary: Any) -> Prompt:
+    """The same without new tokens."""
     before, answer = len(prompt.tokens), len(result.tokens)
-    tokens_T = np.array([*prompt.tokens, *result.tokens, *tokens], np.int32)
-    codes_T, colon_T = vocabulary.codes[tokens_T[: before + answer]], vocabulary.colon[tokens_T[: before + answer]]
+    tokens_T = np.array([*prompt.tokens, *result.tokens], np.int32)
+    codes_T, colon_T = vocabulary.codes[tokens_T], vocabulary.colon[tokens_T]
     codes_T[:before] = TEXT
     layout = lay_out(codes_T, colon_T, before, engine_output=True, complete=True, max_depth=len(result.parent))
-    positions_T = np.concatenate([prompt.position_array(), result.position])
-    last = positions_T.max(initial=-1)
-    positions_T = np.concatenate([positions_T, last + 1 + np.arange(len(tokens))]).astype(np.int32)
+    positions_T = np.concatenate([prompt.position_array(), result.position]).astype(np.int32)
     earlier = 0 if prompt.hide_start is None else len(prompt.hide_start)
-    hide_2ET = np.zeros((2, max(earlier, len(layout.hide_start)), len(tokens_T)), np.int32)
-    hide_2ET[:, : len(layout.hide_start), before : before + answer] = np.stack(
+    hide_2ET = np.zeros((2, max(earlier, len(layout.hide_start)), before + answer), np.int32)
+    hide_2ET[:, : len(layout.hide_start), before:] = np.stack(
         [layout.hide_start[:, before:], layout.hide_end[:, before:]]
     )
     if prompt.hide_start is not None and prompt.hide_end is not None:
@@ -38,3 +41,14 @@ def next_turn(prompt: Prompt, result: Result, tokens: Sequence[int], vocabulary:
     if not hide_2ET.any():  # Plain text, which needs no layout.
         return Prompt(tokens_T.tolist(), positions_T)
     return Prompt(tokens_T.tolist(), positions_T, *hide_2ET)
+
+
+def extended(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+    """A prompt and new tokens behind it, which see all of it; their positions follow its largest."""
+    positions_T, count = prompt.position_array(), len(tokens)
+    first = positions_T.max(initial=-1) + 1
+    longer = Prompt([*prompt.tokens, *tokens], np.append(positions_T, np.arange(first, first + count, dtype=np.int32)))
+    if prompt.hide_start is None or prompt.hide_end is None:
+        return longer
+    hide_2ET = np.pad(np.stack([prompt.hide_start, prompt.hide_end]), ((0, 0), (0, 0), (0, count)))
+    return Prompt(longer.tokens, longer.positions, *hide_2ET)

@@ -10,7 +10,7 @@ the model in an earlier turn.
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -28,6 +28,11 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
 """For models without a template of their own, where asked for: "User: ...", blank line, "Assistant:"."""
+
+
+class Transcript(str):
+    """An earlier answer that is a transcript, where others are plain text."""
+
 
 _ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -119,7 +124,7 @@ def render(
     template: str,
     messages: Sequence[Mapping[str, Any]],
     protection: Protection,
-    special: re.Pattern[str] | None,
+    special: Callable[[str], re.Pattern[str] | None],
     *,
     add_generation_prompt: bool,
     names: Mapping[str, str],
@@ -130,9 +135,9 @@ def render(
         template: Jinja source, as checkpoints carry it.
         messages: checked by `check_messages`.
         protection: from `Protection.choose` over the literals of all control tokens.
-        special: what is hidden even in earlier answers.
+        special: what is hidden even in an earlier answer, given the answer.
         add_generation_prompt: end with the header of the answer to come.
-        names: bos_token and so on, for the template.
+        names: bos_token and so on, for the template; texts among them are protected.
     Raises:
         UserError: the template is faulty or refuses the messages.
     """
@@ -141,7 +146,7 @@ def render(
         rest = {key: value for key, value in message.items() if key not in ("role", "content")}
         content = message["content"]
         answer = message["role"] == "assistant"
-        content = protection.mark(content, special) if answer else protection.hide(content)
+        content = protection.mark(content, special(content)) if answer else protection.hide(content)
         guarded.append({"role": message["role"], "content": content, **protection.hide(rest)})
     try:
         return _compile(template).render(

@@ -14,8 +14,8 @@ import numpy as np
 from mvjax.errors import UserError
 from mvjax.files import atomic_path
 from mvjax.language.tags import TAGS
-from mvjax.tokenizers import chat
 from mvjax.tokenizers.backend import Backend, ControlToken
+from mvjax.tokenizers.rendering import Rendering
 from mvjax.tokenizers.tables import VocabularyTables
 
 NUMBERS = 64
@@ -174,7 +174,7 @@ class Tokenizer:
         """
         ids = list(map(int, ids))  # NumPy integers too
         data = b"".join(map(self.token_bytes, ids))
-        if self.backend.prefix_space and ids and ids[0] not in self._controls and data.startswith(b" "):
+        if self.backend.prefix_space and ids and ids[0] not in self.controls and data.startswith(b" "):
             data = data[1:]
         return data.decode("utf-8", errors="replace")
 
@@ -195,7 +195,8 @@ class Tokenizer:
         return self.backend.pieces()
 
     @cached_property
-    def _controls(self) -> dict[int, ControlToken]:
+    def controls(self) -> dict[int, ControlToken]:
+        """Control tokens by id."""
         return {token.id: token for token in self.backend.controls}
 
     def tag_pieces(self) -> list[list[int]]:
@@ -221,7 +222,7 @@ class Tokenizer:
             if part in tags:
                 ids.append(tags[part])
             else:
-                ids += self._after(after, part, start=not ids)
+                ids += self.encode_after(after, part, start=not ids)
             after = part
         return ids
 
@@ -233,11 +234,11 @@ class Tokenizer:
         if match is None:
             return self.encode(text)
         tags = self._tags()
-        ids = [tags["<Think>"], *self._after("<Think>", match[1])]
-        return [*ids, tags["</Think>"], *self._after("</Think>", match[2])]
+        ids = [tags["<Think>"], *self.encode_after("<Think>", match[1])]
+        return [*ids, tags["</Think>"], *self.encode_after("</Think>", match[2])]
 
-    def _after(self, tag: str | None, text: str, *, start: bool = False) -> list[int]:
-        """Text, given the control tag that it follows directly, if any."""
+    def encode_after(self, tag: str | None, text: str, *, start: bool = False) -> list[int]:
+        """Ids of text, given the control tag that it follows directly, if any. start: it begins a text."""
         if tag not in _TAG_SET:
             return self._plain(text, start=start)
         ids = []
@@ -270,6 +271,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         plain_fallback: bool = False,
         plain_answers: bool = False,
+        options: Mapping[str, Any] = {},
     ) -> list[int]:
         """Ids of a conversation, by the checkpoint's own chat template.
 
@@ -284,52 +286,14 @@ class Tokenizer:
             plain_fallback: for a tokenizer without a template use "User: ...", "Assistant: ..." lines
                 (`chat.PLAIN_TEMPLATE`) instead of failing.
             plain_answers: earlier answers are sequential text: tags in them stay text.
+            options: further names for the template, such as enable_thinking.
         Raises:
             UserError: no template, a template that fails, or messages of the wrong form.
         """
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
-        chat.check_messages(messages)
-        template = self.settings.chat_template or (chat.PLAIN_TEMPLATE if plain_fallback else None)
-        if template is None:
-            raise UserError("the tokenizer has no chat template; add chat_template to its tokenizer_config.json")
-        controls = list(self._controls.values())
-        literals = [*{*(token.text for token in controls), *TAGS}]
-        protection = chat.Protection.choose(
-            literals, [json.dumps(list(messages), ensure_ascii=False, default=str), template]
-        )
-        special = _any_of(t.text for t in controls if plain_answers or (t.special and t.text not in _TAG_SET))
-        names = {"bos_token": self.settings.bos, "eos_token": (self.settings.eos or (None,))[0]}
-        names |= {"pad_token": self.settings.pad, "unk_token": self.settings.unknown}
-        rendered = chat.render(
-            template,
-            messages,
-            protection,
-            special,
-            add_generation_prompt=add_generation_prompt,
-            names={key: value for key, value in names.items() if value is not None},
-        )
-        return self._encode_rendered(rendered, protection)
-
-    def _encode_rendered(self, text: str, protection: chat.Protection) -> list[int]:
-        tokens = {token.text: token for token in self._controls.values()}
-        pattern = _any_of(tokens)
-        parts = pattern.split(text) if pattern is not None else [text]
-        ids: list[int] = []
-        for i, part in enumerate(parts):
-            if i % 2:
-                ids.append(tokens[part].id)
-                continue
-            before = parts[i - 1] if i else None
-            after = parts[i + 1] if i + 1 < len(parts) else None
-            if before and tokens[before].rstrip:
-                part = part.lstrip()
-            if after and tokens[after].lstrip:
-                part = part.rstrip()
-            for j, piece in enumerate(part.split(protection.answer)):
-                first = not ids if j == 0 else True
-                ids += self._after(before if j == 0 else None, protection.restore(piece), start=first)
-        return ids
+        rendering = Rendering(self, [messages], options, plain_fallback=plain_fallback, plain_answers=plain_answers)
+        return rendering.encode(rendering.text(messages, add_generation_prompt=add_generation_prompt))
 
     def tables(self, rows: int | None = None) -> VocabularyTables:
         """The interpreter's lookups over V = max(vocab_size, rows) ids; rows beyond the vocabulary are plain text.
@@ -378,12 +342,6 @@ class Tokenizer:
 _TAG_SET = frozenset(TAGS)
 _TAG = re.compile("(" + "|".join(map(re.escape, TAGS)) + ")")
 _THINKING = re.compile("<Think>(.*?)</Think>(.*)", re.DOTALL)
-
-
-def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
-    """Finds any of the texts, the longest where several begin at one place."""
-    ordered = sorted(texts, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, ordered)) + ")") if ordered else None
 
 
 def check_model_vocabulary(tokenizer: Tokenizer, rows: int) -> None:
