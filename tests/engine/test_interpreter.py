@@ -6,7 +6,10 @@ The hash model's logits depend on exactly what a row sees, so agreement also pro
 from __future__ import annotations
 
 import functools
+import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +35,7 @@ from mvjax.engine import Engine, EngineConfig
 from mvjax.engine.interpreter import allowed_kinds, read_label
 from mvjax.engine.state import READING_FIRST, Branch, Sizes, empty_branch, empty_request
 from mvjax.engine.tables import bits, build_tables
+from mvjax.files import atomic_path
 from mvjax.language import lay_out, tags
 
 
@@ -297,12 +301,15 @@ def test_logits_that_are_not_finite_end_the_request_and_no_other(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_a_million_tokens_agree():
-    """Both interpreters over a million tokens of random requests."""
-    tokens, seed = 0, 1000
+    """Both interpreters over a million tokens of random requests. Where MVJAX_PROGRESS names a directory, a run that
+    was interrupted goes on there."""
+    place = os.environ.get("MVJAX_PROGRESS")
+    log = None if place is None else Path(place) / "a_million_tokens.json"
+    tokens, seed = json.loads(log.read_text()) if log is not None and log.exists() else (0, 1000)
     while tokens < 1_000_000:
         rng = np.random.default_rng(seed)
-        seed += 1
         bias_V = random_bias(rng)
         engine = make_engine(bias_V, requests=16, rows=8)
         for _ in range(4):
@@ -312,3 +319,7 @@ def test_a_million_tokens_agree():
                 rules.rows, rules.autoregressive = 8, False
                 check_equal(result, Interpreter(WORDS, rules, bias_V, prompt).run())
                 tokens += result.new_tokens
+        seed += 1
+        if log is not None:
+            with atomic_path(log) as path:
+                path.write_text(json.dumps([tokens, seed]))
