@@ -95,20 +95,23 @@ def same(results, prompts, samplings):
 
 def test_prompts_that_begin_alike_share_full_pages(engine, prefilled):
     prompts = [[*LONG, 21, 22, 23], [*LONG, 25], LONG[:40], [21, *LONG]]
-    samplings = [drawn(seed) for seed in range(4)]
+    samplings, before = [drawn(seed) for seed in range(4)], engine.stats()
     results = [run(engine, [prompt], [one])[0] for prompt, one in zip(prompts, samplings)]
     same(results, prompts, samplings)
     # Of 72, 70 and 39 tokens; 64 and 32 of them fill pages that the first has filled. The last begins otherwise.
     assert [prefilled[result.request] for result in results] == [72, 6, 7, 70]
     assert [result.found for result in results] == [0, 64, 32, 0]
+    assert engine.stats().prefix_hits - before.prefix_hits == 96
+    assert engine.stats().prefix_queries - before.prefix_queries == 72 + 70 + 39 + 70
 
 
 def test_answers_to_one_prompt_that_come_together_share_its_pages(engine, prefilled):
-    samplings = [drawn(seed) for seed in range(4)]
+    samplings, before = [drawn(seed) for seed in range(4)], engine.stats()
     results = run(engine, [LONG] * 4, samplings)
     same(results, [LONG] * 4, samplings)
     assert [prefilled[result.request] for result in results] == [69, 5, 5, 5]
     assert [result.found for result in results] == [0, 64, 64, 64]
+    assert engine.stats().prefix_hits - before.prefix_hits == 192
 
 
 def test_a_next_turn_prefills_only_what_is_new(engine, prefilled):
