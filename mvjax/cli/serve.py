@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,10 @@ class ServeArguments(ServedModel, ServedStreams, ServedReplicas, Cached):
     logprobs: int | None = 5
     """Alternatives that requests may ask log-probabilities of, 0 to 20; None: none are computed."""
 
+    prompt_logprobs: int | None = None
+    """Tokens of the longest prompt whose own log-probabilities requests may ask for (`echo` with `logprobs`, for
+    likelihood tasks); None: none are computed."""
+
     mode: Literal["auto", "parallel", "sequential", "autoregressive"] = "auto"
     """For requests that name none; auto: parallel for a model that was trained with the control tags, that is a run, a
     model with an adapter, or one whose tokenizer has them."""
@@ -91,17 +96,26 @@ def main(argv: list[str]) -> int:
     """Run the verb; returns the exit status: 0 after a signal, 130 after a second one."""
     arguments = parse(ServeArguments, argv, "serve", config=(tyro.conf.OmitArgPrefixes,))
     require_libraries()
+    if arguments.prompt_logprobs is not None and arguments.logprobs is None:
+        raise UserError("--prompt-logprobs needs --logprobs as well, for the number of alternatives")
+    from mvjax.serving.server import bind
+
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    with bind(arguments.host, arguments.port) as listening:
+        return serve(arguments, listening)
+
+
+def serve(arguments: ServeArguments, listening: socket.socket) -> int:
+    """Load, compile, and answer on a socket until the end."""
     from rich.console import Console
 
     from mvjax.engine import engine_over
     from mvjax.models.copies import copies
     from mvjax.serving.app import create_app
     from mvjax.serving.driver import Driver
-    from mvjax.serving.server import Connections, Server, bind
+    from mvjax.serving.server import Connections, Server
 
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     status = Console(stderr=True).status  # a spinner on a terminal; silence elsewhere
-    listening = bind(arguments.host, arguments.port)
     with status("loading the model"):
         tokenizer, model, trained = load(arguments)
     sizes, config = engine_config(arguments, model), serving_config(arguments, trained)
@@ -110,9 +124,12 @@ def main(argv: list[str]) -> int:
     driver = Driver(lambda: engine_over(models, tokenizer, sizes), observers=watching.observers)
     with status("compiling (kept for the next time)"):
         warm_up = driver.start()
+        scorer = prompt_scorer(arguments, driver, model)
     watching.feed.tokenizer = tokenizer
     connections = Connections()
-    app = create_app(driver, config, metrics=watching.metrics, routers=watching.routers(), abort=connections.abort)
+    app = create_app(
+        driver, config, scorer=scorer, metrics=watching.metrics, routers=watching.routers(), abort=connections.abort
+    )
     host, port = listening.getsockname()[:2]
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     ready = f"ready: {warm_up.programs} programs in {warm_up.seconds:.1f} s; {config.models[0]} at {where}/v1"
@@ -172,6 +189,16 @@ def load(arguments: ServeArguments) -> tuple[Any, Any, bool]:
     tokenizer, model = load_for_generation(arguments.model, adapter, **options)
     its_own = load_tokenizer(local_path(arguments.tokenizer or arguments.model, "tokenizer"))
     return tokenizer, model, adapter is not None or its_own.tag_ids is not None
+
+
+def prompt_scorer(arguments: ServeArguments, driver: Any, model: Any) -> Any:
+    """What scores prompts, compiled on the driver's thread; None where nobody may ask for it."""
+    from mvjax.engine.prompt_scorer import PromptScorer
+
+    longest, alternatives = arguments.prompt_logprobs, arguments.logprobs or 0
+    if longest is None:
+        return None
+    return driver.run(lambda: PromptScorer(model, model.params, longest, alternatives)).result()
 
 
 def engine_config(arguments: ServeArguments, model: Any) -> Any:

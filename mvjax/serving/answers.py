@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class Answer(BaseModel):
     """An object that may get further fields."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class ErrorDetail(Answer):

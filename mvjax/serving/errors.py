@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from mvjax.engine.engine import QueueFull
 from mvjax.errors import UserError
-from mvjax.serving.driver import Draining
+from mvjax.serving.driver import Broken, Draining
 from mvjax.serving.fields.not_served import REASONS
 from mvjax.serving.json_text import Json
 
@@ -63,6 +63,8 @@ def as_api_error(error: Exception, retry_after: int = 1) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, Broken):
+        return ApiError(503, str(error), code="engine_failed", Retry_After=str(max(retry_after, 1)))
     if isinstance(error, Draining):
         return ApiError(503, SHUTS_DOWN, code="shutting_down", Retry_After=str(max(retry_after, 1)))
     if isinstance(error, QueueFull):

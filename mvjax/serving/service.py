@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from mvjax.data.encode import SUFFIXES
@@ -18,6 +19,8 @@ from mvjax.serving.errors import ApiError
 from mvjax.serving.fields.sampled import Sampled
 from mvjax.serving.generation import Choice, Generation, Question
 from mvjax.serving.settings import ServingConfig
+
+logger = logging.getLogger("mvjax.serving")
 
 
 class Service:
@@ -101,9 +104,11 @@ class Service:
 
     async def prompt_logprobs(self, prompt: Prompt, alternatives: int) -> list[TokenLogProb | int]:
         """Of the tokens of a prompt; the first, of which there is no probability, is an id alone."""
-        scored = self.driver.run(lambda: self.scorer.score(prompt.tokens))
-        rest = await asyncio.wrap_future(scored)
-        return [prompt.tokens[0], *rest]
+        tokens = prompt.tokens
+        scores = await asyncio.wrap_future(self.driver.run(lambda: self.scorer.score(tokens)))
+        ids_TK, top_TK = scores.top_id[:, :alternatives].tolist(), scores.top[:, :alternatives].tolist()
+        tops = (tuple(zip(*its)) for its in zip(ids_TK, top_TK))
+        return [tokens[0], *map(TokenLogProb, tokens[1:], scores.token.tolist(), tops)]
 
     def remember(self, messages: Sequence[Mapping[str, Any]], choice: Choice, key: str) -> None:
         """Keep an answer for the conversation's next turn, which is read after this."""
@@ -111,7 +116,8 @@ class Service:
         if result is None or choice.text.stopped is not None or result.reason not in ("stop", "tokens", "positions"):
             return
         its = messages, choice.content, choice.question.prompt, result
-        self._tokenizing.submit(self.conversations.remember, *its, key=key)
+        kept = self._tokenizing.submit(self.conversations.remember, *its, key=key)
+        kept.add_done_callback(report)
 
     def most_new(self, prompt: Prompt, named: int | None, default: int | None, most_positions: int | None) -> int:
         """New tokens that an answer may have: as many as named, or the default as far as there is room.
@@ -197,3 +203,9 @@ class Service:
             deadline=self.config.deadline,
             text_options={"logprobs": logprobs, "vocabulary": self.vocabulary},
         )
+
+
+def report(done: Future) -> None:
+    """Log what made a task fail that nobody waits for."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        logger.error("an answer was not kept for the next turn", exc_info=error)

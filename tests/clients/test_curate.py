@@ -20,7 +20,7 @@ def test_a_run(server, tmp_path):
     its = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 600}
     found = subprocess.run([*MVJAX, *words], **its)
     assert "Traceback" not in found.stderr
-    assert server.metric("vllm:request_success_total") > before
+    assert server.metric("vllm:request_success_total") > before, found.stdout + found.stderr
     # A model with random weights writes no plan: every problem falls back to its sequential form.
     records = [json.loads(line) for line in (tmp_path / "made.jsonl").read_text().splitlines()]
     assert len(records) == 3, found.stdout + found.stderr

@@ -1,7 +1,10 @@
 """POST /v1/completions: texts and token ids, echo, log-probabilities."""
 
+import numpy as np
 import pytest
-from served_hash import MODEL, body, tokenizer
+from served_hash import MODEL, body, serving, tokenizer
+
+from mvjax.engine.prompt_scorer import Scores
 
 pytestmark = pytest.mark.xdist_group("engine/hash_model")
 
@@ -77,6 +80,36 @@ def test_echo(served):
     assert nothing["usage"] | {"completion_tokens": 0, "total_tokens": 5} == nothing["usage"]
     events = served.events(PATH, fields("a€b", echo=True, max_tokens=0))
     assert joined(events) == "a€b"
+
+
+class Halves:
+    """A scorer for which every token has probability one half, and the next id the other half."""
+
+    def score(self, tokens):
+        ids = np.array(tokens[1:])
+        half_T = np.full(len(ids), np.log(0.5), np.float32)
+        top_T2 = np.stack([half_T, np.full(len(ids), -np.inf, np.float32)], axis=1)
+        return Scores(half_T, np.stack([ids, ids + 1], axis=1), top_T2)
+
+
+def test_echo_with_log_probabilities(driver):
+    """What likelihood tasks ask: the prompt's own, and one new token, which is not read."""
+    with serving(driver, scorer=Halves()) as served:
+        for more in ({"max_tokens": 0}, {"max_tokens": 1, "ignore_eos": True}, {"max_tokens": 20}):
+            more = {"echo": True, "logprobs": 2, **more}
+            (choice,) = complete(served, "a€b", **more)["choices"]
+            its = choice["logprobs"]
+            assert its["tokens"][:5] == ["a", "bytes:\\xe2", "bytes:\\x82", "bytes:\\xac", "b"]
+            assert its["token_logprobs"][0] is its["top_logprobs"][0] is None
+            assert its["token_logprobs"][1:5] == [round(np.log(0.5), 6)] * 4
+            assert its["top_logprobs"][4] == {"b": round(np.log(0.5), 6), "c": -9999.0}
+            assert len(set(map(len, its.values()))) == 1
+            assert len(its["tokens"]) >= 5 + (more["max_tokens"] == 1)
+            streamed = [event["choices"][0]["logprobs"] for event in served.events(PATH, fields("a€b", **more))[:-1]]
+            for name, values in its.items():
+                assert [value for one in streamed if one for value in one[name]] == values
+        (first, second) = complete(served, ["ab", "cd"], echo=True, logprobs=1, max_tokens=0)["choices"]
+        assert (first["logprobs"]["tokens"], second["logprobs"]["tokens"]) == (["a", "b"], ["c", "d"])
 
 
 def test_what_is_refused(served):

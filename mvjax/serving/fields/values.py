@@ -22,7 +22,7 @@ Bias = Annotated[float, Field(strict=True, ge=-100, le=100)]
 class Fields(BaseModel):
     """An object whose fields are all known: one that is not is refused, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class TextPart(Fields):
