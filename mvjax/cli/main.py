@@ -25,6 +25,7 @@ VERBS = {
     "train": "fine-tune a model into a Multiverse model",
     "plan": "what a training run will need on a machine that is not here, and whether it fits",
     "generate": "answer prompts, branches in parallel, as a live tree",
+    "chat": "talk with a model or a server in the terminal, branches as a live tree",
     "serve": "answer over HTTP, as OpenAI's API has it, with the branches",
     "evaluate": "accuracy, degree of parallelism and form on benchmarks",
     "bench": "time the engine and the trainer against their bounds",

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 from rich.console import Console
 
+from mvjax.display.branch_texts import BranchTexts
 from mvjax.display.live_tree import LiveTree, SegmentTokens, write_svg
 from mvjax.language.tags import TAGS
 
@@ -98,3 +99,35 @@ def test_a_finished_result_has_the_tree_that_its_tokens_grew(tmp_path):
     for word in ("title", "goal1", "text1", "text2", "merged"):
         assert word in text
     assert "url(http" not in (tmp_path / "tree.svg").read_text().replace('"', "")
+
+
+def test_branches_that_come_as_text_are_drawn_alike():
+    """Whatever the pieces that their texts come in."""
+    encode, shown = view()
+    paths = [["<Path>", "\n", label, ":", f" text{label}", "\n", "</Path>", "\n"] for label in "12"]
+    tail = ["<Conclusion>", "\n", "merged", "\n", "</Conclusion>", "\n", "</Parallel>", "\n", "after"]
+    tokens, texts, coarse = SegmentTokens(), BranchTexts(), BranchTexts()
+    story = [("", MAP), ("1.1", paths[0]), ("1.2", paths[1]), ("", tail)]
+    for number, (address, words) in enumerate(story):
+        tokens.add(number % 3, 0 if address else -1, encode(words))
+        for made in (texts, coarse):
+            if address:
+                made.add(address, "start", "")
+        for word in words:
+            texts.add(address, "text", word)
+        coarse.add(address, "text", "".join(words))
+        texts.add("", "fork", "")
+        for made in (texts, coarse):
+            assert drawn(made.view(100).render(made.tokens)) == drawn(shown.render(tokens))
+
+
+def test_nested_paths_stand_in_their_path():
+    texts = BranchTexts()
+    for address, text in (
+        ("", "".join(MAP)),
+        ("1.1", "<Path>\n1:" + "".join(MAP)),
+        ("1.1/1.1", "deep"),
+        ("1.2", "flat"),
+    ):
+        texts.add(address, "start" if address else "text", text)
+    assert texts.tokens.children == {0: [1, 3], 1: [2]}
