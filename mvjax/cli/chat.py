@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -197,7 +197,7 @@ def answer(talk: Talk, messages: Sequence[dict[str, str]], console: Any) -> Said
 
 
 @contextlib.contextmanager
-def ending(talk: Talk) -> Iterator[None]:
+def ending(talk: Talk) -> Generator[None]:
     """While entered, the first Ctrl-C ends the answer in order; a second one breaks it off."""
     count = 0
 

@@ -8,7 +8,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import tyro
 
@@ -174,7 +174,22 @@ class Watching:
             self.log.close()
 
 
-def load(arguments: ServeArguments) -> tuple[Any, Any, bool]:
+class NamesModel(Protocol):
+    """Options that name a model, as `ServeArguments` has them."""
+
+    @property
+    def model(self) -> Path: ...
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def tokenizer(self) -> Path | None: ...
+    @property
+    def adapter(self) -> Path | None: ...
+    @property
+    def loading(self) -> dict[str, Any]: ...
+
+
+def load(arguments: NamesModel) -> tuple[Any, Any, bool]:
     """The tokenizer, the model, and whether it was trained with the control tags."""
     from mvjax.hub import local_path
     from mvjax.models.load import demo_adapter, load_for_generation

