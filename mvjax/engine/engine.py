@@ -24,6 +24,7 @@ from mvjax.engine.stats import EngineStats
 from mvjax.engine.tables import build_tables
 from mvjax.engine.turns import next_turn
 from mvjax.errors import UserError
+from mvjax.language.errors import TranscriptError
 
 DEFAULT_LIMITS = Limits()
 GREEDY = SamplingParams()
@@ -124,8 +125,8 @@ class Engine:
             pages_used=0 if pool is None else pages - pool.free,
             pages=pages,
             preemptions=scheduler.preemptions,
-            prefix_queries=scheduler.looked_up,
-            prefix_hits=scheduler.found,
+            prefix_queries=scheduler.pages.looked_up,
+            prefix_hits=scheduler.pages.found,
             cold_compilations=self.cold_compilations,
             programs=self.compilations,
             prompt_tokens=scheduler.prompt_tokens,
@@ -331,11 +332,19 @@ class Engine:
                 counts = Counts(*[count_R[index] for count_R in report.counts])
                 result = request.result(counts, self._programs.seconds, self.tokenizer)
                 if self._cache.prefixes is not None and result.reason in REUSED:
-                    self._scheduler.keep(index, next_turn(request.prompt, result, (), self.vocabulary))
+                    self._keep(index, request.prompt, result)
                 self._finished[request.number] = result
                 self._scheduler.finish(index)
         except Exception as error:
             self._scheduler.fail(index, error)
+
+    def _keep(self, index: int, prompt: Prompt, result: Result) -> None:
+        """The stream of an answer may be the beginning of later prompts."""
+        try:
+            transcript = next_turn(prompt, result, (), self.vocabulary)
+        except TranscriptError:  # It cannot be a turn of a conversation, but it is an answer.
+            return
+        self._scheduler.pages.keep(index, transcript)
 
     def _request(
         self, prompt: PromptLike, limits: Limits, sampling: SamplingParams, mode: Mode, number: int

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from mvjax.engine.kv_cache import KVCache
 from mvjax.engine.model_runner import ModelRunner
 from mvjax.engine.prefill import CallSize, next_rows
-from mvjax.engine.prefix_cache import NOTHING
-from mvjax.engine.prompt import Prompt
+from mvjax.engine.prompt_pages import PromptPages
 from mvjax.engine.request import Request
 
 STALL = 4
@@ -45,13 +44,15 @@ class Scheduler:
         ended: requests that ended off the device: failed (with an error), or cancelled before they began.
         running: branches on the device that have a token to feed.
         suspects: numbers of the requests one of which made a step fail.
-        preemptions, prompt_tokens, looked_up, found: counts since the beginning, see `EngineStats`.
+        pages: that prompts share.
+        preemptions, prompt_tokens: counts since the beginning, see `EngineStats`.
     """
 
     def __init__(self, cache: KVCache, runner: ModelRunner):
         self.cache, self.runner, self.config = cache, runner, runner.config
         self.queue: collections.deque[Request] = collections.deque()
-        self.preemptions = self.prompt_tokens = self.looked_up = self.found = 0
+        self.pages = PromptPages(cache)
+        self.preemptions = self.prompt_tokens = 0
         self.reset()
 
     def reset(self) -> None:
@@ -179,7 +180,7 @@ class Scheduler:
         cache, branches = self.cache, self.config.max_branches
         try:
             if request.preempted is None:
-                found = self._take_pages(index, request)
+                found = self.pages.take(index, request, spare=branches)
             else:
                 found = cache.could_hold(request.resuming_slots(branches))
                 found = found and cache.reserve(index, request.preempted.used + branches)
@@ -190,8 +191,6 @@ class Scheduler:
             if request.preempted is None:
                 compiled = self.runner.programs.seconds
                 request.admitted, request.compiled = time.perf_counter(), (compiled, compiled)
-                self.looked_up += request.fed if cache.prefixes is not None else 0
-                self.found += request.found
             else:
                 cache.resume(index, request.preempted)
                 self.running += request.preempted.running
@@ -203,21 +202,6 @@ class Scheduler:
             other.overtaken += other.preempted is not None and other.number < request.number
         self.queue.remove(request)
         return True
-
-    def _take_pages(self, index: int, request: Request) -> bool:
-        """Pages for a prompt and the first step: those that its beginning is in already, new ones for the rest; False
-        where there are too few."""
-        cache, prefixes, found = self.cache, self.cache.prefixes, NOTHING
-        if prefixes is not None:
-            if request.page_keys is None:
-                request.page_keys = prefixes.page_keys(request.prompt, request.fed)
-            found = prefixes.find(request.prompt, request.page_keys, request.fed)
-            full = len(found.pages)
-            cache.share(index, [*found.pages, *([] if found.tail is None else [found.tail])])
-            if found.tail is not None and not cache.copy_shared(index, full):
-                return False
-        request.prefilled = request.found = found.slots
-        return cache.reserve(index, request.fed + self.config.max_branches)
 
     def _fail_to_begin(self, index: int, request: Request, error: Exception) -> None:
         """End a request that could not be put on the device; the others begin anew if its fault took the arrays."""
@@ -241,7 +225,7 @@ class Scheduler:
         waiting = self._to_prefill()
         if not waiting:
             return
-        rows = next_rows(self._without_twins(waiting), size := self._call_size())
+        rows = next_rows(self.pages.without_twins(waiting), size := self._call_size())
         requests = {row.request_index: row.request for row in rows}
         try:
             if rows:
@@ -255,47 +239,9 @@ class Scheduler:
             row.request.prefilled = row.offset + row.length
         for index, request in waiting:
             if self.on_device[index] is request:
-                self._know_pages(index, request)
+                self.pages.know(index, request)
                 if request.prefilled == request.fed:
                     self._start(index, request)
-
-    def _without_twins(self, waiting: list[tuple[int, Request]]) -> list[tuple[int, Request]]:
-        """Without those whose next page an older one is to fill: they share it when it is filled."""
-        prefixes, coming, others = self.cache.prefixes, set[bytes](), []
-        if prefixes is None:
-            return waiting
-        for index, request in waiting:
-            size, keys = prefixes.pool.page_size, request.page_keys or []
-            while not request.prefilled % size and (place := request.prefilled // size) < len(keys):
-                page = prefixes.page(keys[place])
-                if page is None:
-                    break
-                self.cache.share(index, [page], place)
-                request.prefilled += size
-                request.found += size
-                self.found += size
-            ahead = keys[request.prefilled // size :]
-            if not ahead or ahead[0] not in coming:
-                others.append((index, request))
-            coming.update(ahead)
-        return others
-
-    def _know_pages(self, index: int, request: Request) -> None:
-        """Pages that a prompt has filled may be shared from now on."""
-        prefixes = self.cache.prefixes
-        if prefixes is not None and request.page_keys:
-            size = prefixes.pool.page_size
-            for place in range(-(-request.found // size), request.prefilled // size):
-                prefixes.add_page(request.page_keys[place], int(prefixes.pool.table_RM[index, place]))
-
-    def keep(self, index: int, transcript: Prompt) -> None:
-        """The stream of a request that ends may be the beginning of others' prompts.
-
-        Args:
-            transcript: its prompt and its answer, as far as its stream holds them, in transcript order.
-        """
-        if self.cache.prefixes is not None:
-            self.cache.prefixes.add_stream(transcript, self.cache.prefixes.pool.owned(index).tolist())
 
     def _call_size(self) -> CallSize:
         """The largest size of a call that does not keep those that run waiting for long."""

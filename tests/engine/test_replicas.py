@@ -8,7 +8,7 @@ from random_requests import TABLES, VOCABULARY
 from mvjax.engine import EngineConfig, Limits, QueueFull, Replicas, SamplingParams, engine_over
 from mvjax.errors import UserError
 
-SIZES = EngineConfig(requests=2, max_branches=4, row_counts=(8,), max_slots=256, max_queue=9)
+SIZES = EngineConfig(requests=2, max_branches=4, row_counts=(8,), max_slots=256, pages=200, max_queue=9)
 SHORT = Limits(max_new_tokens=20, min_block_share=16)
 
 
