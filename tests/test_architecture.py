@@ -41,7 +41,7 @@ ARROWS: Mapping[str, set[str]] = {
     "planning": GROUND | {"chips", "engine", "hub", "language", "models", "tokenizers", "training"},
     "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
     "bench": GROUND
-    | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "training"}
+    | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "serving", "training"}
     | {"hub", "weights"},
     "serving": GROUND | {"data", "engine", "language", "tokenizers"},
     "display": GROUND | {"engine", "language", "tokenizers"},

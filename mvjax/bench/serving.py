@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,7 +207,7 @@ def cancel(address: tuple[str, int], driver: Any, watch: Watch, question: Questi
 
 
 @contextlib.contextmanager
-def served(driver: Any, tokenizer: Any) -> Iterator[tuple[str, int]]:
+def served(driver: Any, tokenizer: Any) -> Generator[tuple[str, int]]:
     """A server in a thread of this process; its address."""
     from mvjax.serving.app import create_app
     from mvjax.serving.server import Connections, Server, bind
