@@ -52,7 +52,7 @@ class AnswerText:
             stop: strings that end the answer where its content first holds one, without it.
             branches: "transcript": everything is content, as it stands in the transcript; stop strings are still
                 looked for outside Think and blocks only, and none reaches over a tag.
-            mode: of the request.
+            mode: of the request. Answers are read alike in all: without blocks all that is outside Think is content.
             logprobs: whether pieces carry them.
             vocabulary: the tokenizer's `VocabularyTables`, where they are at hand.
         """
