@@ -225,11 +225,11 @@ class Scheduler:
         waiting = self._to_prefill()
         if not waiting:
             return
-        rows = next_rows(self.pages.without_twins(waiting), size := self._call_size())
+        rows = next_rows(self.pages.without_twins(waiting), self._call_size())
         requests = {row.request_index: row.request for row in rows}
         try:
             if rows:
-                self.runner.prefill(rows, size)
+                self.runner.prefill(rows, next(size for size in self.runner.call_sizes if size.rows >= len(rows)))
         except Exception as error:
             if len(requests) > 1:
                 raise
