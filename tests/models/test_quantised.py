@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import mvjax_kernels
 import numpy as np
 import pytest
+from flax import nnx
 from mvjax_kernels.quantised import quantise as quantise_slots
 from played_steps import LANES, play, transcripts
 from tensor_models import checkpoint, run
@@ -146,8 +147,10 @@ def test_int8_gives_the_logits_of_rounded_numbers(unroll, backend, head_dim, rou
     fed = play(model, [layout], [ids])[0]
     rows = ids[None], layout.position[None], layout.hide_start[None], layout.hide_end[None]
 
+    graph, state = nnx.split(from_checkpoint(dequantised(made, "int8")))
+
     def forward():
-        return np.asarray(jax.jit(lambda: from_checkpoint(dequantised(made, "int8"))(*rows))())[0]
+        return np.asarray(jax.jit(lambda state: nnx.merge(graph, state)(*rows))(state))[0]
 
     with rounded_attention():
         wanted = forward()
