@@ -90,6 +90,8 @@ class ServeArguments(ServedModel, ServedStreams, ServedReplicas, Cached):
     """File that gets a line of JSON for each request; "-": standard output. Without texts."""
     log_texts: bool = False
     """With --request-log: answers too."""
+    live_texts: bool = True
+    """The page shows what all requests say, to whoever has the key; --no-live-texts: only how they branch."""
 
 
 def main(argv: list[str]) -> int:
@@ -157,7 +159,7 @@ class Watching:
         from mvjax.serving.request_log import RequestLog
 
         self.metrics = Metrics(config.models[0], page_slots=page_slots or 0)
-        self.feed = LiveFeed(config.models[0])
+        self.feed = LiveFeed(config.models[0], texts=arguments.live_texts)
         self.log = RequestLog(arguments.request_log, texts=arguments.log_texts) if arguments.request_log else None
         self.observers = [self.metrics, self.feed, *([self.log] if self.log is not None else [])]
 

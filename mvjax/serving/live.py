@@ -102,7 +102,7 @@ class LiveFeed:
     def tokens(self, ticket: int, updates: list[TokenUpdate]) -> None:
         with self._lock:
             if (request := self._requests.get(ticket)) is not None:
-                request.pending += updates
+                request.hear(updates)
 
     def ended(self, ticket: int, result: Result | None, error: Exception | None) -> None:
         with self._lock:

@@ -30,12 +30,15 @@ class LiveRequest:
         self.pending: list[TokenUpdate] = []
         self.running, self.told_end = True, False
         self.tokens = self.critical_path = 0
+        self._final: tuple[int, int] | None = None
+        """Tokens and critical path of its result."""
         self._branches: Branches | None = None
         self._firsts: dict[str, int] = {"": 1}
         """Positions of the first tokens, by address."""
-        self._cuts: dict[str, str] = {}
-        self._result: Result | None = None
-        self._error: Exception | None = None
+        self._cut_numbers: dict[int, str] = {}
+        """Why branches were cut, by their number in the transcript."""
+        self._reason, self._abandoned = "failed", 0
+        self._error: str | None = None
 
     @property
     def started(self) -> bool:
@@ -44,10 +47,19 @@ class LiveRequest:
 
     # Under the feed's lock.
 
+    def hear(self, updates: list[TokenUpdate]) -> None:
+        """New tokens. Their log-probabilities are not kept."""
+        self.pending += [update._replace(logprobs=None) for update in updates]
+
     def end(self, result: Result | None, error: Exception | None) -> None:
-        """It has ended."""
-        self.running, self._result = False, result
-        self._error = error or (result.error if result is not None else None)
+        """It has ended. What is shown of a result is kept, not the result: that is large."""
+        self.running = False
+        if result is not None:
+            self._reason, self._abandoned, self._cut_numbers = result.reason, result.abandoned, dict(result.cuts)
+            self._final = result.new_tokens, result.critical_path
+            error = error or result.error
+        if error is not None:
+            self._error = f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def take(self) -> list[TokenUpdate]:
         """New tokens since the last time."""
@@ -78,13 +90,13 @@ class LiveRequest:
     def shown(self, texts: bool) -> dict[str, Any]:
         """All that is known of it, as of the last `read`."""
         state = "ended" if self.told_end else "running" if self.tokens else "waiting"
-        segments = self._branches.in_order() if self._branches is not None else ()
+        segments, cuts = self._branches.in_order() if self._branches is not None else (), self._cuts()
         return {
             "id": self.id,
             "state": state,
             "prompt_tokens": self.prompt_tokens,
             **(self._ending() if self.told_end else self._measures()),
-            "segments": [self._segment(segment, texts) for segment in segments],
+            "segments": [self._segment(one, texts, cuts.get(one.address or "")) for one in segments],
         }
 
     def _told(self, events: list[Any], texts: bool) -> Iterator[Event]:
@@ -104,18 +116,18 @@ class LiveRequest:
         return {"tokens": self.tokens, "critical_path": self.critical_path, "degree": round(degree, 2)}
 
     def _ending(self) -> dict[str, Any]:
-        ending: dict[str, Any] = {"reason": "failed", **self._measures(), "cuts": {}, "abandoned": 0, "error": None}
-        if (result := self._result) is not None:
-            self.tokens, self.critical_path = result.new_tokens, result.critical_path
-            in_order = self._branches.in_order() if self._branches is not None else ()
-            addresses = {number: segment.address or "" for number, segment in enumerate(in_order)}
-            self._cuts = {addresses.get(number, ""): why for number, why in result.cuts.items()}
-            ending |= {"reason": result.reason, **self._measures(), "cuts": self._cuts, "abandoned": result.abandoned}
-        if self._error is not None:
-            ending["error"] = f"{type(self._error).__name__}: {' '.join(str(self._error).split())}"
-        return ending
+        if self._final is not None:
+            self.tokens, self.critical_path = self._final
+        ending = {"cuts": self._cuts(), "abandoned": self._abandoned, "error": self._error}
+        return {"reason": self._reason, **self._measures(), **ending}
 
-    def _segment(self, segment: Segment, texts: bool) -> dict[str, Any]:
+    def _cuts(self) -> dict[str, str]:
+        """Address -> why the branch was cut."""
+        in_order = self._branches.in_order() if self._branches is not None else ()
+        addresses = {number: segment.address or "" for number, segment in enumerate(in_order)}
+        return {addresses.get(number, ""): why for number, why in self._cut_numbers.items()}
+
+    def _segment(self, segment: Segment, texts: bool, cut: str | None) -> dict[str, Any]:
         address, parts = segment.address or "", [""]
         blocks = []
         for item in segment.items:
@@ -131,7 +143,7 @@ class LiveRequest:
             "last": segment.position,
             "tokens": segment.tokens,
             "state": "ended" if segment.ended else "waiting" if waits else "running",
-            "cut": self._cuts.get(address),
+            "cut": cut,
             "abandoned": segment.abandoned,
             "texts": parts if texts else [""] * len(parts),
             "blocks": blocks,

@@ -26,12 +26,13 @@ class Double:
         answers: what chats get, in turn; the last one stays.
         rows: branches that run at the same time.
         key: API key; "" for none.
+        texts: whether the live feed has them.
     """
 
-    def __init__(self, *answers: Answer, rows: int = 16, key: str = ""):
+    def __init__(self, *answers: Answer, rows: int = 16, key: str = "", texts: bool = True):
         self.answers, self.rows, self.key = list(answers), rows, key
         self.tokenizer = vocabulary(*answers)
-        self.feed = LiveFeed("demo-135m", self.tokenizer, interval=0.02)
+        self.feed = LiveFeed("demo-135m", self.tokenizer, interval=0.02, texts=texts)
         self.asked: list[dict] = []
         """Bodies of the chats."""
         self.error: str | None = None

@@ -213,6 +213,23 @@ def test_requests_of_others_are_shown_and_can_be_watched(visit):
         assert bars(page, "#watched-answer .answer") == bars(late, "#watched-answer .answer")
 
 
+def test_without_texts_the_branches_of_others_are_still_shown(visit):
+    twice = Answer(["One. ", Block(["a"], []), *FOUR.body[1:], Block(["x", "y"], [["left"], ["right"]], "both"), "End"])
+    with Double(twice, texts=False) as double:
+        page = visit(double)
+        live(page)
+        double.submit("somebody", twice)
+        late = visit(double)
+        for one in (page, late):
+            one.click("button.request[data-request=somebody]")
+            expect(one.locator("#watched-answer .path[data-address]")).to_have_count(8)
+            wanted = ["2.1", "2.1/1.1", "2.1/1.2", "2.2", "2.3", "2.4", "3.1", "3.2"]
+            assert addresses(one, "#watched-answer") == wanted
+            assert one.locator("#watched-answer .block[data-state=reduced]").count() == 3
+            assert "left" not in one.inner_text("#watched-answer")
+        assert bars(page, "#watched-answer .answer") == bars(late, "#watched-answer .answer")
+
+
 def test_a_lost_connection_comes_back_where_it_was(visit):
     with Double(FOUR) as double:
         page = visit(double)

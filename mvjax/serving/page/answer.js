@@ -54,25 +54,35 @@ export class Segment {
     const body = this.thinking ? "think" : "text";
     if (name === "Think") this.thinking = opens;
     if (name === "Parallel" && opens) {
-      const ordinal = this.parts.filter((part) => part.kind === "block").length + 1;
-      this.block = { kind: "block", ordinal, count: 0, paths: [], state: "map", outlines: 0 };
-      this.parts.push(this.block);
+      this.open();
     } else if (name === "Parallel" && this.block) {
       if (this.block.state === "map") this.block.state = "abandoned";
       this.block = null;
     }
     if (name === "Outline" && opens && this.block) this.block.outlines += 1;
-    if (name === "Conclusion" && opens && this.block) this.block.state = "reduced";
+    if (name === "Conclusion" && opens) this.reduce();
     if (name === "Path") this.kind = opens ? "label" : "text";
     else if (opens) this.kind = { Think: "think", Outline: "outline", Conclusion: "conclusion" }[name] ?? "map";
     else this.kind = name === "Parallel" ? body : name === "Think" ? "text" : "map";
   }
 
-  /** The block forks: paths will come. */
-  fork(count) {
-    if (!this.block) return;
-    this.block.state = "open";
-    this.block.count = count ?? this.block.outlines;
+  /** Begin a block. */
+  open(ordinal = this.blocks.length + 1) {
+    this.block = { kind: "block", ordinal, count: 0, paths: [], state: "map", outlines: 0 };
+    this.parts.push(this.block);
+    return this.block;
+  }
+
+  /** The block forks: paths will come. Where texts are withheld it has not been seen to begin. */
+  fork(count, ordinal) {
+    const block = this.block?.state === "map" ? this.block : this.open(ordinal);
+    block.state = "open";
+    block.count = count ?? block.outlines;
+  }
+
+  /** The block's paths have ended. */
+  reduce() {
+    if (this.block) this.block.state = "reduced";
   }
 
   get blocks() {
@@ -117,15 +127,24 @@ export class Answer {
       segment.state = "waiting";
     } else if (event === "start") this.place(segment);
     else if (event === "end") segment.state = "ended";
-    else if (event === "reduce") segment.state = "running";
+    else if (event === "reduce") {
+      segment.reduce();
+      segment.state = "running";
+    }
     if (segment.state !== "ended" && event === "text") segment.state = "running";
   }
 
   /** Put a path into its block. */
   place(segment) {
     const { parent, ordinal, number } = Answer.above(segment.address);
-    const block = this.segment(parent).blocks.find((one) => one.ordinal === ordinal);
-    if (!block || block.paths.includes(segment)) return;
+    const above = this.segment(parent);
+    let block = above.blocks.find((one) => one.ordinal === ordinal);
+    if (!block) {
+      // Texts are withheld: the fork has made a block whose number was not known.
+      block = above.block?.paths.length === 0 ? above.block : above.open();
+      Object.assign(block, { ordinal, state: "open" });
+    }
+    if (block.paths.includes(segment)) return;
     segment.number = number;
     block.paths.push(segment);
     block.paths.sort((one, other) => one.number - other.number);
@@ -141,7 +160,9 @@ export class Answer {
       told.texts.forEach((text, index) => {
         segment.read(text);
         const block = told.blocks[index];
-        if (block) segment.fork(block.count);
+        if (!block) return;
+        segment.fork(block.count, block.ordinal);
+        if (block.reduced) segment.reduce();
       });
       Object.assign(segment, { last: told.last, state: told.state, cut: told.cut });
     }
