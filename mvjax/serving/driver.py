@@ -57,7 +57,7 @@ class Driver:
     Args:
         build: makes the engine; called on the driver's thread, and again after a failure.
         observers: told of everything.
-        overdue: seconds; an engine step that takes longer counts as no progress (`healthy`).
+        overdue: seconds; a step of the engine that takes longer counts as no progress (`healthy`).
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class Driver:
         self._ready = threading.Event()
         self._warm_up: WarmUp | None = None
         self._start_error: BaseException | None = None
-        self._stay_began: float | None = None
+        self._turn_began: float | None = None
+        """When the thread began what it is doing; None: it waits."""
         self._stats = EngineStats(*[0] * len(EngineStats._fields))
         self.tokenizer: Any = None
         self.vocabulary: Any = None
@@ -134,10 +135,7 @@ class Driver:
         arguments = {"prompt": prompt, "limits": limits, "sampling": sampling, "mode": mode, "deadline": deadline}
         job = Job(next(self._tickets), request_id, len(tokens), arguments, listener)
         with self._wake:
-            if self._draining or self._stopping:
-                raise Draining("the server shuts down and takes no new requests; try another, or later")
-            if self._broken or self._thread is None or not self._thread.is_alive():
-                raise Broken("the engine has failed and is not back yet; try later")
+            self._refuse_where_none_are_taken()
             most = self.config.max_queue
             if most is not None and len(self._live) >= self.config.requests + most:
                 raise QueueFull(
@@ -171,8 +169,7 @@ class Driver:
         """
         future: Future = Future()
         with self._wake:
-            if self._draining or self._stopping or self._thread is None or not self._thread.is_alive():
-                raise Draining("the server shuts down and takes no new requests; try another, or later")
+            self._refuse_where_none_are_taken()
             self._errands.append((function, future))
             self._wake.notify_all()
         return future
@@ -202,14 +199,21 @@ class Driver:
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine makes progress: its thread lives, it has been built, no step is overdue."""
-        began, thread = self._stay_began, self._thread
+        """Whether the engine makes progress: its thread lives, it has been built, no step is overdue, and nor are
+        listeners and observers."""
+        began, thread = self._turn_began, self._thread
         overdue = began is not None and time.monotonic() - began > self._overdue
         return thread is not None and thread.is_alive() and self._engine is not None and not overdue
 
     def stats(self) -> EngineStats:
         """Of the last step; requests that the engine has not been given yet count as waiting."""
         return self._stats._replace(waiting=self._stats.waiting + len(self._inbox))
+
+    def _refuse_where_none_are_taken(self) -> None:
+        if self._draining or self._stopping:
+            raise Draining("the server shuts down and takes no new requests; try another, or later")
+        if self._broken or self._thread is None or not self._thread.is_alive():
+            raise Broken("the engine has failed and is not back yet; try later")
 
     # The driver's thread.
 
@@ -223,16 +227,20 @@ class Driver:
             self._ready.set()
         try:
             while self._wait():
+                self._turn_began = time.monotonic()
                 self._run_errands()
                 try:
                     if self._inbox or self._by_number:
                         self._stay()
                 except Exception as error:
                     self._recover(error)
+                self._turn_began = None
         except BaseException:
             log.exception("the driver's thread dies")
             raise
         finally:
+            with self._wake:
+                self._broken = True  # Nothing comes in any more, though the thread lives for a moment yet.
             self._fail_all(Draining("the server was stopped"))
             self._engine = None
             for _, future in self._errands:
@@ -268,12 +276,9 @@ class Driver:
         engine = self._engine
         assert engine is not None
         self._hand_over(engine)
-        self._stay_began = began = time.monotonic()
-        try:
-            results = engine.step(self._tell)
-            self._stats = stats = engine.stats()
-        finally:
-            self._stay_began = None
+        began = time.monotonic()
+        results = engine.step(self._tell)
+        self._stats = stats = engine.stats()
         seconds = time.monotonic() - began
         for result in results:
             job = self._by_number.pop(result.request)

@@ -231,6 +231,18 @@ def test_a_step_that_does_not_return_is_not_healthy(driver, gate):
     usable(driver)
 
 
+def test_a_listener_that_does_not_return_is_not_healthy(driver):
+    driver._overdue, hold = 0.02, threading.Event()
+    ears = submit(driver, 0, Ears(on_tokens=lambda ears: hold.wait(60)))
+    assert ears.heard.wait(60)
+    time.sleep(0.1)
+    assert not driver.healthy
+    driver._overdue = 60
+    hold.set()
+    ears.end()
+    usable(driver)
+
+
 def test_a_dead_thread_is_not_healthy_and_leaves_nobody_waiting(driver, monkeypatch):
     def exits(on_tokens=None):
         raise SystemExit
