@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from rich.console import Console
+from tiny_weights import tiny_config, tiny_tensors, write_gguf_model
 
 from mvjax.cli import chat
 from mvjax.cli.main import main
@@ -140,3 +141,15 @@ def test_mistakes_are_one_line(monkeypatch, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_model_in_this_process_answers_two_turns(tmp_path, monkeypatch, capsys):
+    config = tiny_config(hidden_size=32, intermediate_size=64, max_position_embeddings=512)
+    model = write_gguf_model(tmp_path / "toy.gguf", config, tiny_tensors(config))
+    typing(monkeypatch, "What is 2·3?\nAnd 1+1?\n".encode())
+    words = ["--model", str(model), "--max-branches", "1", "--max-length", "256", "--max-new-tokens", "20"]
+    assert main(["chat", *words, "--mode", "parallel", "--temperature", "1"]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith("toy.gguf. Enter sends")
+    assert errors.count("critical path") == 2
