@@ -11,8 +11,11 @@ pytestmark = pytest.mark.clients
 
 
 def test_a_run(server, tmp_path):
-    trace = {"id": "1", "question": "1+1? 2+2?", "reasoning": "1+1=2. 2+2=4. The answer is 2, 4.", "answer": "2, 4"}
-    (tmp_path / "traces.jsonl").write_text("".join(json.dumps({**trace, "id": str(n)}) + "\n" for n in range(3)))
+    traces = [
+        {"id": str(n), "question": f"{n}+1? {n}+2?", "reasoning": f"{n}+1={n + 1}. It is {n + 2}.",
+         "answer": str(n + 2)} for n in range(3)
+    ]  # fmt: skip
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(trace) + "\n" for trace in traces))
     before = server.metric("vllm:request_success_total")
     words = ["curate", "llm", "traces.jsonl", "--base-url", server.url, "--model", server.model]
     words += ["--output", "made.jsonl", "--max-tokens", "60", "--retries", "0"]

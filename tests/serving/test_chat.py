@@ -157,7 +157,25 @@ def test_log_probabilities(served):
 
 
 def test_what_the_template_is_given(served):
-    plain = served.chat(max_tokens=20)["usage"]
+    plain, calm = (served.chat(max_tokens=20, chat_template_kwargs=its)["usage"] for its in (None, {"calm": True}))
+    assert calm["prompt_tokens"] == plain["prompt_tokens"] + 1
     parts = [{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]
     assert served.chat(parts, max_tokens=20)["usage"]["prompt_tokens"] == plain["prompt_tokens"] + 1
     assert served.chat(max_tokens=20, prompt_suffix="")["usage"]["prompt_tokens"] == len("abc\n")
+
+
+def test_the_next_turn_prefills_what_is_new(served):
+    """The first answer has blocks; only its content comes back, and its tokens are found, as they were generated."""
+    for stream in (False, True):
+        first = served.chat(seed=6, max_tokens=80)
+        message = first["choices"][0]["message"]
+        if stream:
+            message["content"] = joined(served.stream(seed=6, max_tokens=80))
+        messages = [{"role": "user", "content": "abc"}, message, {"role": "user", "content": "d"}]
+        usage = served.chat(messages=messages, max_tokens=20)["usage"]
+        before = first["usage"]["total_tokens"]
+        assert usage["prompt_tokens"] > before
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= before - 16
+    messages[1] = {**message, "content": "hij"}
+    usage = served.chat(messages=messages, max_tokens=20)["usage"]
+    assert usage["prompt_tokens"] < before

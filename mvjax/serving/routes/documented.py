@@ -17,6 +17,13 @@ MEANING = {
     503: "The server shuts down, or the engine makes no progress",
 }
 
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+"""An event of a stream. Its data are JSON, or [DONE]."""
+
 Documented = dict[int | str, dict[str, Any]]
 
 
@@ -30,7 +37,7 @@ def documented(answer: Any, *statuses: int, stream: bool = False) -> Documented:
     """
     found: Documented = {200: {"model": answer, "description": "The answer"}}
     if stream:
-        found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        found[200]["content"] = {"text/event-stream": {"schema": EVENT}}
     for status in sorted({401, 500, *statuses}):
         found[status] = {"model": Error, "description": MEANING[status]}
     return found
