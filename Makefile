@@ -92,7 +92,7 @@ test-slow: $(VENV)/.slow $(MODEL) ## tests that need minutes, PyTorch or the rea
 	JAX_PLATFORMS=cpu MVJAX_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m "slow and not aot" --timeout 1800
 
 test-page: $(VENV)/.page ## the page in a Chromium of this machine, where there is one
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -rs -m page tests/page
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m page tests/page
 
 test-clients: $(CLIENTS_VENV)/.clients $(CLIENTS_VENV)/node/package.json ## clients of others against `mvjax serve`
 	JAX_PLATFORMS=cpu MVJAX_NODE=$(abspath $(CLIENTS_VENV)/node) $(CLIENTS_VENV)/bin/python -m pytest -m clients tests/clients --timeout 1200

@@ -16,21 +16,25 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 def pytest_collection_modifyitems(config, items):
     """Whatever else is selected: the page is asked for by its name."""
     if "page" in (config.option.markexpr or "").replace("not page", ""):
+        if chromium() is None:
+            pytest.exit("skipped: no Chromium on the PATH; install one, or set CHROMIUM", returncode=0)
         return
     others = [item for item in items if item.get_closest_marker("page")]
     items[:] = [item for item in items if not item.get_closest_marker("page")]
     config.hook.pytest_deselected(items=others)
 
 
+def chromium() -> str | None:
+    """The path of a Chromium of the system."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A Chromium of the system."""
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("no Chromium on the PATH; install one, or set CHROMIUM")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install '.[page]'")
     with playwright.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        started = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield started
         started.close()
 
