@@ -8,6 +8,7 @@ An engine serves one caller at a time. Here that caller is one thread, which tak
 from __future__ import annotations
 
 import collections
+import dataclasses
 import gc
 import itertools
 import logging
@@ -147,16 +148,17 @@ class Driver:
             self._wake.notify_all()
         return job.ticket
 
-    def cancel(self, ticket: int, *, drop: bool = False) -> None:
+    def cancel(self, ticket: int, *, drop: bool = False, stopped: bool = False) -> None:
         """Wind up a request, which then ends in a result; nothing where it has ended.
 
         Args:
             drop: nobody waits for the answer: its pages are free with the next step, and its result has no tokens.
+            stopped: it has met a stop string: observers hear that it has ended by itself.
         """
         with self._wake:
             job, engine = self._live.get(ticket), self._engine
             if job is not None:
-                job.cancelled, job.dropped = True, job.dropped or drop
+                job.cancelled, job.dropped, job.stopped = True, job.dropped or drop, job.stopped or stopped
                 if job.number is not None and engine is not None:
                     engine.cancel(job.number, drop=job.dropped)
 
@@ -318,6 +320,9 @@ class Driver:
         else:
             self._call(job, "failed", error)
         self._announce(job)
+        if result is not None and job.stopped and result.reason == "cancelled":
+            cuts = {segment: why for segment, why in result.cuts.items() if why != "cancelled"}
+            result = dataclasses.replace(result, reason="stop", cuts=cuts)
         self._observe("ended", job.ticket, result, error)
         with self._wake:
             self._live.pop(job.ticket, None)

@@ -156,7 +156,7 @@ class Generation:
                 else:
                     pieces, events = choice.text.add(item.news)
                     if choice.text.stopped is not None:
-                        self.driver.cancel(choice.ticket)
+                        self.driver.cancel(choice.ticket, stopped=True)
                 choice.take(pieces)
                 yield Change(choice, pieces, events)
         finally:

@@ -53,6 +53,6 @@ class Job:
         self.submitted = time.perf_counter()
         self.number: int | None = None
         """The engine's, once it has it."""
-        self.cancelled = self.dropped = False
+        self.cancelled = self.dropped = self.stopped = False
         self.announced = self.deaf = False
         """Observers know of it; its listener has failed and hears no more."""

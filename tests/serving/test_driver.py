@@ -114,6 +114,20 @@ def test_a_cancelled_request_is_wound_up_and_told_to_its_end(driver):
     usable(driver)
 
 
+def test_for_observers_a_stop_string_is_an_end_like_others(driver, monkeypatch):
+    """The listener cancelled it itself, and knows."""
+    heard = []
+    monkeypatch.setattr(driver.observers[0], "ended", lambda ticket, result, error: heard.append(result))
+    stopped = submit(driver, 0, Ears(on_tokens=lambda ears: driver.cancel(ears.ticket, stopped=True)))
+    assert stopped.end().reason == stopped.end().cuts[0] == "cancelled"
+    cancelled = submit(driver, 0, Ears(on_tokens=lambda ears: driver.cancel(ears.ticket)))
+    cancelled.end()
+    until_idle(driver)
+    assert [(result.reason, result.cuts.get(0)) for result in heard] == [("stop", None), ("cancelled", "cancelled")]
+    monkeypatch.undo()
+    driver.observers[0].events.clear()
+
+
 def test_cancels_during_prefill_twice_and_after_the_end_do_no_harm(driver, gate, watch):
     ears = [submit(driver, 0, prompt=LONG, limits=FEW), submit(driver, 1)]
     gate.let()  # The first 64 tokens of the long prompt.
