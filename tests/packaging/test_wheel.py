@@ -60,6 +60,7 @@ def test_wheel_holds_every_file_of_both_packages(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == files
     assert {"mvjax/py.typed", "mvjax_kernels/py.typed", "mvjax/assets/demo-adapter.safetensors"} < held
+    assert {f"mvjax/serving/page/{name}" for name in ("index.html", "page.css", "page.js", "icon.svg")} < held
 
 
 @pytest.mark.slow
