@@ -38,6 +38,8 @@ class Choice:
     text: AnswerText
     ticket: int
     """The driver's."""
+    made: int = 0
+    """New tokens so far, of all branches."""
     content: str = ""
     reasoning: str = ""
     logprobs: list[Any] = dataclasses.field(default_factory=list)
@@ -154,6 +156,7 @@ class Generation:
                     pieces, events = choice.text.finish(item.news)
                     choice.result = item.news
                 else:
+                    choice.made += item.size
                     pieces, events = choice.text.add(item.news)
                     if choice.text.stopped is not None:
                         self.driver.cancel(choice.ticket, stopped=True)

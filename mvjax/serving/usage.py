@@ -33,6 +33,13 @@ def usage(choices: Sequence[Choice]) -> dict[str, Any]:
     }
 
 
+def usage_so_far(choices: Sequence[Choice]) -> dict[str, int]:
+    """Counts while answers grow."""
+    prompts = {id(choice.question.prompt): len(choice.question.prompt.tokens) for choice in choices}
+    sent, made = sum(prompts.values()), sum(choice.made for choice in choices)
+    return {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+
+
 def response_usage(choice: Choice, codes_V: Int[np.ndarray, "V"]) -> dict[str, Any]:
     """The same under the names of the Responses API."""
     its = usage([choice])

@@ -77,6 +77,18 @@ def test_usage_in_a_stream_only_where_asked_for(served):
     assert all(event["usage"] is None and event["choices"] for event in events)
 
 
+def test_counts_so_far_in_every_chunk(served):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *events, last, _ = served.stream(seed=6, stream_options=options)
+    counted = [event["usage"]["completion_tokens"] for event in events]
+    assert counted[0] == 0
+    assert counted == sorted(counted)
+    assert counted[-1] == last["usage"]["completion_tokens"]
+    assert {event["usage"]["prompt_tokens"] for event in events} == {last["usage"]["prompt_tokens"]}
+    its = body(stream=True, stream_options={"continuous_usage_stats": True})
+    assert served.client.post("/v1/chat/completions", json=its).status_code == 400
+
+
 def test_several_answers_have_seeds_of_their_own(served):
     several = served.chat(n=3, seed=5, max_tokens=60)
     events = served.stream(n=3, seed=5, max_tokens=60)

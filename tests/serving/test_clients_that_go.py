@@ -70,7 +70,7 @@ def test_a_client_that_goes_before_its_request_has_begun(gated, gate, dropped):
     gated.idle()
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_resets_between_submission_and_the_first_read(gated, count):
     for number in range(count):
         RawClient(gated, body(seed=number, stream=number % 2 == 0)).close(reset=True)

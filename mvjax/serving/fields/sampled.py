@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mvjax.engine.limits import Limits, Mode
 from mvjax.engine.sampling_params import FLOAT32_MAX, MOST_BIASES, MOST_STOPS, SamplingParams
+from mvjax.errors import UserError
 from mvjax.serving.fields.values import Bias, Fields, Flag, Int64, Number, Positive, Token, TokenKey, Whole
 from mvjax.settings import INT32_MAX
 
@@ -23,7 +24,14 @@ class StreamOptions(Fields):
     """Events of branches as they happen: `choices[0].delta.branch`."""
     include_obfuscation: Flag | None = None
     """Accepted; nothing is padded."""
-    continuous_usage_stats: Literal[False] | None = None
+    continuous_usage_stats: Flag | None = None
+    """With `include_usage`: every chunk has the counts so far."""
+
+    def usage(self) -> tuple[bool, bool]:
+        """Whether a stream ends with the usage, and whether every chunk has counts; UserError for the second alone."""
+        if self.continuous_usage_stats and not self.include_usage:
+            raise UserError("stream_options: continuous_usage_stats goes with include_usage; set both")
+        return bool(self.include_usage), bool(self.continuous_usage_stats)
 
 
 class Sampled(Fields):

@@ -20,7 +20,7 @@ from mvjax.serving.routes.documented import GENERATES, documented
 from mvjax.serving.service import Service
 from mvjax.serving.sse import DONE, KEEP_ALIVE, EventStream, event, whole
 from mvjax.serving.token_logprobs import chat_logprobs
-from mvjax.serving.usage import usage
+from mvjax.serving.usage import usage, usage_so_far
 
 router = APIRouter(route_class=StrictRoute, tags=["generation"])
 
@@ -44,7 +44,7 @@ class Chat:
         self.model = service.model_name(fields.model)
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model}
         options = fields.stream_options
-        self.with_usage = bool(options and options.include_usage)
+        self.with_usage, self.with_counts = (False, False) if options is None else options.usage()
         self.with_branches = bool(fields.include_branches or (options and options.include_branches))
         self.alternatives = (fields.top_logprobs or 0) if fields.logprobs else None
         if fields.top_logprobs and not fields.logprobs:
@@ -105,7 +105,8 @@ class Chat:
         def chunk(choice: Choice, delta: dict[str, Any], **more: Any) -> bytes:
             logprobs = more.pop("logprobs", None)
             its = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": None, **more}
-            return event({**head, "choices": [its]})
+            so_far = {"usage": usage_so_far(generation.choices)} if self.with_counts else {}
+            return event({**head, "choices": [its], **so_far})
 
         for choice in generation.choices:
             yield chunk(choice, {"role": "assistant", "content": ""})

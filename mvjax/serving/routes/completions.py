@@ -20,7 +20,7 @@ from mvjax.serving.routes.documented import GENERATES, documented
 from mvjax.serving.service import Service
 from mvjax.serving.sse import DONE, KEEP_ALIVE, EventStream, event, whole
 from mvjax.serving.token_logprobs import completion_logprobs, name_of
-from mvjax.serving.usage import usage
+from mvjax.serving.usage import usage, usage_so_far
 
 router = APIRouter(route_class=StrictRoute, tags=["generation"])
 
@@ -45,7 +45,7 @@ class Completion:
         model = service.model_name(fields.model)
         self.head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         options = fields.stream_options
-        self.with_usage = bool(options and options.include_usage)
+        self.with_usage, self.with_counts = (False, False) if options is None else options.usage()
         if options is not None and (not fields.stream or options.include_branches):
             raise ApiError(400, "stream_options: for streams, and branches for chats only", param="stream_options")
         service.check_logprobs("logprobs", fields.logprobs)
@@ -139,7 +139,8 @@ class Completion:
 
         def chunk(index: int, text: str, reason: str | None = None, **more: Any) -> bytes:
             its = {"index": index, "text": text, "logprobs": None, "finish_reason": reason, **more}
-            return event({**head, "choices": [its]})
+            so_far = {"usage": usage_so_far(generation.choices)} if self.with_counts else {}
+            return event({**head, "choices": [its], **so_far})
 
         for index in range(len(self.all_prompts)):
             text = self.echo(index)
