@@ -42,6 +42,8 @@ async def first_of(work: Awaitable[Any], receive: Receive, generation: Generatio
     """The result of the work; None where the client goes away before, or reads too slowly. All that runs ends then."""
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
     generation.mailbox.on_overflow = working.cancel
+    if generation.mailbox.overflowed:  # Before this began.
+        working.cancel()
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
     finally:

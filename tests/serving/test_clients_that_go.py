@@ -92,6 +92,14 @@ def test_a_slow_reader_is_cut(gate, dropped):
         served.idle()
 
 
+def test_a_client_that_is_behind_before_it_has_read_anything(gate, dropped):
+    with driving(observers=[gate]) as driver, serving(driver, most_unread=1) as served:
+        client = RawClient(served, body(**LONG, stream=True))
+        assert b"[DONE]" not in client.rest()
+        assert dropped
+        served.idle()
+
+
 def test_a_full_queue(gate):
     from served_hash import build_engine
 
