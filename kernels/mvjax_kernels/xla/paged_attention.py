@@ -46,7 +46,6 @@ def paged_attention(
     M, X = N // K * rows, pages * Z
     dot = partial(jnp.einsum, precision=precision_of(q_BTNH.dtype), preferred_element_type=jnp.float32)
     q_PKMH = query_tiles(q_BTNH, K, rows)
-    plain_B = slots_seen_by_all(hide_start_BES, hide_end_BES)
 
     def hidden(block: Block, sequence: Array, row_M: Array) -> Array:
         """[X, M]: which slots of a block which rows do not see."""
@@ -85,12 +84,13 @@ def paged_attention(
                 p_KXM *= block.v_scale_CKX[0, :, :, None]
             return o_KHM * shrink_KM[:, None] + dot("kxh,kxm->khm", v_KXH, p_KXM), m_new_KM, l_KM
 
-        # Blocks before the tile's first row, and before the first slot that is hidden from any, need no mask. Rows
-        # behind the chunk's end get something, and lose it below.
+        # Blocks before the tile's first row need no mask where nothing is hidden. Rows behind the chunk's end get
+        # something, and lose it below.
         blocks = jnp.where(first < end, -(-end // X), 0)
-        whole = jnp.minimum(jnp.minimum(first + 1, plain_B[sequence]) // X, blocks)
+        whole = jnp.minimum((first + 1) // X, blocks) if levels == 0 else 0
         carry = jnp.zeros(q_KHM.shape, jnp.float32), jnp.full((K, M), -jnp.inf, jnp.float32), jnp.zeros((K, M))
-        carry = lax.fori_loop(0, whole, partial(visit, masked=False), carry)
+        if levels == 0:
+            carry = lax.fori_loop(0, whole, partial(visit, masked=False), carry)
         o_KHM, _, l_KM = lax.fori_loop(whole, blocks, partial(visit, masked=True), carry)
         empty_KM = (l_KM == 0) | (row_M >= end)
         o_KHM = jnp.where(empty_KM[:, None], 0.0, o_KHM / jnp.where(empty_KM, 1.0, l_KM)[:, None])
@@ -98,10 +98,3 @@ def paged_attention(
 
     o_PKMH = lax.fori_loop(0, len(q_PKMH), tile, jnp.zeros_like(q_PKMH))
     return from_query_tiles(o_PKMH, rows, B, T)
-
-
-def slots_seen_by_all(hide_start_BES: Int[Array, "B E S"], hide_end_BES: Int[Array, "B E S"]) -> Int[Array, " B"]:
-    """Slots at the beginning of each sequence that are hidden from no row; S where none is hidden."""
-    S = hide_start_BES.shape[2]
-    hidden_BS = jnp.any(hide_start_BES < hide_end_BES, axis=1)
-    return jnp.min(jnp.where(hidden_BS, jnp.arange(S, dtype=jnp.int32), S), axis=1, initial=S)
