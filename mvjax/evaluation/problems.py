@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mvjax.errors import UserError
+from mvjax.grading import KINDS, kind_of
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,13 @@ class Problem:
     """Paths of each block of the reference transcript in the order of their opening (outermost only); None without a
     reference, empty if the reference is sequential."""
     meta: dict[str, Any] = field(default_factory=dict)
+    kind: str | None = None
+    """The answer's kind (`mvjax.grading.KINDS`); None: told from the answer."""
 
 
 def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     """Read a JSONL benchmark: mvjax records, GSM8K lines (question, answer ending in "#### n") or problem/answer lines.
+    A line may state the `kind` of its answer; a record has it in `meta`.
 
     Raises:
         UserError: not UTF-8, not JSON, or a line with none of these forms; names the file and line.
@@ -56,15 +60,20 @@ def problem_of(line: str, default_id: str, where: str) -> Problem:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object")
     identity = str(row.get("id", default_id))
+    kind, meta = row.get("kind"), row.get("meta", {})
+    if kind is not None:
+        kind = kind_of("", str(kind), f"{where}: field 'kind'")
+    elif isinstance(meta, dict) and meta.get("kind") in KINDS:  # where records keep it
+        kind = meta["kind"]
     if "messages" in row:
-        return Problem(
-            identity, row["messages"], str(row["answer"]), outer_paths(row.get("response")), row.get("meta", {})
-        )
+        return Problem(identity, row["messages"], str(row["answer"]), outer_paths(row.get("response")), meta, kind)
     question = row.get("question", row.get("problem"))
     if question is None or "answer" not in row:
         raise UserError(f"{where}: expected messages, or question and answer, or problem and answer")
     answer = str(row["answer"]).split("####")[-1].strip()
-    return Problem(identity, [{"role": "user", "content": str(question)}], answer, meta={"solution": row["answer"]})
+    return Problem(
+        identity, [{"role": "user", "content": str(question)}], answer, meta={"solution": row["answer"]}, kind=kind
+    )
 
 
 def outer_paths(response: str | None) -> list[int] | None:

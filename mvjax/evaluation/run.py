@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mvjax.engine.result import NOT_FINITE, Result
-from mvjax.evaluation.grading import is_correct
 from mvjax.evaluation.problems import Problem, outer_paths
+from mvjax.grading import grade
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def outcome_of(problem: Problem, result: Result, text: str) -> Outcome:
     """Grade one engine result against its problem."""
     return Outcome(
         id=problem.id,
-        correct=is_correct(text, problem.answer),
+        correct=grade(text, problem.answer, problem.kind).correct,
         blocks=[n for n in outer_paths(text) or [] if n],
         reference_blocks=None if problem.paths is None else list(problem.paths),
         new_tokens=result.new_tokens,

@@ -55,7 +55,7 @@ def mentions(start):
 
 
 COMMANDS = mentions("mvjax ")
-RUN = ("inspect", "convert", "curate gsm8k", "curate synthetic", "curate llm")
+RUN = ("inspect", "convert", "curate gsm8k", "curate synthetic", "curate llm", "grade")
 """What can run in a moment; of `curate llm` where it only estimates."""
 RUNNABLE = [
     line
@@ -73,6 +73,8 @@ def folder(tmp_path, monkeypatch):
     shutil.copy(str(sample), tmp_path / "train.jsonl")
     trace = {"id": "1", "question": "1+1? 2+2?", "reasoning": "1+1=2. 2+2=4. The answer is 2, 4.", "answer": "2, 4"}
     (tmp_path / "traces.jsonl").write_text(json.dumps(trace))
+    graded = {"id": "1", "answer": "1/2", "response": "The answer is 0.5."}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(graded))
     transcript = (
         "Two parts.\n<Parallel>\n<Goal>\n<Outline>\n1: a\n</Outline>\n<Outline>\n2: b\n</Outline>\n</Goal>\n"
         "<Path>\n1: one\n</Path>\n<Path>\n2: two\n</Path>\n<Conclusion>\nboth\n</Conclusion>\n</Parallel>\nDone."

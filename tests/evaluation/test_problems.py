@@ -53,3 +53,17 @@ def test_bad_files_are_named(tmp_path, content, says):
     file.write_bytes(content)
     with pytest.raises(UserError, match=says):
         read_problems(file)
+
+
+def test_a_line_may_state_the_kind_of_its_answer(tmp_path):
+    path = tmp_path / "b.jsonl"
+    row = {"question": "?", "answer": "1, 2"}
+    path.write_text("\n".join(json.dumps({**row, **more}) for more in ({}, {"kind": "list"})))
+    record = {"messages": [{"role": "user", "content": "?"}], "answer": "1, 2"}
+    with open(path, "a") as file:
+        file.write("\n" + json.dumps({**record, "meta": {"kind": "list"}}))
+        file.write("\n" + json.dumps({**record, "meta": {"kind": "algebra"}}))
+    assert [problem.kind for problem in read_problems(path)] == [None, "list", "list", None]
+    path.write_text(json.dumps({**row, "kind": "lists"}))
+    with pytest.raises(UserError, match=r"b\.jsonl:1: field 'kind': kind 'lists': the kinds"):
+        read_problems(path)

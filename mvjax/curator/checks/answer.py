@@ -8,14 +8,13 @@ from fractions import Fraction
 
 from mvjax.curator.checks.content import plain_digits, words
 from mvjax.curator.text.arithmetic import parse_number
+from mvjax.grading import grade
+from mvjax.grading.extraction import find
 
 TAIL = 600
-"""Characters at the end of a text in which its answer is looked for where it is not boxed."""
-BOXES = 50
-"""The number of boxes of a text, counted from its end, that are looked at."""
+"""Characters at the end of a text in which its answer is looked for where it is not stated."""
 LONGEST = 100
 """Answers longer than this are not decided on."""
-_ANSWER_IS = re.compile(r"answer(?:\s+is|\s*:)\s*:?\s*(?P<answer>[^\n]+)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?:\.\d{1,300})?|\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})(?:/\d{1,300})?")
 _UNITS = re.compile(
     r"\\(?:text|mathrm|mbox|textbf|operatorname)\s*\{(?P<words>[^{}]*)\}(?:\^\{?\d\}?)?|\b[kcm]?m\s*\^\{?\d\}?"
@@ -27,37 +26,27 @@ _MATHS = re.compile(r"[\\^_{}]|\d[^\W\d]|[^\W\d]\d")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?=[.):,;]|\s*$)")
 
 
-def reached(text: str, answer: str) -> bool | None:
+def reached(text: str, answer: str, kind: str | None = None) -> bool | None:
     """Whether a text states an answer, or holds it at its end; None where that cannot be decided, as with long answers.
 
-    A boxed answer counts, or "the answer is ..." near the end; otherwise the answer must occur at the end. Numbers are
-    compared exactly; units, currency signs and LaTeX spacing do not count.
+    What a text states is graded (`mvjax.grading`). Where it states nothing, or what is too involved to be told from the
+    reference, the answer must occur at the end; numbers are compared exactly.
+
+    Args:
+      kind: of the answer, where it is not to be told from it.
+    Raises:
+      UserError: the answers need algebra and math-verify is not installed.
     """
-    wanted = _plain(_short(answer))
-    if not wanted or len(wanted) > LONGEST:
+    wanted = _short(answer).strip()
+    if not _plain(wanted) or len(_plain(wanted)) > LONGEST:
         return None
-    boxed = [_plain(found) for found in boxed_in(text)]
-    said = [_plain(match["answer"]) for match in _ANSWER_IS.finditer(text[-TAIL:])]
-    for given in (boxed[-1:], [", ".join(boxed)], said[-1:]):
-        if given and _same(given[0], wanted):
+    found = find(text)
+    if found.how != "last" and found.text:
+        if grade(text, wanted, kind).correct:
             return True
-    for given in (boxed or said)[-1:]:
-        if _differ(given, wanted):
+        if _differ(_plain(found.text), _plain(wanted)):
             return False
-    return _occurs(text, wanted)
-
-
-def boxed_in(text: str) -> list[str]:
-    """What is in the last of the `\\boxed{...}` of a text; braces within are matched."""
-    found = []
-    for match in list(re.finditer(r"\\f?boxed\s*\{", text))[-BOXES:]:
-        depth = 1
-        for place in range(match.end(), min(len(text), match.end() + 1000)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if not depth:
-                found.append(text[match.end() : place])
-                break
-    return found
+    return _occurs(text, _plain(wanted))
 
 
 def numbers(text: str) -> list[Fraction]:
@@ -76,8 +65,8 @@ def numbers(text: str) -> list[Fraction]:
 
 def _short(answer: str) -> str:
     """The final answer of a reference that may be a whole solution."""
-    boxed = boxed_in(answer)
-    return boxed[-1] if boxed else answer.rpartition("####")[2]
+    found = find(answer)
+    return found.text if found.how == "boxed" and found.text else answer.rpartition("####")[2]
 
 
 def _plain(text: str) -> str:
@@ -86,18 +75,6 @@ def _plain(text: str) -> str:
     text = _UNITS.sub(lambda match: f" {match['words'] or ''}", text)
     text = _FRACTION.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]}", text)
     return " ".join(_SPACES.sub(" ", text).replace("*", " ").split()).strip(" .。।")
-
-
-def _same(given: str, wanted: str) -> bool:
-    if given.casefold() == wanted.casefold():
-        return True
-    if values := numbers(wanted):
-        found, last = numbers(given), numbers(given.rpartition("=")[2])
-        return values in (found[: len(values)], found[-len(values) :], last)
-    choice, right = _CHOICE.match(given), _CHOICE.match(wanted)
-    if choice and right:
-        return choice[1] == right[1]
-    return _words(wanted) and _words(given) and wanted.casefold() in given.casefold()
 
 
 def _differ(given: str, wanted: str) -> bool:

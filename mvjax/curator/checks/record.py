@@ -7,6 +7,7 @@ import re
 from mvjax.curator.checks.answer import reached
 from mvjax.curator.production import Finding, Problem
 from mvjax.data.records import Record
+from mvjax.grading import KINDS
 from mvjax.language import TAGS, TranscriptError, parse_text
 
 UNUSABLE = "unusable input"
@@ -54,7 +55,7 @@ def check(record: Record) -> list[Finding]:
     if match := _TAG.search(_without_thinking(record.autoregressive)):
         findings.append(Finding("control tag", "", f"the sequential form contains {match[0]} as text"))
     for name, text in _answers(record):
-        if reached(text, record.answer) is False:
+        if reached(text, record.answer, _kind(record)) is False:
             findings.append(Finding("answer", "", f"the {name} does not reach the answer {_short(record.answer)}"))
     return findings
 
@@ -64,8 +65,17 @@ def _answers(record: Record):
     yield "sequential form", _without_thinking(record.autoregressive)
     yield "response", _TAG.sub("", record.response)
     think, plain = (_THINK.fullmatch(text) for text in (record.response, record.autoregressive))
-    if think and reached(plain["body"] if plain else _before(record.autoregressive, think["attempt"]), record.answer):
+    if think is None:
+        return
+    thought = plain["body"] if plain else _before(record.autoregressive, think["attempt"])
+    if reached(thought, record.answer, _kind(record)):
         yield "thinking", _TAG.sub("", think["body"])
+
+
+def _kind(record: Record) -> str | None:
+    """The kind of its answer, where the record says it."""
+    kind = record.meta.get("kind")
+    return kind if kind in KINDS else None
 
 
 def _before(text: str, attempt: str) -> str:

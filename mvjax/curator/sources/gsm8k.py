@@ -54,12 +54,6 @@ def curate(name: str, question: str, answer: str) -> Record:
     )
 
 
-def grade(record: Record, text: str) -> bool:
-    """Whether the last "The answer is N" of a response gives the record's answer."""
-    found = re.findall(rf"The answer is \$?(-?(?:{NUMBER.pattern}))", text)
-    return bool(found) and _signed(found[-1]) == _signed(record.answer)
-
-
 class Writer:
     """Puts a plan into words."""
 

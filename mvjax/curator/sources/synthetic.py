@@ -7,7 +7,6 @@ transcript must contain is known in full, so every item can be graded, and so is
 from __future__ import annotations
 
 import random
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -199,6 +198,7 @@ def item(config: SyntheticConfig, index: int) -> Record:
             "uneven": len({part.work for part in parts}) > 1,
             "parallel": degree > 1,
             "ideal_parallel": round(ideal_parallel(parts), 4),
+            "kind": "list",
         },
     )
 
@@ -211,12 +211,6 @@ def ideal_parallel(parts: tuple[Chain | Group, ...]) -> float:
     the Reduce too.
     """
     return sum(part.work for part in parts) / max(part.span for part in parts)
-
-
-def grade(record: Record, text: str) -> bool:
-    """Whether a response gives every part's result: its last "The answer is ..." lists them in order."""
-    found = re.findall(r"The answer is ((?:-?\d+(?:, (?:and )?)?)+)", text)
-    return bool(found) and re.findall(r"-?\d+", found[-1]) == re.findall(r"-?\d+", record.answer)
 
 
 def in_split(chain: Chain, split: str) -> bool:

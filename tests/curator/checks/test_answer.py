@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvjax.curator.checks.answer import boxed_in, reached
+from mvjax.curator.checks.answer import reached
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from mvjax.curator.checks.answer import boxed_in, reached
         ("The answer is (B).", "B"),
         ("It is in \\boxed{\\text{Paris}}.", "paris"),
         ("\\boxed{3x + 2}", "3x+2"),
+        ("It is \\boxed{2\\sqrt{3}}.", "\\sqrt{12}"),
         ("答案是42。", "42"),
         ("الجواب هو ٤٢.", "42"),
         ("उत्तर ४२ है।", "42"),
@@ -58,15 +59,19 @@ def test_not_reached(text, answer):
         ("It is so.", "Because the group is simple and its order divides 60, it is isomorphic to A_5. " * 3),
         ("It is so.", "yes"),
         (f"There are 42 of them. {'And so on. ' * 80}", "42"),
-        ("It is \\boxed{2\\sqrt{3}}.", "\\sqrt{12}"),
+        ("It is \\boxed{2\\sqrt{3}}.", "\\sqrt{13}"),
     ],
 )
 def test_what_cannot_be_decided(text, answer):
     assert reached(text, answer) is None
 
 
-def test_boxes_with_braces_and_without_end():
-    assert boxed_in("\\boxed{\\frac{1}{2}} and \\boxed{3} and \\boxed{4") == ["\\frac{1}{2}", "3"]
+def test_the_order_of_results_counts_where_the_record_says_so():
+    assert reached("The answer is 3, 8.", "8, 3") is True
+    assert reached("The answer is 3, 8.", "8, 3", "list") is not True
+
+
+def test_boxes_without_end():
     assert reached("\\boxed{" * 2000, "5") is False
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvjax.curator.sources.synthetic import LARGEST, LARGEST_SUM, SyntheticConfig, generate, grade, in_split, item
+from mvjax.curator.sources.synthetic import LARGEST, LARGEST_SUM, SyntheticConfig, generate, in_split, item
 from mvjax.curator.sources.synthetic import Chain as MadeChain
 from mvjax.errors import UserError
+from mvjax.grading import grade
 from mvjax.language import lay_out, parse_text, split_text
 from mvjax.language.text import piece_facts
 
@@ -53,6 +54,10 @@ def solve(prompt):
     return {label: value(label) for label in (*chains, *sums)}, chains, sums
 
 
+def right(record, text):
+    return grade(text, record.answer, record.meta["kind"]).correct
+
+
 @settings(max_examples=60, deadline=None)
 @given(dials(), st.integers(0, 1000))
 def test_items_are_right_whatever_the_dials(config, index):
@@ -60,8 +65,9 @@ def test_items_are_right_whatever_the_dials(config, index):
     values, chains, sums = solve(record.messages[0]["content"])
     top = sorted((label for label in values if "." not in label), key=int)
     assert record.answer == ", ".join(str(values[label]) for label in top)
-    assert grade(record, record.response)
-    assert grade(record, record.autoregressive)
+    assert record.meta["kind"] == "list"
+    assert right(record, record.response)
+    assert right(record, record.autoregressive)
     assert config.degree[0] <= len(top) <= config.degree[1]
 
     codes_T, colon_T, separator_T = piece_facts(split_text(record.response))
@@ -167,10 +173,10 @@ def test_the_wording_varies():
 def test_grading_wants_every_result_in_order():
     record = item(SyntheticConfig(degree=(3, 3), nesting=(0, 0)), 0)
     first, *rest = record.answer.split(", ")
-    assert not grade(record, f"The answer is {', '.join(rest)}.")
-    assert not grade(record, f"The answer is {', '.join([str(int(first) + 1), *rest])}.")
-    assert not grade(record, record.answer)
-    assert grade(record, f"The answer is 1. The answer is {record.answer}.")
+    assert not right(record, f"The answer is {', '.join(rest)}.")
+    assert not right(record, f"The answer is {', '.join([str(int(first) + 1), *rest])}.")
+    assert not right(record, ", ".join(reversed(record.answer.split(", "))))
+    assert right(record, f"The answer is 1. The answer is {record.answer}.")
 
 
 @pytest.mark.parametrize(
