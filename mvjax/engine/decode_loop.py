@@ -7,6 +7,7 @@ back to the host when another W suits better, a request has finished, a stream i
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -140,16 +141,17 @@ def choose_tokens(
     return drawn_W, logprobs.packed(unbarred_WV, open_WV, token_W, alternatives)
 
 
-# What does not depend on the number of rows is traced once for all programs: these are functions of their own.
+# What does not depend on the number of rows is traced once for all programs. In them it is inline: around calls XLA:TPU
+# copies pages of int8.
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def plan_all(branches: Branch, settings: Settings, tables: Tables) -> interpreter.Plan:
     """`interpreter.plan` of every branch [R, L]."""
     return jax.vmap(jax.vmap(interpreter.plan, (0, None, None)), (0, 0, None))(branches, settings, tables)
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def act_all(
     branches: Branch, planned: interpreter.Plan, drawn: Drawn, tables: Tables
 ) -> tuple[Branch, Int[Array, "R L"], Bool[Array, "R L"], interpreter.Plan]:
@@ -162,7 +164,7 @@ def act_all(
     return *by_branch(interpreter.act)(branches, planned, drawn, tables), planned
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def apply_all(
     request: RequestState, segment_RS: Int[Array, "R S"], event_RL: Int[Array, "R L"], tables: Tables
 ) -> tuple[RequestState, Int[Array, "R S"], Int[Array, "R L 2"]]:
