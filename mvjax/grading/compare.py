@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from mvjax.grading.kinds import letter
 from mvjax.grading.normal import MARK, bare, compact, plain
-from mvjax.grading.numbers import number
+from mvjax.grading.numbers import leading, number
 from mvjax.grading.shapes import Shape, assigned, elements, is_words, shape
 from mvjax.grading.units import differ, value_and_unit
 
@@ -62,10 +62,14 @@ def count(wanted: str) -> int:
 
 def same(given: Shape, wanted: Shape, algebra: Algebra) -> bool:
     """Whether two shapes are equal; of rows, sets and unions the order does not count."""
+    if given.name and wanted.name and given.name != wanted.name:
+        return False
     if wanted.kind == "one" and given.kind == "one":
         return _expressions(given.text, wanted.text, algebra)
     if wanted.kind == "one" and given.kind == "row" and is_words(wanted.text):
         return bare(given.parts[0].text) == bare(wanted.text)
+    if wanted.kind == "one" and given.kind == "row":  # "1/2 or 0.5"
+        return all(same(part, wanted, algebra) for part in given.parts)
     kinds = {given.kind, wanted.kind}
     if kinds <= {"row", "set"} or kinds == {"union"}:
         return _unordered(given.parts, wanted.parts, algebra)
@@ -79,8 +83,6 @@ def same(given: Shape, wanted: Shape, algebra: Algebra) -> bool:
         if int(matrix.ends) not in (1, len(matrix.parts)):
             return False
     elif given.kind != wanted.kind or given.ends != wanted.ends:
-        return False
-    if given.name and wanted.name and given.name != wanted.name:
         return False
     return _in_order(given.parts, wanted.parts, algebra)
 
@@ -152,11 +154,13 @@ def _expressions(given: str, wanted: str, algebra: Algebra) -> bool:
         return True
     if is_words(wanted) and not number(bare(wanted)):
         return _words(given, wanted)
-    if (time := _time(wanted)) and (other := _time(given)):
-        return time[:2] == other[:2] and (not time[2] or not other[2] or time[2] == other[2])
+    if (time := _time(wanted)) and (said := _time(given)):
+        return time[:2] == said[:2] and (not time[2] or not said[2] or time[2] == said[2])
     based = _based(given, wanted)
     if based is not None:
         return based
+    if r"\approx" in given and r"\approx" not in wanted:
+        return any(_expressions(piece.strip(), wanted, algebra) for piece in given.split(r"\approx") if piece.strip())
     if wanted.count("=") != given.count("="):
         given = assigned(given)
         wanted = wanted if "=" in given else assigned(wanted)
@@ -166,6 +170,8 @@ def _expressions(given: str, wanted: str, algebra: Algebra) -> bool:
     if compact(left) == compact(right):
         return True
     one, other = number(_shared(left)), number(_shared(right))
+    if one is None and other is not None and not re.search(r"\d|\\", left):
+        one = leading(bare(left))
     if one is not None and other is not None:
         return _amounts(one, left.endswith("%"), other, right.endswith("%"))
     if other is not None and re.fullmatch(r"[^\W\d_\\]{2,}[^\\]*", bare(left)) and "=" not in left:
@@ -174,7 +180,15 @@ def _expressions(given: str, wanted: str, algebra: Algebra) -> bool:
         return len(found) == 1 and not re.search(r"\bnot\b", left) and _expressions(found[0], right, algebra)
     if is_words(left) or not left or not right:
         return False
-    return algebra(_shared(left), _shared(right))
+    return algebra(_exact(_shared(left)), _exact(_shared(right)))
+
+
+def _exact(text: str) -> str:
+    """A number as an integer or a fraction, since the parser takes 3e8 for a product; any other text as it is."""
+    value = number(text)
+    if value is None or ("." in text and "e" not in text.casefold()):
+        return text
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _shared(text: str) -> str:

@@ -72,7 +72,7 @@ def _parsed(text: str):
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
     config = [math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=rules)]
-    found = math_verify.parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    found = math_verify.parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=0)
     return next((value for value in found if isinstance(value, (Basic, MatrixBase))), None)
 
 
@@ -82,12 +82,13 @@ def _same(one, other) -> bool:
     from sympy import Expr, Symbol
 
     if isinstance(one, Expr) and isinstance(other, Expr):
-        by_value = _at_points(one, other)
-        if by_value is not None:
+        by_value = _at_points(one, other, 1)
+        if by_value is False or (by_value and _at_points(one, other, -1) is not False):
             return by_value
+        # |x| is x for some x only; the root of a product may be that of its factors for positive ones only.
     if isinstance(one, Symbol) != isinstance(other, Symbol):
         return False
-    return bool(math_verify.verify(other, one, strict=True, timeout_seconds=None))
+    return math_verify.verify(other, one, strict=True, timeout_seconds=0)
 
 
 def _names(expression) -> set[str]:
@@ -96,12 +97,15 @@ def _names(expression) -> set[str]:
 
 def _equations(given: str, wanted: str) -> bool:
     """Whether two equations have the same solutions: their differences of sides are multiples of one another."""
-    from sympy import Expr
+    from sympy import Add, Expr, Mul
 
-    sides = [[_parsed(side) for side in text.split("=")] for text in (given, wanted)]
-    if not all(isinstance(side, Expr) for pair in sides for side in pair):
-        return False
-    one, other = (pair[0] - pair[1] for pair in sides)
+    differences: list[Expr] = []
+    for text in (given, wanted):
+        left, right = (_parsed(side) for side in text.split("="))
+        if not isinstance(left, Expr) or not isinstance(right, Expr):
+            return False
+        differences.append(Add(left, Mul(-1, right)))
+    one, other = differences
     if _names(one) != _names(other):
         return False
     draw = random.Random(0)
@@ -115,15 +119,15 @@ def _equations(given: str, wanted: str) -> bool:
     return all(abs(ratio - ratios[0]) <= TOLERANCE * abs(ratios[0]) for ratio in ratios)
 
 
-def _at_points(one, other) -> bool | None:
-    """Whether two expressions have the same values at some points; None where they have none there."""
+def _at_points(one, other, sign: int) -> bool | None:
+    """Whether two expressions have the same values at some points of a sign; None where they have none there."""
     from sympy import Float
 
     tolerance = ROUNDED if one.has(Float) or other.has(Float) else TOLERANCE
     draw, seen = random.Random(0), 0
     names = sorted(_names(one) | _names(other))
     for _ in range(POINTS if names else 1):
-        values = {name: draw.uniform(0.5, 2.5) for name in names}
+        values = {name: sign * draw.uniform(0.5, 2.5) for name in names}
         left, right = _value(one, values), _value(other, values)
         if left is None or right is None:
             if (left is None) != (right is None):

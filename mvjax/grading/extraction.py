@@ -23,10 +23,11 @@ _STATED = re.compile(
     r"(?:\*\*|__)?\s*(?:(?:therefore|thus|then|hence|simply|just|equal to|exactly)\b,?\s*)?:?[ \t]*(?:\*\*|__)?",
     re.IGNORECASE,
 )
-_REASON = re.compile(r",?\s(?:because|since|which)\s")
-_SENTENCE = re.compile(r"(?<!\bno)[.!?](?=\s|$)|\n", re.IGNORECASE)
+_REASON = re.compile(r",?\s(?:because|since|which)\s|,?\s\(?i\.e\b")
+_SENTENCE = re.compile(r"(?<!\bno)(?<!\\)[.!?](?=\s|$)|\n", re.IGNORECASE)
 _NUMBER = r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))"
 _LAST_NUMBER = re.compile(rf"[-−]?\$?{_NUMBER}(?:/\d+)?%?")
+_LETTER = re.compile(r"\(([A-J])\)|\b(?:option|choice)(?:\s+is)?\s+\**([A-J])\b")
 _MATHS = re.compile(r"\$\$(.{1,2000}?)\$\$|\$([^$\n]{1,2000})\$|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 
 
@@ -39,6 +40,12 @@ class Found(NamedTuple):
     """boxed, stated (after "####" or "the answer is") or last (what the end holds)."""
     boxes: tuple[str, ...] = ()
     """Where boxes that follow each other closely end the response, all of these."""
+
+
+def last_letter(response: str) -> str:
+    """The letter from A to J that the end of a response names in brackets or as its choice; "" where it names none."""
+    named = [match[1] or match[2] for match in _LETTER.finditer(response[-TAIL:])]
+    return named[-1] if named else ""
 
 
 def find(response: str) -> Found:
@@ -101,7 +108,7 @@ def _sentence(text: str) -> str:
             inside = text[len(opening) : end]
             # "$18.00 and $3": a dollar sign that closes nothing is money.
             if end > 0 and (opening != "$" or "\n" not in inside) and not re.fullmatch(r"[\d.,]+\s+[a-z].*", inside):
-                rest = _SENTENCE.split(text[end + len(closing) :], maxsplit=1)[0]
+                rest = _REASON.split(_SENTENCE.split(text[end + len(closing) :], maxsplit=1)[0], maxsplit=1)[0]
                 return _cleaned(text[: end + len(closing)] + rest)
             break
     if text.startswith(r"\begin{"):
@@ -117,7 +124,8 @@ def _end(text: str) -> str:
     if not lines:
         return ""
     last = lines[-1]
-    if len(last.split()) <= 3 and len(last) <= 60:
+    formula = not re.search(r"(?<!\\)\b(?!or\b|and\b)[a-zA-Z]{2,}", last)
+    if len(last) <= 60 and (formula or (len(last.split()) <= 3 and "=" not in last)):
         return _cleaned(last)
     formulas = [next(filter(None, match.groups()), "") for match in _MATHS.finditer(last)]
     if formulas:

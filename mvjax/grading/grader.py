@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mvjax.grading import compare
-from mvjax.grading.extraction import find
+from mvjax.grading.extraction import find, last_letter
 from mvjax.grading.kinds import kind_of
 from mvjax.grading.worker import WORKERS
 
@@ -34,6 +34,8 @@ def grade(response: str, answer: str, kind: str | None = None) -> Verdict:
     takes longer is wrong.
     """
     kind, found = kind_of(answer, kind), find(response)
+    if kind == "choice" and found.how == "last" and (letter := last_letter(response)):
+        found = found._replace(text=letter)
     readings = [found.text]
     if len(found.boxes) > 1 and kind in ("math", "list") and compare.count(answer) == len(found.boxes):
         readings = [", ".join(found.boxes), found.text]

@@ -11,7 +11,7 @@ Kind = Literal["math", "choice", "integer", "list"]
 """math: an expression, a number, a tuple, a set, an interval, words; of elements that stand in a row without brackets
 the order does not count. choice: a letter from A to J. integer: an integer written in digits. list: elements in a row
 whose order counts."""
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LETTER = re.compile(r"\\?\(?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-J])\s*\)?\s*\.?\}?\s*\\?\)?")
 
@@ -24,9 +24,10 @@ def kind_of(answer: str, stated: str | None = None, where: str = "") -> Kind:
     """
     if stated is None:
         return "choice" if letter(answer) else "math"
-    if stated not in KINDS:
-        raise UserError(f"{where}{': ' * bool(where)}kind {stated!r}: the kinds of answers are {', '.join(KINDS)}")
-    return stated
+    for kind in KINDS:
+        if kind == stated:
+            return kind
+    raise UserError(f"{where}{': ' * bool(where)}kind {stated!r}: the kinds of answers are {', '.join(KINDS)}")
 
 
 def letter(answer: str) -> str:

@@ -15,6 +15,7 @@ _SIGNS = {
     "−": "-", "–": "-", "﹣": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/",
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ",
     "∈": r"\in ", "°": r"^\circ ", "′": "'", "’": "'", "“": '"', "”": '"', "θ": r"\theta ", "∅": r"\emptyset ",
+    "≈": r"\approx ",
     "{,}": ",", r"\%": "%", r"\{": r"\lbrace ", r"\}": r"\rbrace ",
     r"\cdots": r"\ldots ", r"\neq": r"\ne", r"\leqslant": r"\le", r"\geqslant": r"\ge", r"\leq": r"\le",
     r"\geq": r"\ge", "<=": r"\le ", ">=": r"\ge ", r"\lt": "<", r"\gt": ">", r"\dfrac": r"\frac",
@@ -39,6 +40,7 @@ def plain(text: str) -> str:
     text = re.sub(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", lambda match: r"\sqrt{" + match[1].strip("()") + "}", text)
     text = unicodedata.normalize("NFKC", text)
     text = "".join(str(unicodedata.digit(c)) if not c.isascii() and c.isdecimal() else c for c in text)
+    text = re.sub(r",\s*\\!\s*", ",", text)
     text = re.sub(r"\\\$|[$€£¥₹]|\\[()\[\]](?!\w*\s*pt)", " ", _newlines(text)).replace(r"\!", "")
     text = _SIZES.sub("", text)
     text = _TABLE.sub(lambda match: _SIGNS[match[0]], text)
@@ -53,6 +55,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"\s*\bpercent(?:age)?\b|\s+%", "%", text).replace("**", "^")
     text = re.sub(r"(?<=[\d)])\s*\*\s*(?=[\d(a-zA-Z\\])|(?<=[a-zA-Z}])\s*\*\s*(?=[\d(a-zA-Z\\])", r" \\cdot ", text)
+    text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r" \\cup ", text)
     text = _fractions(text)
     return " ".join(text.split()).strip(" ,;:*").rstrip(" .,;:*")
 

@@ -71,6 +71,13 @@ def _quotient(text: str) -> Fraction | None:
     return int(match["whole"]) + top / bottom if 0 < top < bottom else None
 
 
+def leading(text: str) -> Fraction | None:
+    """The value of the number words that a text begins with; None where it begins with none."""
+    parts = text.split()[:12]
+    found = (words(" ".join(parts[:length])) for length in range(len(parts), 0, -1))
+    return next((value for value in found if value is not None), None)
+
+
 def words(text: str) -> Fraction | None:
     """The value of a number in English words."""
     parts = re.sub(r"[-\s]+", " ", text.strip().casefold()).split(" ")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mvjax.grading.normal import MARK, bare
 
 _OPEN, _CLOSE = "([{", ")]}"
 _MATRIX = re.compile(r"\\begin\s*\{([bpvV]?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
 _NAME = r"[a-zA-Z](?:_\{?\w\}?)?|\\[a-z]+"
-_MEMBER = re.compile(rf"\s*(?:{_NAME})\s*\\in\s*(.*)", re.DOTALL)
+_BUILDER = re.compile(rf"\s*(?:{_NAME})\s*(?:\\in\s*(?:\\mathbb\s*\{{?\s*R\s*\}}?|R)\s*)?[|:]\s*(.*)", re.DOTALL)
+_MEMBER = re.compile(rf"\s*({_NAME})\s*\\in\s*(.*)", re.DOTALL)
 _ASSIGNED = re.compile(
     rf"\s*\(?(?:(?:{_NAME})(?:\s*\(\s*\w\s*\))?|\(\s*[a-z]\s*(?:,\s*[a-z]\s*)+\))\)?\s*=(?!=)\s*(.*)", re.DOTALL
 )
@@ -72,7 +73,7 @@ def shape(text: str, row: bool = True) -> Shape:
     """
     text = text.strip()
     if match := _MEMBER.fullmatch(text):
-        text = match[1].strip()
+        return replace(shape(match[2], row), name=match[1])
     if match := _ASSIGNED.fullmatch(text):
         value = match[1].strip()
         if value.startswith(("(", r"\lbrace", "[", r"\begin")) and (found := _enclosed(value)):
@@ -83,7 +84,8 @@ def shape(text: str, row: bool = True) -> Shape:
         halves = [_inequality(piece) for piece in pieces]
         if all(halves):
             return Shape("union", tuple(half for half in halves if half))
-    if found := _inequality(text) or _enclosed(text):
+    builder = _enclosed(text) if text.startswith(r"\lbrace") else None
+    if found := builder or _inequality(text) or _enclosed(text):
         return found
     if row and len(pieces := elements(text)) > 1:
         return Shape("row", tuple(part for piece in pieces for part in _signs(piece)))
@@ -110,6 +112,8 @@ def _enclosed(text: str) -> Shape | None:
         return Shape("matrix", cells, ends=str(len(rows)))
     if text.startswith(r"\lbrace") and text.endswith(r"\rbrace"):
         inside = text.removeprefix(r"\lbrace").removesuffix(r"\rbrace")
+        if match := _BUILDER.fullmatch(inside):
+            return shape(match[1], row=False)
         return Shape("set", tuple(part for piece in elements(inside) for part in _signs(piece)))
     if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]":
         return None
@@ -160,7 +164,10 @@ def assigned(text: str) -> str:
     """What follows the last equals sign of "x = 5" or "m + n = 26 + 7 = 33"; the text itself where it has none."""
     if text.count("=") == 1:
         match = _ASSIGNED.fullmatch(text)
-        return match[1].strip() if match else text
+        if match:
+            return match[1].strip()
+        left, _, right = text.partition("=")
+        return text if re.search(r"[a-zA-Z]", left) else right.strip()  # 26 + 7 = 33
     return text.rpartition("=")[2].strip() if "," not in text else text
 
 

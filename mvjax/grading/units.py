@@ -29,6 +29,8 @@ _NAMES = {name: measure for measure, names in _MEASURES.items() for name in name
 
 def value_and_unit(text: str) -> tuple[str, str]:
     """A plain text's value, and the words after it in lower case."""
+    if text.startswith(MARK) and text.endswith(MARK) and text.count(MARK) == 2:
+        text = text.strip(MARK)
     for pattern in (_UNIT, _GLUED, _PROSE):
         if match := pattern.fullmatch(text):
             value, unit = match["value"].strip(), text[len(match["value"]) :]
@@ -40,6 +42,15 @@ def value_and_unit(text: str) -> tuple[str, str]:
 
 
 def differ(one: str, other: str) -> bool:
-    """Whether two units are known measures, each another one."""
-    first, second = (_NAMES.get(re.split(r"[\s^/]", unit)[0].rstrip(","), "") for unit in (one, other))
-    return bool(first and second and first != second)
+    """Whether two units are known measures, each another one, or other powers of one."""
+    (first, power), (second, other_power) = _measure(one), _measure(other)
+    if not first or not second:
+        return False
+    return first != second or bool(power and other_power and power != other_power)
+
+
+def _measure(unit: str) -> tuple[str, str]:
+    """The measure of a unit and its power; "" where they are not known."""
+    name, *_ = re.split(r"[\s^/,]", unit)
+    power = re.search(r"\^\s*\{?\s*(\d)", unit)
+    return _NAMES.get(name, ""), power[1] if power else ""

@@ -81,7 +81,9 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._read = b""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._questions, self._answers, self._read = self._process.stdin, self._process.stdout, b""
         if self._line(START) != "ready":
             self.end()
             raise UserError(f"the process that compares answers did not start within {START:g} s")
@@ -93,8 +95,8 @@ class _Worker:
         """The verdict; None where the process ends or takes longer."""
         question = json.dumps([given, wanted, kind, seconds]).encode() + b"\n"
         try:
-            self._process.stdin.write(question)
-            self._process.stdin.flush()
+            self._questions.write(question)
+            self._questions.flush()
         except OSError:
             return None
         verdict = self._line(seconds)
@@ -104,12 +106,12 @@ class _Worker:
         """The next line that it writes; None where none comes in time."""
         until = time.monotonic() + seconds
         poll = select.poll()
-        poll.register(self._process.stdout, select.POLLIN)
+        poll.register(self._answers, select.POLLIN)
         while b"\n" not in self._read:
             left = until - time.monotonic()
             if left <= 0 or not poll.poll(left * 1_000):
                 return None
-            if not (more := os.read(self._process.stdout.fileno(), 65_536)):
+            if not (more := os.read(self._answers.fileno(), 65_536)):
                 return None
             self._read += more
         line, _, self._read = self._read.partition(b"\n")
@@ -119,8 +121,8 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):  # of a question that nobody has read
-            self._process.stdin.close()
-        self._process.stdout.close()
+            self._questions.close()
+        self._answers.close()
 
 
 WORKERS = Workers()

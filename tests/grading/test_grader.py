@@ -68,6 +68,7 @@ The answer is -2 and 6. | 6,-2
 \boxed{x<7} | (-\infty,7)
 \boxed{x>-1} | (-1,\infty)
 \boxed{x\in[3,7)} | [3,7)
+\boxed{[3,7)} | x\in[3,7)
 \boxed{x<1 \text{ or } x>4} | (-\infty,1)\cup(4,\infty)
 \boxed{(4,\infty)\cup(-\infty,1)} | (-\infty,1)\cup(4,\infty)
 \boxed{(-\infty, 4]} | x \le 4
@@ -109,6 +110,7 @@ The answer is minus 24. | -24
 The answer is 12 345. | 12345
 The answer is 12,345. | 12345
 \boxed{12{,}345} | 12,\!345
+The answer is 12,\! 345,\! 678. | 12345678
 \boxed{12\,345} | 12345
 \boxed{2.4e1} | 24
 \boxed{2.4 \times 10^{1}} | 24
@@ -147,6 +149,24 @@ The correct answer is option D. | D
 \boxed{\infty} | \infty
 \boxed{\emptyset} | \emptyset
 \boxed{0} | -0
+Thus 12+5=17. | 17
+x = 6 or x = -2 | 6,-2
+The answer is $\frac{3}{4}$, i.e. 0.75. | 0.75
+\boxed{3.0\times10^8} | 3e8
+\boxed{\text{5 cows}} | 5
+The best choice is (D), all others being too large. | D
+All in all I would take option D here. | D
+The answer is 1/2 or 0.5. | 0.5
+\boxed{\sqrt{2} \approx 1.414} | \sqrt{2}
+The answer is seventeen ducks. | 17
+The answer is $17$ ducks. | 17
+\boxed{\{x \mid x \le 7\}} | (-\infty,7]
+\boxed{\{x \in \mathbb{R} : 3 \le x < 7\}} | [3,7)
+The answer is (-∞, 1) U (4, ∞). | (-\infty,1)\cup(4,\infty)
+The answer is x <= 7. | (-\infty,7]
+The answer is \(17\). | 17
+\boxed{17\text{ and }19} | 17, 19
+The answer is $17$ and $19$. | 19, 17
 """
 """A response | a reference that it reaches."""
 
@@ -205,6 +225,10 @@ The answer is not 24. | 24
 \boxed{24 \text{ cm}} | 24 \text{ m}
 \boxed{24^2} | 24
 \boxed{24!} | 24
+\boxed{2} | 2ab
+\boxed{24\text{ cm}^2} | 24\text{ cm}^3
+\boxed{24\text{ ft}^2} | 24\text{ m}^2
+\boxed{y\in[3,7)} | x\in[3,7)
 \boxed{1011_3} | 1011_2
 \boxed{1011_2} | 1011
 The answer is 7:45 PM. | 7:45 AM
@@ -218,6 +242,14 @@ The answer is a dog. | A
 Answer: none of D and C | D
 \boxed{twenty} | 24
 \boxed{\infty} | -\infty
+\boxed{|x|} | x
+\boxed{\sqrt{x^2}} | x
+\boxed{2 y} | 2
+The best choice is (C), although (D) is near. No, still (C). | D
+The answer is 1/2 or 0.6. | 0.5
+The answer is seventeen ducks. | 16
+\boxed{\{x \mid x < 7\}} | (-\infty,7]
+\boxed{\sqrt{3} \approx 1.732} | \sqrt{2}
 """
 """A response | a reference that it does not reach."""
 
