@@ -55,3 +55,5 @@ def _equal(given: str, wanted: str, kind: str) -> bool:
         return compare.equal(given, wanted, kind)
     except compare.Undecided:
         return WORKERS.equal(given, wanted, kind)
+    except RecursionError:  # brackets in hundreds of brackets
+        return False

@@ -16,7 +16,7 @@ GROUP = re.compile(r"(\\left)?\s*(?P<open>[(\[]|\\\{)(?P<inside>.*?)(\\right)?\s
 
 def value(answer: str) -> sympy.Expr | None:
     """An answer that is one expression, as sympy has it; None for any other."""
-    if re.search(r"\\text|,|=|\\begin|\\cup|\\pm|\\circ|\\%|\$|_|\d\s*\\frac|\\\\|\^\\", answer):
+    if re.search(r"\\text|\\mbox|,|=|\\begin|\\cup|\\pm|\\circ|\\%|\$|_|\d\s*\\frac|\\\\|\^\\", answer):
         return None
     try:
         found = latex2sympy(answer, is_real=True)
@@ -27,7 +27,7 @@ def value(answer: str) -> sympy.Expr | None:
 
 def parts(answer: str) -> tuple[str, list[str], str] | None:
     """Brackets and elements of a tuple, a set, an interval, or (no brackets) a list."""
-    if re.search(r"\\begin|\\cup|\\text|\\!|\$|=", answer) or "," not in answer:
+    if re.search(r"\\begin|\\cup|\\text|\\!|\$|=|\d,\d{3}(?!\d)", answer) or "," not in answer:
         return None
     match = GROUP.fullmatch(answer.strip())
     if match and not re.search(r"[()\[\]]", match["inside"].replace(r"\left", "").replace(r"\right", "")):
