@@ -23,7 +23,7 @@ _STATED = re.compile(
     r"(?:\*\*|__)?\s*(?:(?:therefore|thus|then|hence|simply|just|equal to|exactly)\b,?\s*)?:?[ \t]*(?:\*\*|__)?",
     re.IGNORECASE,
 )
-_REASON = re.compile(r",?\s(?:because|since|which)\s|,?\s\(?i\.e\b")
+_REASON = re.compile(r",?\s(?:because|since|which)\s|,?\s\(?i\.e\b|,\s(?:as|so)\s|\s\([a-z][a-z -]*\)$")
 _SENTENCE = re.compile(r"(?<!\bno)(?<!\\)[.!?](?=\s|$)|\n", re.IGNORECASE)
 _NUMBER = r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))"
 _LAST_NUMBER = re.compile(rf"[-−]?\$?{_NUMBER}(?:/\d+)?%?")

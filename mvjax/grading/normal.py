@@ -9,6 +9,7 @@ MARK = "\u2063"
 """Stands around words that LaTeX sets as text, such as units."""
 
 _BREAK = "\ue000"
+_SCALES = {"thousand": "e3", "million": "e6", "billion": "e9"}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SIGNS = {
@@ -55,6 +56,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty ", text)
     text = re.sub(r"\s*\bpercent(?:age)?\b|\s+%", "%", text).replace("**", "^")
     text = re.sub(r"(?<=[\d)])\s*\*\s*(?=[\d(a-zA-Z\\])|(?<=[a-zA-Z}])\s*\*\s*(?=[\d(a-zA-Z\\])", r" \\cdot ", text)
+    text = re.sub(r"(?<=\d) (thousand|million|billion)\b", lambda match: _SCALES[match[1]], text)
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r" \\cup ", text)
     text = _fractions(text)
     return " ".join(text.split()).strip(" ,;:*").rstrip(" .,;:*")

@@ -150,6 +150,9 @@ The correct answer is option D. | D
 \boxed{\emptyset} | \emptyset
 \boxed{0} | -0
 Thus 12+5=17. | 17
+The answer is 17, as required. | 17
+The answer is 17 (seventeen). | 17
+The answer is 1.5 million dollars. | 1500000
 x = 6 or x = -2 | 6,-2
 The answer is $\frac{3}{4}$, i.e. 0.75. | 0.75
 \boxed{3.0\times10^8} | 3e8
@@ -243,6 +246,8 @@ Answer: none of D and C | D
 \boxed{twenty} | 24
 \boxed{\infty} | -\infty
 \boxed{|x|} | x
+The answer is 17 million. | 17
+The answer is 17, 18. | 17
 \boxed{\sqrt{x^2}} | x
 \boxed{2 y} | 2
 The best choice is (C), although (D) is near. No, still (C). | D
