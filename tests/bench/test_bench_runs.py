@@ -98,6 +98,7 @@ def test_decode(toy, shared):
     assert any("switched off" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_parallel_with_scripts(toy, shared):
     chosen = settings.ParallelBench(model=toy, adapter="none", degrees=(2,), path_steps=24, **shared)
     report = finished(parallel.measure, chosen)

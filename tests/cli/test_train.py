@@ -72,6 +72,7 @@ def train(*arguments):
     return main(["train", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_full_run_in_bfloat16_leaves_a_model_directory(place):
     """From a directory without a tokenizer; the base model's generation_config.json goes with the trained one."""
     start = load_checkpoint(place / "tiny.gguf")

@@ -15,7 +15,7 @@ FEW = Limits(max_new_tokens=20)
 pytestmark = pytest.mark.xdist_group("engine/hash_model")  # the engines of these files have the same sizes
 
 
-@pytest.fixture(params=[False, True], ids=["contiguous", "pages"])
+@pytest.fixture(params=[pytest.param(False, marks=pytest.mark.slow), True], ids=["contiguous", "pages"])
 def engine(request):
     engine = shared_engine(request.param)
     engine.reset()

@@ -133,7 +133,7 @@ def devices_of(stage, platform):
 
 def test_devices(good, mistake):
     cpu = devices_of(good, "cpu")
-    mistake(check(good, "--platform", "tpu", "config.py", **cpu), "train on its tpu", "1 cpu", "'.[tpu]'")
+    mistake(check(good, "--platform", "tpu", "config.py", **cpu), "use its tpu", "1 cpu", "'.[tpu]'")
     mistake(check(good, "--devices", "8", "config.py", launcher="worker", **cpu), "1 cpu device", "wanted are 8")
     two = (good.place / "jax.py").read_text().replace("[Device]", "[Device, Device]")
     mistake(check(good, "--devices", "1", "config.py", launcher="worker", **jax_that(good, two)), "wanted are 1")
@@ -147,7 +147,7 @@ def test_devices(good, mistake):
 
 def test_gpus_that_jax_does_not_see(good, mistake):
     good.program("nvidia-smi", "print('GPU 0: NVIDIA H100\\nGPU 1: NVIDIA H100')\n")
-    mistake(check(good, "config.py", **devices_of(good, "cpu")), "train on its gpu", "1 cpu", "'.[gpu]'")
+    mistake(check(good, "config.py", **devices_of(good, "cpu")), "use its gpu", "1 cpu", "'.[gpu]'")
     mistake(check(good, "config.py", **devices_of(good, "gpu")), "JAX sees 1 of the 2 GPUs")
     assert check(good, "config.py", **devices_of(good, "gpu"), CUDA_VISIBLE_DEVICES="0").returncode == 0
     assert check(good, "config.py", **(devices_of(good, "cpu") | {"JAX_PLATFORMS": "cpu"})).returncode == 0

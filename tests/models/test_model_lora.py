@@ -144,8 +144,8 @@ def test_a_checkpoint_of_an_adapted_decoder_is_merged_and_leaves_it_adapted(tiny
 @pytest.mark.parametrize(
     ("scanned_first", "dtype"),
     [
-        (True, jnp.float32),
         (False, jnp.bfloat16),
+        pytest.param(True, jnp.float32, marks=pytest.mark.slow),
         pytest.param(False, jnp.float32, marks=pytest.mark.slow),
         pytest.param(True, jnp.bfloat16, marks=pytest.mark.slow),
     ],

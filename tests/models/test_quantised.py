@@ -222,10 +222,8 @@ def test_a_device_never_holds_more_than_the_quantised_weights_and_a_chunk(monkey
     assert max(held) <= weights + 2 * chunk_bytes(max(4 * int(np.prod(shape)) for shape in shapes.values()))
 
 
-@pytest.mark.parametrize(
-    "formats",
-    [{"weight_dtype": "int8"}, pytest.param({"weight_dtype": "int8", "kv_dtype": "int8"}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("formats", [{"weight_dtype": "int8"}, {"weight_dtype": "int8", "kv_dtype": "int8"}])
 def test_several_devices_give_the_logits_of_one(formats):
     found = run("played", "qwen2", 4, 8, False, 16, 1, **formats)
     assert found["error"] < (1e-3 if "kv_dtype" in formats else 2e-6)

@@ -101,6 +101,7 @@ def test_measuring_changes_nothing_of_the_training(make_config):
     assert lines(plain) == lines(measured)
 
 
+@pytest.mark.slow
 def test_every_record_counts_once_whatever_the_size_of_a_batch(make_config, tmp_path):
     shape = tiny_config(hidden_size=32, intermediate_size=64, max_position_embeddings=2048)
     tokenizer, decoder = load_with_tags(write_gguf_model(tmp_path / "toy.gguf", shape, tiny_tensors(shape), kind="F32"))

@@ -61,6 +61,7 @@ def test_accumulation_equals_the_big_batch(lora_rank, accumulation):
     assert largest_difference(whole.params, before.params) > 1e-3
 
 
+@pytest.mark.slow
 def test_gradient_equals_finite_differences_of_the_loss():
     batch = next(RandomBatches())
     before, after, metrics = one_step(batch)

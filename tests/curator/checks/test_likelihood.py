@@ -137,6 +137,7 @@ def test_alone_means_alone(model, bodies, changed):
         np.testing.assert_allclose(before[number].alone, after[number].alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_many_blocks_at_once_score_as_each_alone(model, monkeypatch):
     monkeypatch.setattr(local_model, "BATCH", 2 * 1024)
     blocks = [(block("2+3=5.", "x" * length), KNOWN * (1 + length % 3)) for length in (3, 9, 40, 5, 200)]
