@@ -22,7 +22,6 @@ OLDER = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("planning")
 def test_what_a_step_makes_whole_is_named(sharded_plan):
     ((text, count),) = sharded_plan["warned"]
