@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from mvjax.engine import Mode, Result, TokenUpdate
+from mvjax.engine import Result, TokenUpdate
 from mvjax.serving.branches import Branches, BranchEvent, Run, TokenLogProb, updates_of
 
 __all__ = ["AnswerText", "BranchEvent", "Piece", "TokenLogProb"]
@@ -43,7 +43,6 @@ class AnswerText:
         *,
         stop: Sequence[str] = (),
         branches: Literal["apart", "transcript"] = "apart",
-        mode: Mode = "parallel",
         logprobs: bool = False,
         vocabulary: Any = None,
     ):
@@ -52,7 +51,6 @@ class AnswerText:
             stop: strings that end the answer where its content first holds one, without it.
             branches: "transcript": everything is content, as it stands in the transcript; stop strings are still
                 looked for outside Think and blocks only, and none reaches over a tag.
-            mode: of the request. Answers are read alike in all: without blocks all that is outside Think is content.
             logprobs: whether pieces carry them.
             vocabulary: the tokenizer's `VocabularyTables`, where they are at hand.
         """

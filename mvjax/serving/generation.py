@@ -107,7 +107,6 @@ class Generation:
                     its.prompt.last_position,
                     stop=stop,
                     branches=branches,
-                    mode=its.mode,
                     **(text_options or {}),
                 )
                 ticket = driver.submit(

@@ -73,7 +73,7 @@ class LocalTalk:
                 f"the conversation has {len(prompt.tokens)} tokens, and no room for an answer is left; begin a new one"
             )
         limits = dataclasses.replace(self.limits, max_new_tokens=min(self.limits.max_new_tokens, room))
-        text = AnswerText(engine.tokenizer, prompt.last_position, mode=self.mode, vocabulary=engine.vocabulary)
+        text = AnswerText(engine.tokenizer, prompt.last_position, vocabulary=engine.vocabulary)
         pieces = []
 
         def heard(updates: list[TokenUpdate]) -> None:

@@ -194,10 +194,10 @@ def test_a_character_cut_off_at_the_end_is_shown_alike():
 
 def test_think_tags_are_in_no_text_and_autoregressive_answers_are_content():
     spelt = [tags.THINK_OPEN, SEPARATOR, *VOCABULARY.spelt("e"), tags.THINK_CLOSE, SEPARATOR, *VOCABULARY.spelt("nd")]
-    answer = AnswerText(VOCABULARY, 0, mode="autoregressive")
+    answer = AnswerText(VOCABULARY, 0)
     pieces, _ = answer.add([TokenUpdate(0, 0, -1, spelt)])
     assert [(piece.kind, piece.text) for piece in pieces] == [("reasoning", "e"), ("content", "nd")]
-    assert single(VOCABULARY.spelt("123"), mode="autoregressive") == (["1", "2", "3", ""], None)
+    assert single(VOCABULARY.spelt("123")) == (["1", "2", "3", ""], None)
 
 
 def numbered(tokens, written=()):

@@ -58,7 +58,7 @@ def wanted():
         asked = body(kind)
         sampling = SamplingParams(temperature=2.0, top_k=30, seed=kind)
         (result,) = engine.generate([asked["prompt"]], limits=limits, sampling=sampling, mode=asked["mode"])
-        text = AnswerText(engine.tokenizer, len(asked["prompt"]) - 1, branches="transcript", mode=asked["mode"])
+        text = AnswerText(engine.tokenizer, len(asked["prompt"]) - 1, branches="transcript")
         found.append("".join(piece.text for piece in text.finish(result)[0]))
     return found
 
