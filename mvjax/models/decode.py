@@ -57,8 +57,9 @@ def unrolls(platform: str) -> bool:
 def loops_over(platform: str, paged: bool) -> bool:
     """Whether a program has one piece for all of the layers that have arrays of their own.
 
-    On CPUs it compiles in half the time and its step takes 1.05 to 1.1 of the unrolled one's. GPUs wait for the host at
-    every turn of a loop. Contiguous streams would be copied out of the array of all layers.
+    On CPUs it compiles in about 0.7 of the processor time, and a step takes 1.05 to 1.1 of the unrolled one's (30
+    layers, 1 and 8 rows). GPUs wait for the host at every turn of a loop. Contiguous streams would be copied out of the
+    array of all layers.
     """
     return platform == "cpu" and paged
 
