@@ -49,7 +49,7 @@ class ModelRunner:
         self.prefill_seconds: dict[CallSize, float] = {}
         self.step_seconds = 0.0
         self._laid_out: tuple[Prompt, Any] | None = None
-        self._plain: tuple[Prompt, Any] | None = None
+        self._plain: Any = None
 
     def decode(self, width: int, narrower: int, steps: int) -> DecodeReport:
         """A stay in the generation loop on `width` rows.
@@ -128,15 +128,18 @@ class ModelRunner:
     def _hidden(self, prompt: Prompt) -> Any:
         """Hidden intervals of a prompt [2, E, S] on the device, put there once for all of its pieces; those of plain
         prompts, which are all alike, once for all."""
-        held = self._laid_out if prompt.laid_out else self._plain
-        if held is None or (prompt.laid_out and held[0] is not prompt):
+
+        def put() -> Any:
             hidden = np.stack(prompt.hidden(self.config.prompt_levels, self.cache.sizes.slots))
-            held = prompt, jax.device_put(hidden, self.cache.replicated)
-            if prompt.laid_out:
-                self._laid_out = held
-            else:
-                self._plain = held
-        return held[1]
+            return jax.device_put(hidden, self.cache.replicated)
+
+        if not prompt.laid_out:
+            if self._plain is None:
+                self._plain = put()
+            return self._plain
+        if self._laid_out is None or self._laid_out[0] is not prompt:
+            self._laid_out = prompt, put()
+        return self._laid_out[1]
 
     def decode_program(self, width: int, narrower: int, steps: int) -> Program:
         """A stay in the generation loop, `steps` steps at most, on arrays as they are now."""

@@ -84,12 +84,11 @@ def paged_attention(
                 p_KXM *= block.v_scale_CKX[0, :, :, None]
             return o_KHM * shrink_KM[:, None] + dot("kxh,kxm->khm", v_KXH, p_KXM), m_new_KM, l_KM
 
-        # Blocks before the tile's first row need no mask where nothing is hidden. Rows behind the chunk's end get
-        # something, and lose it below.
-        blocks = jnp.where(first < end, -(-end // X), 0)
-        whole = jnp.minimum((first + 1) // X, blocks) if levels == 0 else 0
+        # Rows behind the chunk's end get something, and lose it below.
+        blocks, whole = jnp.where(first < end, -(-end // X), 0), 0
         carry = jnp.zeros(q_KHM.shape, jnp.float32), jnp.full((K, M), -jnp.inf, jnp.float32), jnp.zeros((K, M))
-        if levels == 0:
+        if levels == 0:  # Blocks before the tile's first row need no mask.
+            whole = jnp.minimum((first + 1) // X, blocks)
             carry = lax.fori_loop(0, whole, partial(visit, masked=False), carry)
         o_KHM, _, l_KM = lax.fori_loop(whole, blocks, partial(visit, masked=True), carry)
         empty_KM = (l_KM == 0) | (row_M >= end)
