@@ -201,7 +201,10 @@ def cancel(address: tuple[str, int], driver: Any, watch: Watch, question: Questi
         stream.read()
     before = watch.stays
     stream.socket.close()
+    until = time.monotonic() + 60
     while driver.stats().pages_used:
+        if time.monotonic() > until:
+            raise UserError("a client went away, and a minute later its pages are still in use")
         time.sleep(0.0005)
     return watch.stays - before
 
